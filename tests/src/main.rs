@@ -1,0 +1,2 @@
+//! The guest suite.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `cargo xtask`: build, guest and test commands.
+fn main() {}
