@@ -47,26 +47,19 @@ impl<V> Versioned<V> {
     }
 }
 
-impl<V: Copy + Default + PartialEq> Versioned<V> {
-    /// A value that holds from `from` on and was not there before.
-    #[must_use]
-    pub fn new(from: Generation, value: V) -> Self {
-        Self { versions: [Version { from, present: 1, value }, Version { from: Generation(0), present: 0, value: V::default() }] }
-    }
-
-    /// What the map entry must be so that `value` holds from `next` on while `current` still sees what it saw.
+impl<V: Copy + Default> Versioned<V> {
+    /// What a map entry must be so that `new` holds from `next` on while a program in generation `current` still sees `old`.
     ///
-    /// `next` must be newer than `current`, and no program may still run in a generation before `current`.
+    /// `next` must be newer than `current`, and no program may still run in a generation before `current`. Whatever an
+    /// aborted reload left in the entry is overwritten and cannot come to life.
     #[must_use]
-    pub fn with_next(&self, current: Generation, next: Generation, value: Option<V>) -> Self {
-        let in_force = self.at(current).copied();
-        Self {
-            versions: [
-                Version { from: next, present: u32::from(value.is_some()), value: value.unwrap_or_default() },
-                // Kept as of `current`, so that a version that an aborted reload left behind cannot come to life.
-                Version { from: current, present: u32::from(in_force.is_some()), value: in_force.unwrap_or_default() },
-            ],
-        }
+    pub fn change(current: Generation, old: Option<V>, next: Generation, new: Option<V>) -> Self {
+        let version = |from, value: Option<V>| Version {
+            from,
+            present: u32::from(value.is_some()),
+            value: value.unwrap_or_default(),
+        };
+        Self { versions: [version(next, new), version(current, old)] }
     }
 }
 
@@ -213,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_new_rule_is_not_there_before_its_generation() {
-        let v = Versioned::new(Generation(3), rule(7));
+        let v = Versioned::change(Generation(2), None, Generation(3), Some(rule(7)));
         assert_eq!(at(&v, 2), None);
         assert_eq!(at(&v, 3), Some(7));
         assert_eq!(at(&v, 9), Some(7));
@@ -221,25 +214,23 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_only_after_the_flip() {
-        let v = Versioned::new(Generation(1), rule(7)).with_next(Generation(1), Generation(2), Some(rule(8)));
+        let v = Versioned::change(Generation(1), Some(rule(7)), Generation(2), Some(rule(8)));
         assert_eq!(at(&v, 1), Some(7));
         assert_eq!(at(&v, 2), Some(8));
     }
 
     #[test]
     fn a_removal_is_seen_only_after_the_flip() {
-        let v = Versioned::new(Generation(1), rule(7)).with_next(Generation(1), Generation(2), None);
+        let v = Versioned::change(Generation(1), Some(rule(7)), Generation(2), None);
         assert_eq!(at(&v, 1), Some(7));
         assert_eq!(at(&v, 2), None);
     }
 
     #[test]
-    fn what_an_aborted_reload_left_does_not_come_to_life() {
-        // Generation 2 was written and never came into force; generation 1 writes 2 again, without this rule's change.
-        let aborted = Versioned::new(Generation(1), rule(7)).with_next(Generation(1), Generation(2), Some(rule(8)));
-        let again = aborted.with_next(Generation(1), Generation(2), Some(rule(7)));
-        assert_eq!(at(&again, 1), Some(7));
-        assert_eq!(at(&again, 2), Some(7));
+    fn a_zeroed_element_holds_no_rule() {
+        let v = Versioned::<BinaryRule>::default();
+        assert_eq!(at(&v, 0), None);
+        assert_eq!(at(&v, 5), None);
     }
 
     #[test]

@@ -58,8 +58,8 @@ pub struct Enrolment {
     pub refused: u32,
     /// Out: threads for which the map had no room.
     pub failed: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// Out: threads of the process that were seen.
+    pub seen: u32,
 }
 
 const _: () = assert!(size_of::<Label>() == 8);

@@ -100,6 +100,7 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
         if task.tgid() != (*request).tgid {
             return 0;
         }
+        (*request).seen += 1;
         let skill = (*request).skill;
         match TASKS.get(task.key()) {
             Some(label) if label.skill == skill => {}
