@@ -22,3 +22,11 @@ pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;
 
 pub(crate) use self::error::quoted;
+
+// TEMPORARY until the parser is merged
+#[derive(Debug)]
+pub struct ValidManifest(Manifest);
+impl ValidManifest { pub fn manifest(&self) -> &Manifest { &self.0 } }
+pub fn load(_: &std::path::Path) -> Result<Manifest, ManifestErrors> { loop {} }
+pub fn parse(_: &str, _: &str) -> Result<Manifest, ManifestErrors> { loop {} }
+pub fn validate(m: Manifest) -> Result<(ValidManifest, ()), ManifestErrors> { Ok((ValidManifest(m), ())) }
