@@ -122,7 +122,10 @@ pub(crate) fn get(paths: &Paths, series: Series) -> Result<Kernel> {
         (Ok(version), _) => {
             fs::write(dir.join("current"), &version)?;
             let kernel = open(&dir, series, &version)?;
-            ui::note(&format!("kernel {series} is {version} ({})", kernel.release));
+            ui::note(&format!(
+                "kernel {series} is {version} ({})",
+                kernel.release
+            ));
             Ok(kernel)
         }
         (Err(error), Some((kernel, _))) => {
@@ -214,8 +217,14 @@ impl Apt {
             ("APT::Sandbox::User", "root".into()),
             ("Acquire::Languages", "none".into()),
             ("Acquire::Retries", "3".into()),
-            ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
-            ("Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled", "false".into()),
+            (
+                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
+                "false".into(),
+            ),
+            (
+                "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled",
+                "false".into(),
+            ),
         ] {
             command.arg("-o").arg(format!("{key}={value}"));
         }
@@ -234,7 +243,10 @@ impl Apt {
             self.command("apt-get").args(["update", "--error-on=any"]),
         )?;
         let show = |package: &str| {
-            ui::capture(self.command("apt-cache").args(["show", "--no-all-versions", package]))
+            ui::capture(
+                self.command("apt-cache")
+                    .args(["show", "--no-all-versions", package]),
+            )
         };
         let meta = show(META_PACKAGE)?;
         let version = field(&meta, "Version")
@@ -304,15 +316,14 @@ fn sources(series: Series, targets: &str) -> Result<String> {
     let Some(main) = uri("Debian") else {
         bail!("no Debian archive among this machine's apt sources: the kernels come from there");
     };
-    let mut text = String::new();
-    let mut stanza = |uri: &str, suite: &str| {
-        text.push_str(&format!(
+    let stanza = |uri: &str, suite: &str| {
+        format!(
             "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n"
-        ));
+        )
     };
-    stanza(main, series.suite());
+    let mut text = stanza(main, series.suite());
     if let (Some(uri), Some(suite)) = (uri("Debian-Security"), series.security_suite()) {
-        stanza(uri, &suite);
+        text += &stanza(uri, &suite);
     }
     Ok(text)
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask`: from a bare machine to a loaded policy, and to tests on three kernels.
 
 mod build;
+mod guest;
+mod kernels;
 mod packages;
 mod paths;
 mod toolchain;
 mod ui;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,7 @@ enum Task {
     BuildEbpf,
     /// Compile the kernel programs, the daemon and the guest suite; the binaries are static.
     Build,
+    Vm(vm::VmArgs),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +67,6 @@ fn run(task: Task) -> Result<ExitCode> {
             build::all(&paths)?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Vm(args) => vm::run(&paths, args),
     }
 }
