@@ -1,1 +1,4 @@
 //! The userspace of Enforcer.
+
+pub mod hash;
+pub mod manifest;
