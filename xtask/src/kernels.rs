@@ -153,17 +153,22 @@ fn cached(dir: &Path, series: Series) -> Option<(Kernel, Duration)> {
 
 fn open(dir: &Path, series: Series, version: &str) -> Result<Kernel> {
     let modules = dir.join(version);
-    let boot = modules.join("boot");
-    let image = fs::read_dir(&boot)
-        .with_context(|| format!("no {}", boot.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.to_string_lossy().contains("/vmlinuz-"))
-        .with_context(|| format!("no kernel image in {}", boot.display()))?;
-    let release = image
+    let tree = modules.join("lib/modules");
+    let release = fs::read_dir(&tree)
+        .with_context(|| format!("no {}", tree.display()))?
+        .next()
+        .with_context(|| format!("no modules in {}", tree.display()))??
+        .file_name()
         .to_string_lossy()
-        .rsplit_once("/vmlinuz-")
-        .map(|(_, release)| release.to_owned())
-        .context("the kernel image has no release in its name")?;
+        .into_owned();
+    // Up to 6.12 the image is in /boot, later it lies with the modules.
+    let image = [
+        modules.join(format!("boot/vmlinuz-{release}")),
+        tree.join(&release).join("vmlinuz"),
+    ]
+    .into_iter()
+    .find(|image| image.is_file())
+    .with_context(|| format!("no kernel image for {release} in {}", modules.display()))?;
     Ok(Kernel {
         series,
         version: version.to_owned(),
@@ -257,7 +262,7 @@ impl Apt {
         }
         let image = dependencies(&meta)
             .into_iter()
-            .next()
+            .find(|name| name.starts_with("linux-image-"))
             .with_context(|| format!("{META_PACKAGE} depends on no image"))?;
         // Up to 6.12 all is in the image; later it is an empty package that depends on the parts.
         let mut packages = dependencies(&show(&image)?);
@@ -343,9 +348,14 @@ fn dependencies(record: &str) -> Vec<String> {
         .split([',', '|'])
         .filter_map(|clause| clause.split_whitespace().next())
         .filter(|name| {
-            ["linux-image-", "linux-binary-", "linux-modules-"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+            [
+                "linux-image-",
+                "linux-binary-",
+                "linux-modules-",
+                "linux-base-",
+            ]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
         })
         .map(str::to_owned)
         .collect()
@@ -380,9 +390,10 @@ mod tests {
 
     #[test]
     fn dependencies_are_the_kernel_alone() {
-        let record = "Package: linux-image-7\nVersion: 7.2.13-1\nDepends: dracut | initramfs-tools (>= 1), \
+        let record = "Package: linux-image-7\nVersion: 7.2.13-1\nDepends: dracut | initramfs-tools (>= 1), linux-base (>= 4), \
                       linux-base-7 (= 1), linux-binary-7 (= 1), linux-modules-7 (= 1)\n";
-        assert_eq!(dependencies(record), ["linux-binary-7", "linux-modules-7"]);
+        let expected = ["linux-base-7", "linux-binary-7", "linux-modules-7"];
+        assert_eq!(dependencies(record), expected);
         assert_eq!(field(record, "Version"), Some("7.2.13-1"));
         assert!(dependencies("Package: x\n").is_empty());
     }

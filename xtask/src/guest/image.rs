@@ -36,14 +36,14 @@ const REQUIRED: &str = "\
 
 /// Programs that are taken along where this machine has them.
 const WANTED: &str = "\
-    awk base64 basename blkid bridge capsh chcon chgrp chmod chown chroot chrt cmp cut date dash dd \
-    debugfs depmod df diff dirname dmesg du echo env expr fallocate false find findmnt flock fuser \
-    gawk getcap getfattr getopt getpcaps grep gzip head hostname id insmod install ionice ip kill \
+    awk base64 basename blkid bridge capsh chcon chgrp chmod chown chroot chrt cmp comm cut date dash dd \
+    debugfs depmod df diff dirname dmesg du echo env expr fallocate false find findmnt flock free fuser \
+    gawk getcap getfattr getopt getpcaps grep gzip head hexdump hostname id insmod install ionice ip kill \
     kmod link ln losetup lsmod lsns lsof mawk md5sum mke2fs mkfifo mkfs.btrfs mkfs.ext4 mkfs.xfs \
     mknod mkswap mktemp modinfo mountpoint nc nice nohup nproc nsenter od pgrep pidof pivot_root \
     pkill printenv printf prlimit ps pwd python3 readlink realpath rename rmdir rmmod sed seq setcap \
     setfattr setpriv setsid sha256sum shred sort split ss stat stdbuf strace switch_root sync sysctl \
-    tail tar taskset tc tee test timeout touch tr true truncate umount uname uniq unlink unshare wc \
+    tail tar taskset tc tee test timeout touch tr true truncate umount uname uniq unlink unshare uptime wc which \
     xargs yes";
 
 /// Kernel modules that are taken along, with what they depend on; those that a kernel has built in are skipped.

@@ -20,7 +20,7 @@ done
 # Copied files may lie in these: the filesystem is mounted aside, filled, and moved into place.
 fresh() {
     $b mkdir /.vm/mount
-    $b mount -t tmpfs -o "nosuid,nodev,mode=$2" tmpfs /.vm/mount
+    $b mount -t tmpfs -o "mode=$2" tmpfs /.vm/mount
     $b cp -a "$1/." /.vm/mount/
     $b mount --move /.vm/mount "$1"
     $b rmdir /.vm/mount
