@@ -21,7 +21,7 @@ use crate::{
         enrich::Enricher,
         stream::{self, Stream},
     },
-    manifest::{self, ValidManifest},
+    manifest,
 };
 
 /// Where the daemon keeps its socket and lock.
@@ -91,16 +91,6 @@ pub struct Running {
     _debug: Option<JoinHandle<()>>,
 }
 
-/// Reads and validates a manifest.
-///
-/// # Errors
-/// Every error of the manifest that was found.
-pub fn read_policy(file: &Path) -> anyhow::Result<ValidManifest> {
-    let manifest = manifest::load(file)?;
-    let (valid, _) = manifest::validate(manifest)?;
-    Ok(valid)
-}
-
 impl Service {
     /// Puts a policy in force and listens on the control socket. Must be called within a tokio runtime.
     ///
@@ -108,7 +98,7 @@ impl Service {
     /// When the manifest, the kernel, or another instance stands against it; then nothing is attached.
     pub fn start(policy: &Path, runtime: &Path, home: PathBuf) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
-        let manifest = read_policy(policy)?;
+        let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
             bail!("enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo");
         }
@@ -156,9 +146,9 @@ impl Service {
             Some(file) => file,
             None => self.policy.lock().map_err(|e| e.to_string())?.clone(),
         };
-        let manifest = read_policy(&file).map_err(|e| format!("{e:#}; the policy in force stays in force"))?;
+        let manifest = manifest::load(&file).map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         let outcome = self.engine.apply(manifest, file.clone()).await.ok_or("the engine has ended")?;
-        let (generation, warnings) = outcome.map_err(|e| format!("{e}; the policy in force stays in force"))?;
+        let (generation, warnings) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         if let Ok(mut policy) = self.policy.lock() {
             policy.clone_from(&file);
         }

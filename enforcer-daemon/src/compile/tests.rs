@@ -39,7 +39,10 @@ fn host() -> Fake {
 }
 
 fn compiled(yaml: &str, ids: &mut Ids) -> Compiled {
-    let manifest = crate::manifest::parse("test.yaml", yaml).expect("a manifest");
+    let manifest = {
+        let source = crate::manifest::Source::from_bytes("test.yaml", yaml.into()).expect("text");
+        crate::manifest::parse(&source).expect("a manifest")
+    };
     compile(&manifest, &mut host(), ids).expect("it compiles")
 }
 
