@@ -1,4 +1,5 @@
 //! The userspace of Enforcer.
 
+pub mod cli;
 pub mod hash;
 pub mod manifest;

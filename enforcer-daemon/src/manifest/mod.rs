@@ -12,6 +12,7 @@ mod model;
 mod network;
 mod path;
 mod reader;
+mod schema;
 mod source;
 mod spans;
 pub mod support;
@@ -29,6 +30,7 @@ pub use self::model::{
 };
 pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;
+pub use self::schema::json_schema;
 pub use self::source::{MAX_BYTES, Source};
 pub use self::validate::{ValidManifest, Warning};
 

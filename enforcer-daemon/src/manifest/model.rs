@@ -4,28 +4,38 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+
 use super::digest::Digest;
 use super::error::{InvalidValue, KeyPath, Position};
 use super::limits::{Approval, DeleteBudget};
 use super::network::{Destination, ListenAddress};
 use super::path::ManifestPath;
+use super::schema;
 use super::spans::Spans;
 
 /// A manifest that was read: every value has its type and its form.
 ///
 /// It does not prove that its values agree with each other, nor that this build enforces them: that is
 /// [`ValidManifest`](super::ValidManifest), which is what the compiler takes. Only [`parse`](super::parse) makes one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Manifest {
     /// The schema's version; 1.
+    #[schemars(default, schema_with = "schema::version")]
     pub version: u32,
     /// Whether a denial blocks; a skill may say otherwise.
+    #[schemars(default, extend("default" = "enforce"))]
     pub mode: Mode,
     /// Which decisions become events.
+    #[schemars(default, extend("default" = "standard"))]
     pub audit_level: AuditLevel,
     /// The skills by name; never empty.
+    #[schemars(extend("minProperties" = 1))]
     pub skills: BTreeMap<SkillName, Skill>,
+    #[schemars(skip)]
     pub(crate) file: String,
+    #[schemars(skip)]
     pub(crate) spans: Spans,
 }
 
@@ -54,7 +64,8 @@ impl PartialEq for Manifest {
 impl Eq for Manifest {}
 
 /// Whether a denial blocks (`mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Mode {
     /// A denied action fails.
     #[default]
@@ -70,7 +81,8 @@ impl Mode {
 }
 
 /// Which decisions become events (`audit_level`); each level includes the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum AuditLevel {
     /// Denials.
     Basic,
@@ -135,23 +147,27 @@ impl FromStr for SkillName {
 }
 
 /// What the processes of one skill may do. A list that is absent allows nothing, but where it says otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Skill {
     /// This skill's mode, if it differs from the manifest's.
     pub mode: Option<Mode>,
     /// Which processes it governs (`match`); none: only those that are put into it.
+    #[schemars(default, rename = "match")]
     pub matching: Match,
     /// What may be executed.
     pub allow_binaries: Option<Listed<BinaryEntry>>,
     /// Where executable mappings may come from; absent: [`DEFAULT_LIBRARIES`].
     pub allow_libraries: Option<Listed<LibraryEntry>>,
     /// Whether anonymous memory that was writable may become executable.
+    #[schemars(default)]
     pub allow_jit: bool,
     /// Below what may be written; absent: not governed.
     pub allow_write: Option<Listed<ManifestPath>>,
     /// Below what may be deleted.
     pub allow_delete: Option<Listed<ManifestPath>>,
     /// What may neither be read nor written nor deleted.
+    #[schemars(default)]
     pub protect: Vec<ManifestPath>,
     /// How many deletes within which time.
     pub delete_budget: Option<DeleteBudget>,
@@ -160,12 +176,16 @@ pub struct Skill {
     /// Which local addresses may be bound and listened on.
     pub listen: Option<Listed<ListenAddress>>,
     /// The gateway that outbound TCP is redirected to.
+    #[schemars(default, schema_with = "schema::gateway")]
     pub via: Option<std::net::SocketAddr>,
     /// Which actions need a human's approval, beyond being allowed.
+    #[schemars(default)]
     pub require_2fa: TwoFactor,
     /// How approval is asked for and how long it lasts.
+    #[schemars(default)]
     pub approval: Approval,
     /// Handed to the agent with each denial; one line of at most [`Skill::MAX_REASON_BYTES`].
+    #[schemars(length(min = 1, max = 512))]
     pub reason: Option<String>,
 }
 
@@ -178,7 +198,8 @@ impl Skill {
 pub const DEFAULT_LIBRARIES: &[&str] = &["/usr", "/lib", "/lib64", "/opt"];
 
 /// Which processes a skill governs by themselves (`match`). A process that fits any of them is governed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Match {
     /// This cgroup and its descendants.
     pub cgroup: Option<CgroupPath>,
@@ -308,7 +329,8 @@ impl FromStr for LibraryEntry {
 }
 
 /// An action that approval can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Action {
     /// Execution of a program.
     Exec,
