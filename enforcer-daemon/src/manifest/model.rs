@@ -19,10 +19,10 @@ use super::spans::Spans;
 /// It does not prove that its values agree with each other, nor that this build enforces them: that is
 /// [`ValidManifest`](super::ValidManifest), which is what the compiler takes. Only [`parse`](super::parse) makes one.
 #[derive(Clone, Debug, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[schemars(deny_unknown_fields, description = "What an agent's skills may do.")]
 pub struct Manifest {
     /// The schema's version; 1.
-    #[schemars(default, schema_with = "schema::version")]
+    #[schemars(default, schema_with = "schema::version", extend("default" = 1))]
     pub version: u32,
     /// Whether a denial blocks; a skill may say otherwise.
     #[schemars(default, extend("default" = "enforce"))]

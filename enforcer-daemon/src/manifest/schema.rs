@@ -33,6 +33,9 @@ struct NotNull;
 
 impl Transform for NotNull {
     fn transform(&mut self, schema: &mut Schema) {
+        if schema.get("default") == Some(&Value::Null) {
+            schema.remove("default");
+        }
         if let Some(Value::Array(types)) = schema.get_mut("type") {
             types.retain(|name| name != "null");
             if let [only] = types.as_slice() {
@@ -170,7 +173,7 @@ impl JsonSchema for Approval {
 
 /// The schema of `version`.
 pub(super) fn version(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"const": 1, "default": 1})
+    json_schema!({"const": 1})
 }
 
 /// The schema of `via`.
