@@ -90,7 +90,7 @@ mod tests {
             )
         );
 
-        let list: String = out.lines().map(|line| format!("      {line}\n")).collect();
+        let list = out.replace("- ", "      - ");
         let text = format!("skills:\n  a:\n    allow_binaries:\n{list}");
         let source = manifest::Source::from_bytes("m", text.into_bytes()).expect("text");
         let parsed = manifest::parse(&source).expect("a manifest");

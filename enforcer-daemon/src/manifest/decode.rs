@@ -7,8 +7,9 @@ use super::error::{
     ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestErrors, Position, quoted,
 };
 use super::limits::{Approval, Grant, parse_duration};
+use super::matching::Match;
 use super::model::{
-    Action, AuditLevel, Binary, BinaryEntry, Manifest, Match, Mode, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, Manifest, Mode, Skill, SkillName, TwoFactor,
 };
 use super::reader::{Cursor, Fields, Keys, Reader};
 use super::source::Source;

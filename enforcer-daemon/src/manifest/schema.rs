@@ -9,9 +9,9 @@ use schemars::transform::{Transform, transform_subschemas};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
+use super::matching::{CgroupPath, ContainerSelector, UnitPattern};
 use super::model::{
-    Action, BinaryEntry, CgroupPath, ContainerSelector, LibraryEntry, Listed, Manifest, ParentRef,
-    SkillName, TwoFactor, UnitPattern,
+    Action, BinaryEntry, LibraryEntry, Listed, Manifest, ParentRef, SkillName, TwoFactor,
 };
 use super::{Approval, DeleteBudget, Destination, Digest, ListenAddress, ManifestPath};
 
