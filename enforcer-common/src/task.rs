@@ -52,6 +52,8 @@ pub struct Enrolment {
     pub tgid: u32,
     /// The label.
     pub skill: SkillId,
+    /// 1 to look only: nothing is labelled, and `refused` counts the threads that are in any skill.
+    pub query: u32,
     /// Out: threads that have the label now and had none.
     pub labelled: u32,
     /// Out: threads that were in another skill, and stayed there.
@@ -64,4 +66,4 @@ pub struct Enrolment {
 
 const _: () = assert!(size_of::<Label>() == 8);
 const _: () = assert!(size_of::<CgroupLabel>() == 8);
-const _: () = assert!(size_of::<Enrolment>() == 24);
+const _: () = assert!(size_of::<Enrolment>() == 28);

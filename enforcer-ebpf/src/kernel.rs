@@ -170,9 +170,13 @@ impl Dentry {
 }
 
 impl Inode {
-    /// The kernel's identity of this inode.
+    /// The kernel's identity of this inode; of none, one that no object has.
     #[inline(always)]
     pub fn id(self) -> ObjectId {
+        // Since 7.x the verifier wants the check before any arithmetic.
+        if self.0.is_null() {
+            return ObjectId { ino: 0, dev: 0, generation: 0 };
+        }
         // SAFETY: `inode.i_ino` is an unsigned long, `i_generation` a u32, `i_sb` a pointer to a super_block, whose
         // `s_dev` is a u32.
         unsafe {

@@ -103,8 +103,9 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
         (*request).seen += 1;
         let skill = (*request).skill;
         match TASKS.get(task.key()) {
-            Some(label) if label.skill == skill => {}
+            Some(label) if label.skill == skill && (*request).query == 0 => {}
             Some(label) if label.skill.governs() => (*request).refused += 1,
+            _ if (*request).query != 0 => {}
             _ if TASKS.insert(task.key(), Label { skill, origin: Origin::Enrolled as u32 }, 0).is_ok() => {
                 (*request).labelled += 1;
             }

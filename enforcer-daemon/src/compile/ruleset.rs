@@ -42,6 +42,8 @@ pub struct Ruleset {
     pub destinations: HashMap<NetPrefix, PortSet>,
     /// Governed cgroups by id, descendants included.
     pub cgroups: HashMap<u64, CgroupLabel>,
+    /// How far each governed cgroup lies below the one that the manifest names; the nearer one governs.
+    pub cgroup_depths: HashMap<u64, u32>,
     /// The rules behind the ids.
     pub rules: HashMap<RuleId, RuleText>,
 }

@@ -35,7 +35,6 @@ pub enum EnrolError {
 }
 
 /// Runs the task iterator.
-#[derive(Debug)]
 pub struct Enroller {
     request: Array<MapData, Enrolment>,
 }
@@ -46,10 +45,7 @@ impl Enroller {
     /// # Errors
     /// When the object has no such map.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
-        let map = kernel.take_map(names::map::ENROL)?;
-        let request = map
-            .try_into()
-            .map_err(|e: aya::maps::MapError| LoadError::Map { map: names::map::ENROL, cause: e.to_string() })?;
+        let request = kernel.map(names::map::ENROL)?;
         Ok(Self { request })
     }
 
@@ -83,6 +79,19 @@ impl Enroller {
             }
         }
         Err(EnrolError::Restless(pid))
+    }
+
+    /// Whether process `pid` is in any skill.
+    ///
+    /// # Errors
+    /// When there is no such process, or the tasks cannot be walked.
+    pub fn is_governed(&mut self, kernel: &mut Kernel, pid: u32) -> Result<bool, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        pass(kernel).map_err(|e| failed(&e))?;
+        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+        if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
 }
 

@@ -61,7 +61,6 @@ pub enum LoadError {
 }
 
 /// The loaded object. The programs are detached when it is dropped.
-#[derive(Debug)]
 pub struct Kernel {
     ebpf: Ebpf,
     btf: Btf,
@@ -125,9 +124,17 @@ impl Kernel {
         &mut self.ebpf
     }
 
-    /// Takes a map out of the object.
-    pub(super) fn take_map(&mut self, name: &'static str) -> Result<aya::maps::Map, LoadError> {
-        self.ebpf.take_map(name).ok_or_else(|| LoadError::Map { map: name, cause: "is not in the kernel object".into() })
+    /// Takes a map out of the object, as the type that it must have.
+    ///
+    /// # Errors
+    /// When the object has no such map, or one of another type: a build whose two halves do not fit.
+    pub fn map<M>(&mut self, name: &'static str) -> Result<M, LoadError>
+    where
+        M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let failed = |cause| LoadError::Map { map: name, cause };
+        let map = self.ebpf.take_map(name).ok_or_else(|| failed("is not in the kernel object".into()))?;
+        map.try_into().map_err(|e: aya::maps::MapError| failed(e.to_string()))
     }
 
     /// Streams the programs' debug messages into the daemon's log, when [`LOG_VARIABLE`] asked for them.

@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
-};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use enforcer_common::{
     LAYOUT_VERSION,
     ids::{Generation, SkillId},
@@ -142,7 +139,6 @@ fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, keep: i
 }
 
 /// The policy maps, and what is in them.
-#[derive(Debug)]
 pub struct PolicyMaps {
     policy: Array<MapData, PolicyState>,
     skills: Array<MapData, Versioned<SkillConf>>,
@@ -162,18 +158,15 @@ impl PolicyMaps {
     /// # Errors
     /// When one of them is missing or of another type.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
-        fn take<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(kernel: &mut Kernel, name: &'static str) -> Result<M, LoadError> {
-            kernel.take_map(name)?.try_into().map_err(|e: aya::maps::MapError| LoadError::Map { map: name, cause: e.to_string() })
-        }
         Ok(Self {
-            policy: take(kernel, map::POLICY)?,
-            skills: take(kernel, map::SKILLS)?,
-            binaries: take(kernel, map::BINARIES)?,
-            objects: take(kernel, map::OBJECTS)?,
-            object_filter: take(kernel, map::OBJECT_FILTER)?,
-            destinations: take(kernel, map::DESTINATIONS)?,
-            cgroups: take(kernel, map::CGROUPS)?,
-            cgroup_filter: take(kernel, map::CGROUP_FILTER)?,
+            policy: kernel.map(map::POLICY)?,
+            skills: kernel.map(map::SKILLS)?,
+            binaries: kernel.map(map::BINARIES)?,
+            objects: kernel.map(map::OBJECTS)?,
+            object_filter: kernel.map(map::OBJECT_FILTER)?,
+            destinations: kernel.map(map::DESTINATIONS)?,
+            cgroups: kernel.map(map::CGROUPS)?,
+            cgroup_filter: kernel.map(map::CGROUP_FILTER)?,
             generation: Generation(0),
             in_force: Ruleset::default(),
         })
@@ -283,9 +276,3 @@ fn full_or(error: &aya::maps::MapError) -> String {
         other => other.to_string(),
     }
 }
-
-/// The values cross the boundary as bytes.
-const _: fn() = || {
-    fn pod<T: Pod>() {}
-    pod::<PolicyState>();
-};

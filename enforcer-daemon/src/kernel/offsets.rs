@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use btf_rs::{Btf, BtfType as _, Struct, Type};
+use btf_rs::{Btf, Struct, Type};
 use enforcer_common::offsets::{FIELDS, Offsets};
 
 /// Where the kernel shows its BTF (since 5.4, with `CONFIG_DEBUG_INFO_BTF`).

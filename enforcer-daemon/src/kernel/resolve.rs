@@ -24,7 +24,6 @@ pub enum ResolveError {
 }
 
 /// Finds the kernel's identity of a path. The programs must be attached, and the calling thread must carry the daemon's label.
-#[derive(Debug)]
 pub struct Resolver {
     answers: HashMap<MapData, u64, ObjectId>,
 }
@@ -35,11 +34,7 @@ impl Resolver {
     /// # Errors
     /// When the object has no such map.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
-        let map = kernel.take_map(names::map::RESOLVED)?;
-        let answers = map.try_into().map_err(|e: aya::maps::MapError| LoadError::Map {
-            map: names::map::RESOLVED,
-            cause: e.to_string(),
-        })?;
+        let answers = kernel.map(names::map::RESOLVED)?;
         Ok(Self { answers })
     }
 

@@ -3,22 +3,42 @@
 //! Parsing and validation are pure: they look at the text alone, never at the host, and end in bounded time and memory
 //! whatever the text is. Errors carry the place, what was found, what was expected and a hint.
 
+mod bounds;
+mod decode;
 mod digest;
 mod error;
 mod limits;
 mod model;
 mod network;
 mod path;
+mod reader;
+mod source;
 mod spans;
+pub mod support;
+mod validate;
+mod yaml;
 
+pub use self::decode::parse;
 pub use self::digest::Digest;
 pub use self::error::{ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestErrors, Position};
 pub use self::limits::{Approval, DeleteBudget, Grant, MAX_DURATION, parse_duration};
 pub use self::model::{
-    Action, AuditLevel, Binary, BinaryEntry, CgroupPath, ContainerSelector, DEFAULT_LIBRARIES, LibraryEntry, Listed,
-    Manifest, Match, Mode, ParentRef, Skill, SkillName, TwoFactor, UnitPattern,
+    Action, AuditLevel, Binary, BinaryEntry, CgroupPath, ContainerSelector, DEFAULT_LIBRARIES,
+    LibraryEntry, Listed, Manifest, Match, Mode, ParentRef, Skill, SkillName, TwoFactor,
+    UnitPattern,
 };
 pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;
+pub use self::source::{MAX_BYTES, Source};
+pub use self::validate::{ValidManifest, Warning};
 
 pub(crate) use self::error::quoted;
+
+/// Reads, parses and validates the manifest at `path`.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn load(path: &std::path::Path) -> Result<ValidManifest, ManifestErrors> {
+    parse(&Source::read(path)?)?.validate()
+}

@@ -65,7 +65,8 @@ pub enum Mode {
 
 impl Mode {
     /// Every mode, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] = &[("enforce", Self::Enforce), ("audit", Self::Audit)];
+    pub const WORDS: &'static [(&'static str, Self)] =
+        &[("enforce", Self::Enforce), ("audit", Self::Audit)];
 }
 
 /// Which decisions become events (`audit_level`); each level includes the one before it.
@@ -82,8 +83,11 @@ pub enum AuditLevel {
 
 impl AuditLevel {
     /// Every level, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] =
-        &[("basic", Self::Basic), ("standard", Self::Standard), ("strict", Self::Strict)];
+    pub const WORDS: &'static [(&'static str, Self)] = &[
+        ("basic", Self::Basic),
+        ("standard", Self::Standard),
+        ("strict", Self::Strict),
+    ];
 }
 
 /// The name of a skill: 1 to 64 of `A-Z a-z 0-9 _ . -`.
@@ -207,7 +211,7 @@ impl<T> Listed<T> {
 }
 
 /// One entry of `allow_binaries`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BinaryEntry {
     /// What may be executed.
     pub binary: Binary,
@@ -216,7 +220,7 @@ pub struct BinaryEntry {
 }
 
 /// What an entry of `allow_binaries` allows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Binary {
     /// One of these contents, at any path; never empty.
     Content(Vec<Digest>),
@@ -230,7 +234,7 @@ pub enum Binary {
 }
 
 /// One entry of `parents`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ParentRef {
     /// A process that runs this content.
     Digest(Digest),
@@ -239,7 +243,7 @@ pub enum ParentRef {
 }
 
 /// One entry of `allow_libraries`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LibraryEntry {
     /// This content, at any path.
     Digest(Digest),
@@ -257,10 +261,14 @@ fn digest_or_path<T>(
     if bare || Digest::is_meant_by(text) {
         text.parse().map(digest)
     } else {
-        text.parse().map(path).map_err(|error: InvalidValue| match text.starts_with(['/', '~']) {
-            true => error,
-            false => InvalidValue::new(text, "`sha256:` and 64 hex digits, or an absolute path"),
-        })
+        text.parse()
+            .map(path)
+            .map_err(|error: InvalidValue| match text.starts_with(['/', '~']) {
+                true => error,
+                false => {
+                    InvalidValue::new(text, "`sha256:` and 64 hex digits, or an absolute path")
+                }
+            })
     }
 }
 
@@ -268,9 +276,18 @@ impl FromStr for BinaryEntry {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let binary =
-            digest_or_path(text, |digest| Binary::Content(vec![digest]), |path| Binary::Path { path, sha256: vec![] })?;
-        Ok(Self { binary, parents: vec![] })
+        let binary = digest_or_path(
+            text,
+            |digest| Binary::Content(vec![digest]),
+            |path| Binary::Path {
+                path,
+                sha256: vec![],
+            },
+        )?;
+        Ok(Self {
+            binary,
+            parents: vec![],
+        })
     }
 }
 
@@ -305,8 +322,12 @@ pub enum Action {
 
 impl Action {
     /// Every action, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] =
-        &[("exec", Self::Exec), ("delete", Self::Delete), ("connect", Self::Connect), ("write", Self::Write)];
+    pub const WORDS: &'static [(&'static str, Self)] = &[
+        ("exec", Self::Exec),
+        ("delete", Self::Delete),
+        ("connect", Self::Connect),
+        ("write", Self::Write),
+    ];
 
     /// The word for it.
     #[must_use]
@@ -344,13 +365,20 @@ impl TwoFactor {
 
     /// The actions that need approval.
     pub fn iter(self) -> impl Iterator<Item = Action> {
-        Action::WORDS.iter().map(|(_, action)| *action).filter(move |action| self.contains(*action))
+        Action::WORDS
+            .iter()
+            .map(|(_, action)| *action)
+            .filter(move |action| self.contains(*action))
     }
 }
 
 impl FromIterator<Action> for TwoFactor {
     fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        Self(actions.into_iter().fold(0, |set, action| set | 1 << action as u8))
+        Self(
+            actions
+                .into_iter()
+                .fold(0, |set, action| set | 1 << action as u8),
+        )
     }
 }
 
@@ -360,7 +388,8 @@ impl fmt::Debug for TwoFactor {
     }
 }
 
-/// A cgroup v2 path below the cgroup mount, `/` being the root: normalised, absolute, without `..`.
+/// A cgroup v2 path below the cgroup mount: normalised, absolute, without `..`, and not the root, which holds every
+/// process of the host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CgroupPath(String);
 
@@ -371,11 +400,12 @@ impl CgroupPath {
         &self.0
     }
 
-    /// Whether `other` is this cgroup or one of its descendants.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        let own = self.0.trim_end_matches('/');
-        other.0.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// The cgroups above it, nearest first, without the root.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> {
+        self.0
+            .rmatch_indices('/')
+            .filter(|(at, _)| *at > 0)
+            .map(|(at, _)| Self(self.0[..at].to_owned()))
     }
 }
 
@@ -394,11 +424,23 @@ impl FromStr for CgroupPath {
         if !text.starts_with('/') {
             return Err(InvalidValue::new(text, expected).because("it does not start with `/`"));
         }
-        if let Some(rest) = text.strip_prefix(MOUNT).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-            let below = if rest.is_empty() { "/" } else { rest };
-            return Err(InvalidValue::new(text, expected).hint(format!("leave out the mount: {}", super::quoted(below))));
+        if let Some(rest) = text
+            .strip_prefix(MOUNT)
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        {
+            let hint = if rest.is_empty() {
+                "name a cgroup".to_owned()
+            } else {
+                format!("leave out the mount: {}", super::quoted(rest))
+            };
+            return Err(InvalidValue::new(text, expected).hint(hint));
         }
-        text.parse::<ManifestPath>().map(|path| Self(path.as_str().to_owned()))
+        let path: ManifestPath = text.parse()?;
+        if path.as_str() == "/" {
+            return Err(InvalidValue::new(text, expected)
+                .because("the root holds every process of the host"));
+        }
+        Ok(Self(path.as_str().to_owned()))
     }
 }
 
@@ -427,7 +469,10 @@ impl FromStr for UnitPattern {
         if text.is_empty() || text.len() > 255 {
             return Err(error.because(format!("{} bytes", text.len())));
         }
-        if ![".service", ".scope", ".slice", "*"].iter().any(|end| text.ends_with(end)) {
+        if ![".service", ".scope", ".slice", "*"]
+            .iter()
+            .any(|end| text.ends_with(end))
+        {
             return Err(error.hint("end it with .service, .scope, .slice or *"));
         }
         Ok(Self(text.to_owned()))
@@ -454,7 +499,12 @@ impl FromStr for ContainerSelector {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || InvalidValue::new(text, "a container's name, id prefix, image=… or label=KEY=VALUE");
+        let error = || {
+            InvalidValue::new(
+                text,
+                "a container's name, id prefix, image=… or label=KEY=VALUE",
+            )
+        };
         if text.len() > 512 {
             return Err(error().because(format!("{} bytes", text.len())));
         }
@@ -464,13 +514,16 @@ impl FromStr for ContainerSelector {
         match text.split_once('=') {
             Some(("image", image)) if !image.is_empty() => Ok(Self::Image(image.to_owned())),
             Some(("label", label)) => match label.split_once('=') {
-                Some((key, value)) if !key.is_empty() => {
-                    Ok(Self::Label { key: key.to_owned(), value: value.to_owned() })
-                }
+                Some((key, value)) if !key.is_empty() => Ok(Self::Label {
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                }),
                 _ => Err(error().hint("write label=KEY=VALUE")),
             },
             None if text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) =>
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) =>
             {
                 Ok(Self::NameOrId(text.to_owned()))
             }
