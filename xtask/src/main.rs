@@ -1,10 +1,14 @@
 //! `cargo xtask`: from a bare machine to a loaded policy, and to tests on three kernels.
 
 mod build;
+mod ci;
 mod guest;
 mod kernels;
+mod load;
 mod packages;
 mod paths;
+mod suite;
+mod tally;
 mod toolchain;
 mod ui;
 mod vm;
@@ -37,6 +41,10 @@ enum Task {
     /// Compile the kernel programs, the daemon and the guest suite; the binaries are static.
     Build,
     Vm(vm::VmArgs),
+    BuildAndLoad(load::LoadArgs),
+    Test(suite::TestArgs),
+    /// Format, clippy, licences and all tests: what `.ci/run` does.
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -68,5 +76,8 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Vm(args) => vm::run(&paths, args),
+        Task::BuildAndLoad(args) => load::run(&paths, &args),
+        Task::Test(args) => suite::run(&paths, &args),
+        Task::Ci => ci::run(&paths),
     }
 }

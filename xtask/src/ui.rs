@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read as _, Write as _},
+    io::{self, IsTerminal as _, Read as _},
     path::Path,
     process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -21,8 +21,8 @@ pub(crate) fn note(text: &str) {
     eprintln!("==> {text}");
 }
 
-/// Runs `command` with its output in `log`, bounded by `limit`; says what is going on and how long it took, and shows
-/// the output when it fails. Returns the output.
+/// Runs `command` with its output in `log`, bounded by `limit`; says what is going on and how long it took, unless it is
+/// done in no time, and shows the output when it fails. Returns the output.
 pub(crate) fn quiet(
     paths: &Paths,
     what: &str,
@@ -33,17 +33,21 @@ pub(crate) fn quiet(
     let log = paths.log(log)?;
     let start = Instant::now();
     let live = io::stderr().is_terminal();
-    eprint!("==> {what} …");
+    let mut announced = false;
     let status = run(&log, limit, command, || {
         if live {
             eprint!("\r==> {what} … ({} s)", start.elapsed().as_secs());
+        } else if !announced {
+            eprintln!("==> {what} …");
         }
+        announced = true;
     });
-    if live {
-        eprint!("\r==> {what} …");
+    let seconds = start.elapsed().as_secs();
+    if live && announced {
+        eprintln!("\r==> {what} … ({seconds} s)");
+    } else if announced {
+        eprintln!("==> {what}: {seconds} s");
     }
-    eprintln!(" ({} s)", start.elapsed().as_secs());
-    io::stderr().flush()?;
     let output = tail(&log)?;
     let status = status.with_context(|| format!("{what}: {}", describe(command)))?;
     if !status.success() {
@@ -58,7 +62,12 @@ pub(crate) fn quiet(
 }
 
 /// Runs `command` to its end or to `limit`, calling `tick` every second meanwhile.
-fn run(log: &Path, limit: Duration, command: &mut Command, tick: impl Fn()) -> Result<ExitStatus> {
+fn run(
+    log: &Path,
+    limit: Duration,
+    command: &mut Command,
+    mut tick: impl FnMut(),
+) -> Result<ExitStatus> {
     let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut child = command
         .stdin(Stdio::null())

@@ -17,6 +17,15 @@ for link in "fd fd" "fd/0 stdin" "fd/1 stdout" "fd/2 stderr"; do
     $b ln -sfn "/proc/self/${link% *}" "/dev/${link#* }"
 done
 
+# Device nodes whose opening loads their module: /dev/loop-control, /dev/net/tun, /dev/fuse, …
+while read -r module name type; do
+    case $module in '#'*) continue ;; esac
+    numbers=${type#?}
+    type=${type%"$numbers"}
+    case $name in */*) $b mkdir -p "/dev/${name%/*}" ;; esac
+    [ -e "/dev/$name" ] || $b mknod -m 600 "/dev/$name" "$type" "${numbers%:*}" "${numbers#*:}"
+done <"/lib/modules/$($b uname -r)/modules.devname"
+
 # Copied files may lie in these: the filesystem is mounted aside, filled, and moved into place.
 fresh() {
     $b mkdir /.vm/mount

@@ -104,7 +104,12 @@ pub(super) fn run(
     let (ending, started) = result?;
     Ok(match ending {
         Ending::Lost(why) => {
-            let last = ui::last_lines(&console(&log), CONSOLE_LINES);
+            let text = console(&log);
+            let why = match complaint(&text) {
+                Some(line) => format!("{why}: {line}"),
+                None => why,
+            };
+            let last = ui::last_lines(&text, CONSOLE_LINES);
             let last = if last.trim().is_empty() {
                 "(its console is empty)".to_owned()
             } else {
@@ -188,6 +193,18 @@ fn accept(listener: &UnixListener, gone: &AtomicBool) -> Option<UnixStream> {
         }
     }
     None
+}
+
+/// The first line in which the kernel says what went wrong; a long backtrace may hide it from the last lines.
+fn complaint(console: &str) -> Option<&str> {
+    console
+        .lines()
+        .find(|line| {
+            ["BUG:", "Oops:", "Kernel panic", "general protection"]
+                .iter()
+                .any(|sign| line.contains(sign))
+        })
+        .map(str::trim)
 }
 
 /// Reads what init says.
@@ -309,6 +326,17 @@ fn write(to: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_complaint_is_found() {
+        let text =
+            "[1] up\n[2] BUG: kernel NULL pointer dereference\n[3] Kernel panic - not syncing\n";
+        assert_eq!(
+            complaint(text),
+            Some("[2] BUG: kernel NULL pointer dereference")
+        );
+        assert_eq!(complaint("[1] all is well\n"), None);
+    }
 
     #[test]
     fn control_lines_are_read() {
