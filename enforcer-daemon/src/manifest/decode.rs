@@ -119,10 +119,10 @@ fn fault_error(source: &Source, fault: Fault) -> ManifestError {
         message: None,
     };
     match fault {
-        Fault::TooLarge { limit } => ManifestError {
+        Fault::TooLarge { at, limit } => ManifestError {
             kind: ErrorKind::TooLarge,
             ..error(
-                None,
+                at,
                 format!("more than {limit}"),
                 "a manifest within the limits",
                 "what an alias stands for counts each time",

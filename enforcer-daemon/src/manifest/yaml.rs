@@ -57,8 +57,11 @@ pub(crate) struct Key {
 /// Why a text is not one YAML document within the limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// More values or bytes than allowed.
-    TooLarge { limit: &'static str },
+    /// More values, bytes or levels than allowed.
+    TooLarge {
+        at: Option<Position>,
+        limit: &'static str,
+    },
     /// A tag such as `!name`.
     Tag { at: Option<Position> },
     /// There is a second document.
@@ -73,7 +76,7 @@ pub(crate) enum Fault {
 /// Reads one YAML document; `None` if the text holds none.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
     if let Some(limit) = bounds::exceeded(text) {
-        return Err(Fault::TooLarge { limit });
+        return Err(Fault::TooLarge { at: None, limit });
     }
     let mut documents = Deserializer::from_str(text);
     let Some(first) = documents.next() else {
@@ -118,6 +121,19 @@ fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
         Some(fault) => fault,
         None => {
             let mut message = error.to_string();
+            // The kinds of serde_yaml's errors are private; these two are limits of its own.
+            if message.starts_with("recursion limit exceeded") {
+                return Fault::TooLarge {
+                    at,
+                    limit: "128 levels of lists and mappings",
+                };
+            }
+            if message.starts_with("repetition limit exceeded") {
+                return Fault::TooLarge {
+                    at,
+                    limit: "100 aliases per value",
+                };
+            }
             if let Some(at) = at {
                 message =
                     message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
@@ -155,7 +171,7 @@ impl Budget {
         } else {
             "32 MiB of values"
         };
-        self.fault = Some(Fault::TooLarge { limit });
+        self.fault = Some(Fault::TooLarge { at: None, limit });
         Err(E::custom("too large"))
     }
 }
