@@ -62,8 +62,10 @@ impl Source {
                 return Err(not_text(file, &before, found, "UTF-8 text").into());
             }
         };
-        if let Some(offset) = text.find('\0') {
-            let found = format!("a NUL byte at offset {offset}");
+        let body = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if let Some((offset, other)) = body.char_indices().find(|(_, c)| !is_printable(*c)) {
+            let offset = text.len() - body.len() + offset;
+            let found = format!("the control character {other:?} at offset {offset}");
             return Err(not_text(file, &text[..offset], found, "text").into());
         }
         Ok(Self {
@@ -92,6 +94,12 @@ impl Source {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// Whether YAML 1.1 allows the character (5.1, Character Set), as its scanner has it.
+fn is_printable(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
+        && c != '\u{feff}'
 }
 
 fn io_error(file: &str, found: String, expected: &str) -> ManifestError {

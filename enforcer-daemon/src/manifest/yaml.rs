@@ -57,6 +57,8 @@ pub(crate) struct Key {
 /// Why a text is not one YAML document within the limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// There is no value.
+    Empty,
     /// More values, bytes or levels than allowed.
     TooLarge {
         at: Option<Position>,
@@ -73,14 +75,14 @@ pub(crate) enum Fault {
     },
 }
 
-/// Reads one YAML document; `None` if the text holds none.
-pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
+/// Reads one YAML document.
+pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     if let Some(limit) = bounds::exceeded(text) {
         return Err(Fault::TooLarge { at: None, limit });
     }
     let mut documents = Deserializer::from_str(text);
     let Some(first) = documents.next() else {
-        return Ok(None);
+        return Err(Fault::Empty);
     };
     let mut reader = Budget {
         values: MAX_VALUES,
@@ -106,12 +108,11 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
             _ => Fault::SecondDocument { at },
         });
     }
-    Ok(match node {
-        Node {
-            value: Value::Null, ..
-        } => None,
-        node => Some(node),
-    })
+    if matches!(node.value, Value::Null) {
+        Err(Fault::Empty)
+    } else {
+        Ok(node)
+    }
 }
 
 fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {

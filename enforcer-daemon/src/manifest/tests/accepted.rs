@@ -133,7 +133,7 @@ fn the_full_form() {
     assert_eq!(
         skill.approval,
         Approval {
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_mins(5),
             grant: Grant::Once
         }
     );
@@ -293,8 +293,8 @@ fn forms_of_values() {
         [Action::Exec, Action::Delete]
     );
     let approval = Approval {
-        timeout: Duration::from_secs(300),
-        grant: Grant::For(Duration::from_secs(600)),
+        timeout: Duration::from_mins(5),
+        grant: Grant::For(Duration::from_mins(10)),
     };
     assert_eq!(skill.approval, approval);
     assert!(skill.allow_jit);

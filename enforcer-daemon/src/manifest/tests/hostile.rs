@@ -1,5 +1,11 @@
 //! Files that are no manifest, and texts that are made to cost time or memory.
 
+#![expect(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "texts are built once, and read best this way"
+)]
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -209,7 +215,7 @@ fn files_that_are_no_manifest() {
         ),
         (
             write("nul", b"skills:\n  a\0: {}\n"),
-            "2:4  found a NUL byte at offset 11, expected text",
+            "2:4  found the control character '\\0' at offset 11, expected text",
         ),
     ] {
         let errors = load(&path).map(|_| ()).expect_err("refused");

@@ -23,7 +23,7 @@ audit_level: strict
 "#;
 
 /// Every key of the schema; `DIGEST` stands for a digest.
-const FULL: &str = r##"version: 1
+const FULL: &str = r#"version: 1
 mode: enforce
 audit_level: standard
 skills:
@@ -56,7 +56,7 @@ skills:
     require_2fa: true
     approval: {timeout: 5m, grant: once}
     reason: "deletes outside /srv/agent/tmp need a human; ask in #ops"
-"##;
+"#;
 
 fn full() -> String {
     FULL.replace("DIGEST", DIGEST)
