@@ -1,5 +1,18 @@
-//! The userspace of Enforcer.
+//! The userspace of Enforcer: compiles the Claw Policy Manifest, loads the kernel programs, streams events.
+//!
+//! The data's way is one line: YAML → [`manifest`] → [`compile`] → [`kernel`] maps → hook → ring buffer → [`events`] → sinks.
+//! [`engine`] owns the kernel side, [`service`] puts it together with the event stream and the [`control`] socket,
+//! [`cli`] is the command line.
 
+pub mod checks;
 pub mod cli;
+pub mod compile;
+pub mod control;
+pub mod engine;
+pub mod events;
 pub mod hash;
+pub mod kernel;
 pub mod manifest;
+pub mod mounts;
+pub mod service;
+pub mod users;

@@ -1,2 +1,5 @@
 //! The `enforcer` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    enforcer_daemon::cli::main()
+}

@@ -1,3 +1,35 @@
-//! The kernel programs.
+//! The kernel programs of Enforcer.
+//!
+//! Thin on purpose: a program finds out who acts ([`subject`]), reads the facts of the act from kernel structures
+//! ([`kernel`]), lets the decision core of `enforcer-common` decide over the maps ([`policy`]), writes the event
+//! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`file`], [`net`],
+//! [`task`]; [`resolve`] tells the daemon what the kernel calls a file.
 #![no_std]
 #![no_main]
+#![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
+// `verdict` writes return values as opaque constants; see there.
+#![feature(asm_experimental_arch)]
+
+mod exec;
+mod file;
+mod kernel;
+mod maps;
+mod net;
+mod policy;
+mod report;
+mod resolve;
+mod subject;
+mod task;
+mod verdict;
+
+/// The programs call helpers that the kernel gives to GPL-compatible programs only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Nothing panics: the verifier would refuse the loop below if it could be reached.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

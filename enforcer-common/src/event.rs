@@ -1,0 +1,173 @@
+//! The event record: what a program writes into the ring buffer and the daemon reads.
+//!
+//! The layout is fixed and only ever grows at its end. Enumerations cross as numbers and are checked when they are read
+//! (`from_raw`), never transmuted.
+
+use crate::{
+    ids::{Digest, Generation, ObjectId, RuleId, SkillId},
+    net::Address,
+};
+
+/// A number that names a variant, checked on the way in.
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vmeta])* $variant = $value,)+ }
+
+        impl $name {
+            /// All variants.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The variant of a number, or `None` when this build knows none.
+            #[must_use]
+            pub const fn from_raw(raw: u8) -> Option<Self> {
+                match raw { $($value => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The name in events; it does not change between versions.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// What was attempted.
+    Kind {
+        /// A program was to be executed.
+        Exec = 1 => "exec",
+        /// A file or directory was to be removed, by whatever system call.
+        Delete = 2 => "delete",
+        /// A file was to be written or made.
+        Write = 3 => "write",
+        /// A connection or datagram was to leave.
+        Connect = 4 => "connect",
+        /// A socket of a family or type that no rule can name was to be made.
+        Socket = 5 => "socket",
+        /// A process was to be made.
+        Fork = 6 => "fork",
+    }
+}
+
+wire_enum! {
+    /// What became of it.
+    Verdict {
+        /// It was allowed.
+        Allow = 1 => "allow",
+        /// It was refused with EPERM.
+        Deny = 2 => "deny",
+        /// It would have been refused, but the skill is in audit mode.
+        Audit = 3 => "audit",
+        /// It waits for a human.
+        Hold = 4 => "hold",
+    }
+}
+
+wire_enum! {
+    /// Why.
+    Reason {
+        /// A rule allows it.
+        Allowed = 1 => "allowed",
+        /// No rule of the skill names this digest.
+        BinaryNotListed = 2 => "binary not listed",
+        /// The kernel could not measure the content.
+        NotMeasured = 3 => "content could not be measured",
+        /// No rule names the object or a directory above it.
+        PathNotListed = 4 => "no allow_delete rule covers it",
+        /// The object lies deeper than [`crate::rules::MAX_DEPTH`].
+        TooDeep = 5 => "path is too deep to decide",
+        /// No prefix of the skill covers the destination.
+        DestinationNotListed = 6 => "destination not listed",
+        /// The socket's protocol is neither TCP nor UDP.
+        ProtocolNotListed = 7 => "protocol not allowed",
+        /// The skill may do it once it is approved, and nobody can approve.
+        NeedsApproval = 8 => "requires approval and no approver is there",
+        /// The task's skill is not in the policy in force.
+        NoPolicy = 9 => "skill is not in the policy in force",
+        /// A map was full, so that the child could not have been governed.
+        NoRoom = 10 => "label map is full",
+    }
+}
+
+/// How many bytes of an object's path an event carries.
+pub const PATH_CAPACITY: usize = 1024;
+/// How many bytes of the acting program's path an event carries.
+pub const EXE_CAPACITY: usize = 512;
+/// The longest path component (`NAME_MAX`), with its NUL.
+pub const NAME_CAPACITY: usize = 256;
+
+/// A path as the kernel finds it: the components from the leaf towards the filesystem's root, each with a NUL behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawPath<const N: usize> {
+    /// How many bytes are in use; at most `N`.
+    pub len: u32,
+    /// The filesystem's `s_dev`, by which the daemon finds the mount; 0 when there is no path.
+    pub dev: u32,
+    /// 1 when components nearer to the root were left out for want of room.
+    pub truncated: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// The components.
+    pub bytes: [u8; N],
+}
+
+/// One event. Times are nanoseconds of `CLOCK_BOOTTIME`; ids are those of the initial namespaces.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// `bpf_ktime_get_boot_ns`.
+    pub time_ns: u64,
+    /// The acting task's cgroup v2 id.
+    pub cgroup: u64,
+    /// The object of an exec or a delete.
+    pub object: ObjectId,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Process of the parent.
+    pub ppid: u32,
+    /// User.
+    pub uid: u32,
+    /// The skill that the task is in.
+    pub skill: SkillId,
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// The generation in which it was decided.
+    pub generation: Generation,
+    /// A [`Kind`].
+    pub kind: u8,
+    /// A [`Verdict`].
+    pub verdict: u8,
+    /// A [`Reason`].
+    pub reason: u8,
+    /// 1 when `digest` was measured.
+    pub has_digest: u8,
+    /// `task_struct.comm`.
+    pub comm: [u8; 16],
+    /// The content's digest, for an exec.
+    pub digest: Digest,
+    /// The destination's address, for a connect.
+    pub address: Address,
+    /// The destination's port in host order, for a connect.
+    pub port: u16,
+    /// The address family, for a connect or a socket.
+    pub family: u16,
+    /// The IP protocol, for a connect or a socket.
+    pub protocol: u16,
+    /// The socket type, for a socket.
+    pub socket_type: u16,
+    /// The object's path.
+    pub path: RawPath<PATH_CAPACITY>,
+    /// The path of the program that the acting process runs.
+    pub exe: RawPath<EXE_CAPACITY>,
+}
+
+const _: () = assert!(size_of::<RawPath<PATH_CAPACITY>>() == 16 + PATH_CAPACITY);
+const _: () = assert!(size_of::<Event>() == 136 + 16 + PATH_CAPACITY + 16 + EXE_CAPACITY);
+const _: () = assert!(PATH_CAPACITY > NAME_CAPACITY && EXE_CAPACITY > NAME_CAPACITY);

@@ -1,0 +1,40 @@
+//! The names of maps and programs, written once. The kernel object declares its symbols under these names, and the
+//! daemon finds them by these constants; a test of the daemon compares both with the object.
+
+/// The names of maps.
+pub mod map {
+    /// Labels: which skill a task is in, by the address of its `task_struct`.
+    pub const TASKS: &str = "TASKS";
+    /// Which skill a cgroup belongs to, by its kernfs id.
+    pub const CGROUPS: &str = "CGROUPS";
+    /// Whether any cgroup with such an id may be in [`CGROUPS`].
+    pub const CGROUP_FILTER: &str = "CGROUP_FILTER";
+    /// The policy generation in force.
+    pub const POLICY: &str = "POLICY";
+    /// The settings of each skill.
+    pub const SKILLS: &str = "SKILLS";
+    /// Allowed binaries by digest.
+    pub const BINARIES: &str = "BINARIES";
+    /// Path rules by the kernel's identity of the object.
+    pub const OBJECTS: &str = "OBJECTS";
+    /// Whether any inode with such a number may be in [`OBJECTS`].
+    pub const OBJECT_FILTER: &str = "OBJECT_FILTER";
+    /// Network rules by address prefix.
+    pub const DESTINATIONS: &str = "DESTINATIONS";
+    /// The event ring.
+    pub const EVENTS: &str = "EVENTS";
+    /// Events that found the ring full, per CPU.
+    pub const DROPS: &str = "DROPS";
+    /// Which tasks the enrolment iterator shall label.
+    pub const ENROL: &str = "ENROL";
+    /// Answers of the `inode_getxattr` program to the daemon's threads.
+    pub const RESOLVED: &str = "RESOLVED";
+}
+
+/// The name of the global that holds [`crate::offsets::Offsets`].
+pub const OFFSETS: &str = "OFFSETS";
+
+/// The extended attribute that the daemon asks for to learn an object's [`crate::ids::ObjectId`]. It exists on no file;
+/// names in the `security` namespace reach the LSM hook on every type of file and on read-only filesystems
+/// (`fs/xattr.c: xattr_permission`).
+pub const RESOLVE_XATTR: &str = "security.enforcer";

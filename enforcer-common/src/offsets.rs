@@ -1,0 +1,107 @@
+//! Where the running kernel keeps the fields that the programs read.
+//!
+//! rustc emits no CO-RE relocations, so the daemon reads the offsets from the kernel's BTF and hands them over as one
+//! read-only global before the programs are loaded: the verifier sees constants. One list below is the source of the
+//! struct, of the names that the daemon looks up, and of the error that names a missing field.
+
+/// Declares [`Offsets`] and [`FIELDS`] from one list.
+macro_rules! offsets {
+    ($($(#[$meta:meta])* $field:ident: $kernel_struct:literal . $kernel_field:literal,)+) => {
+        /// Byte offsets of kernel fields.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Offsets { $($(#[$meta])* pub $field: u32,)+ }
+
+        /// The kernel's names of the fields of [`Offsets`], in their order: struct and member.
+        pub const FIELDS: &[(&str, &str)] = &[$(($kernel_struct, $kernel_field),)+];
+
+        impl Offsets {
+            /// From offsets in the order of [`FIELDS`]. `None` when there are more or fewer.
+            #[must_use]
+            pub fn from_list(list: &[u32]) -> Option<Self> {
+                let mut rest = list.iter().copied();
+                let offsets = Self { $($field: rest.next()?,)+ };
+                if rest.next().is_none() { Some(offsets) } else { None }
+            }
+
+            /// The bytes of the global.
+            #[must_use]
+            pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+                let mut bytes = [0; size_of::<Self>()];
+                for (chunk, value) in bytes.chunks_exact_mut(4).zip([$(self.$field,)+]) {
+                    chunk.copy_from_slice(&value.to_ne_bytes());
+                }
+                bytes
+            }
+        }
+    };
+}
+
+offsets! {
+    /// The file that is to be executed.
+    linux_binprm_file: "linux_binprm"."file",
+    /// The path of an open file.
+    file_f_path: "file"."f_path",
+    /// The dentry of a path.
+    path_dentry: "path"."dentry",
+    /// The parent; a root is its own.
+    dentry_d_parent: "dentry"."d_parent",
+    /// The inode; null when the name does not exist.
+    dentry_d_inode: "dentry"."d_inode",
+    /// The name.
+    dentry_d_name: "dentry"."d_name",
+    /// The characters of a name.
+    qstr_name: "qstr"."name",
+    /// Inode number.
+    inode_i_ino: "inode"."i_ino",
+    /// Superblock.
+    inode_i_sb: "inode"."i_sb",
+    /// Tells a reused inode number from the first.
+    inode_i_generation: "inode"."i_generation",
+    /// Device number.
+    super_block_s_dev: "super_block"."s_dev",
+    /// Thread group, which user space calls a process.
+    task_tgid: "task_struct"."tgid",
+    /// The parent that will be told of the task's end.
+    task_real_parent: "task_struct"."real_parent",
+    /// Address space.
+    task_mm: "task_struct"."mm",
+    /// The program that the address space was made for.
+    mm_exe_file: "mm_struct"."exe_file",
+    /// The network half of a socket.
+    socket_sk: "socket"."sk",
+    /// Protocol of a socket.
+    sock_sk_protocol: "sock"."sk_protocol",
+    /// The node of a cgroup in cgroupfs.
+    cgroup_kn: "cgroup"."kn",
+    /// The subsystem state that every cgroup begins with.
+    cgroup_self: "cgroup"."self",
+    /// The state of the parent cgroup.
+    css_parent: "cgroup_subsys_state"."parent",
+    /// The id of the node, which is the cgroup's.
+    kernfs_node_id: "kernfs_node"."id",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_another_length_is_refused() {
+        let mut list = [0u32; 64];
+        for (i, v) in list.iter_mut().enumerate() {
+            *v = i as u32;
+        }
+        assert!(Offsets::from_list(&list[..FIELDS.len()]).is_some());
+        assert_eq!(Offsets::from_list(&list[..FIELDS.len() - 1]), None);
+        assert_eq!(Offsets::from_list(&list[..=FIELDS.len()]), None);
+    }
+
+    #[test]
+    fn bytes_keep_the_order() {
+        let list = [7u32; 64];
+        let offsets = Offsets::from_list(&list[..FIELDS.len()]).expect("one offset per field");
+        assert_eq!(offsets.to_bytes().len(), 4 * FIELDS.len());
+        assert!(offsets.to_bytes().chunks_exact(4).all(|c| c == 7u32.to_ne_bytes()));
+    }
+}

@@ -1,0 +1,29 @@
+//! `aya::Pod` for what the daemon reads and writes in maps.
+
+use crate::{event, ids, net, rules, task};
+
+/// # Safety
+/// Every type in the list is `repr(C)` or `repr(transparent)`, `Copy`, made of integers alone, and has no padding: the
+/// size assertions beside the types count every field.
+macro_rules! pod {
+    ($($ty:ty,)+) => { $(
+        // SAFETY: see the macro: plain integers without padding, so every byte is initialised and every value valid.
+        unsafe impl aya::Pod for $ty {}
+    )+ };
+}
+
+pod! {
+    ids::ObjectId,
+    net::NetKey,
+    rules::BinaryKey,
+    rules::ObjectKey,
+    rules::PolicyState,
+    rules::Versioned<rules::BinaryRule>,
+    rules::Versioned<rules::ObjectRule>,
+    rules::Versioned<rules::SkillConf>,
+    rules::Versioned<net::PortSet>,
+    task::CgroupLabel,
+    task::Enrolment,
+    task::Label,
+    event::Event,
+}

@@ -1,0 +1,244 @@
+//! The values of the policy maps.
+//!
+//! A rule is a [`Versioned`] value: it holds what is in force from one generation on, and what was before. A reload writes
+//! the changed rules beside the rules in force, then stores the new generation in [`PolicyState`]; that one store is the
+//! moment at which the whole policy changes. Rules that stay the same are not written again.
+
+use crate::ids::{Digest, Generation, ObjectId, RuleId, SkillId};
+
+/// A value with the generation from which it holds, twice: the one in force and its neighbour.
+///
+/// A value whose `present` is 0 says "no such rule from here on", so that a removal is as atomic as an addition.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versioned<V> {
+    /// The two versions, in no order.
+    pub versions: [Version<V>; 2],
+}
+
+/// One half of a [`Versioned`] value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version<V> {
+    /// The first generation in which this holds.
+    pub from: Generation,
+    /// 0 when there is no rule from that generation on.
+    pub present: u32,
+    /// The rule.
+    pub value: V,
+}
+
+impl<V> Versioned<V> {
+    /// The version that holds in `generation`: the newest that is not from the future.
+    #[must_use]
+    #[inline(always)]
+    pub fn at(&self, generation: Generation) -> Option<&V> {
+        let [a, b] = &self.versions;
+        let a_known = a.from.0 <= generation.0;
+        let b_known = b.from.0 <= generation.0;
+        let chosen = if a_known && (!b_known || a.from.0 >= b.from.0) {
+            a
+        } else if b_known {
+            b
+        } else {
+            return None;
+        };
+        if chosen.present == 0 { None } else { Some(&chosen.value) }
+    }
+}
+
+impl<V: Copy + Default> Versioned<V> {
+    /// What a map entry must be so that `new` holds from `next` on while a program in generation `current` still sees `old`.
+    ///
+    /// `next` must be newer than `current`, and no program may still run in a generation before `current`. Whatever an
+    /// aborted reload left in the entry is overwritten and cannot come to life.
+    #[must_use]
+    pub fn change(current: Generation, old: Option<V>, next: Generation, new: Option<V>) -> Self {
+        let version = |from, value: Option<V>| Version {
+            from,
+            present: u32::from(value.is_some()),
+            value: value.unwrap_or_default(),
+        };
+        Self { versions: [version(next, new), version(current, old)] }
+    }
+}
+
+/// The only element of `POLICY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyState {
+    /// The generation in force.
+    pub generation: Generation,
+    /// [`crate::LAYOUT_VERSION`] of the daemon that wrote it.
+    pub layout: u32,
+}
+
+/// The settings of a skill, an element of `SKILLS` by [`SkillId`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SkillConf {
+    /// Bits of [`skill_flag`].
+    pub flags: u32,
+    /// Bits of [`action`]: what needs an approval beside being allowed.
+    pub require_2fa: u32,
+    /// The rule behind [`skill_flag::EXEC_ANY`].
+    pub exec_any: RuleId,
+    /// The rule behind [`skill_flag::DELETE_ANY`].
+    pub delete_any: RuleId,
+    /// The rule behind [`skill_flag::CONNECT_ANY`].
+    pub connect_any: RuleId,
+    /// The `require_2fa` rule.
+    pub require_2fa_rule: RuleId,
+}
+
+/// Bits of [`SkillConf::flags`].
+pub mod skill_flag {
+    /// `mode: audit`: report what would be denied, and allow it.
+    pub const AUDIT: u32 = 1;
+    /// `audit_level: strict`: report what is allowed, too.
+    pub const REPORT_ALLOWED: u32 = 1 << 1;
+    /// `allow_binaries: ["*"]`.
+    pub const EXEC_ANY: u32 = 1 << 2;
+    /// `allow_delete: ["*"]`.
+    pub const DELETE_ANY: u32 = 1 << 3;
+    /// `network_scope: ["*"]`.
+    pub const CONNECT_ANY: u32 = 1 << 4;
+}
+
+/// Bits for the kinds of action, as `require_2fa` lists them.
+pub mod action {
+    /// Exec of a program.
+    pub const EXEC: u32 = 1;
+    /// Delete of a file or directory.
+    pub const DELETE: u32 = 1 << 1;
+    /// Connect or send to an address.
+    pub const CONNECT: u32 = 1 << 2;
+    /// Write to a file.
+    pub const WRITE: u32 = 1 << 3;
+    /// All of them.
+    pub const ALL: u32 = EXEC | DELETE | CONNECT | WRITE;
+}
+
+/// The key of `BINARIES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BinaryKey {
+    /// The skill that may run it.
+    pub skill: SkillId,
+    /// The content's digest.
+    pub digest: Digest,
+}
+
+/// The value of `BINARIES`, within [`Versioned`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BinaryRule {
+    /// The rule that allows it.
+    pub rule: RuleId,
+}
+
+/// The key of `OBJECTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectKey {
+    /// The object that the rule names.
+    pub object: ObjectId,
+    /// The skill that the rule is for.
+    pub skill: SkillId,
+    /// Not used; keeps the key free of padding.
+    pub reserved: u32,
+}
+
+impl ObjectKey {
+    /// The key of a skill's rule for an object.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(skill: SkillId, object: ObjectId) -> Self {
+        Self { object, skill, reserved: 0 }
+    }
+}
+
+/// The value of `OBJECTS`, within [`Versioned`]: which rules name this object.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectRule {
+    /// The `allow_delete` rule, or [`RuleId::NONE`].
+    pub allow_delete: RuleId,
+    /// Not used.
+    pub reserved: u32,
+}
+
+/// How many words of 64 bits `OBJECT_FILTER` has; a power of two.
+pub const OBJECT_FILTER_WORDS: u32 = 1 << 14;
+
+/// The word and the bit of an inode number in `OBJECT_FILTER`. The filter keeps the walk to the root cheap: a directory
+/// whose bit is clear is in no rule of any skill, which saves the hash lookup.
+#[must_use]
+#[inline(always)]
+pub const fn object_filter_slot(ino: u64) -> (u32, u64) {
+    // Fibonacci hashing: inode numbers come in runs, and on some filesystems in strides of a power of two.
+    let mixed = ino.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
+    (((mixed >> 6) as u32) & (OBJECT_FILTER_WORDS - 1), 1 << (mixed & 63))
+}
+
+/// The deepest object that a verdict walks up from, in path components below its filesystem's root. What lies deeper is
+/// denied with [`crate::event::Reason::TooDeep`].
+pub const MAX_DEPTH: u32 = 64;
+
+const _: () = assert!(size_of::<SkillConf>() == 24);
+const _: () = assert!(size_of::<BinaryKey>() == 36);
+const _: () = assert!(size_of::<ObjectKey>() == 24);
+const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 24);
+const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 32);
+const _: () = assert!(size_of::<Versioned<SkillConf>>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(v: &Versioned<BinaryRule>, generation: u32) -> Option<u32> {
+        v.at(Generation(generation)).map(|r| r.rule.0)
+    }
+
+    fn rule(n: u32) -> BinaryRule {
+        BinaryRule { rule: RuleId(n) }
+    }
+
+    #[test]
+    fn a_new_rule_is_not_there_before_its_generation() {
+        let v = Versioned::change(Generation(2), None, Generation(3), Some(rule(7)));
+        assert_eq!(at(&v, 2), None);
+        assert_eq!(at(&v, 3), Some(7));
+        assert_eq!(at(&v, 9), Some(7));
+    }
+
+    #[test]
+    fn a_change_is_seen_only_after_the_flip() {
+        let v = Versioned::change(Generation(1), Some(rule(7)), Generation(2), Some(rule(8)));
+        assert_eq!(at(&v, 1), Some(7));
+        assert_eq!(at(&v, 2), Some(8));
+    }
+
+    #[test]
+    fn a_removal_is_seen_only_after_the_flip() {
+        let v = Versioned::change(Generation(1), Some(rule(7)), Generation(2), None);
+        assert_eq!(at(&v, 1), Some(7));
+        assert_eq!(at(&v, 2), None);
+    }
+
+    #[test]
+    fn a_zeroed_element_holds_no_rule() {
+        let v = Versioned::<BinaryRule>::default();
+        assert_eq!(at(&v, 0), None);
+        assert_eq!(at(&v, 5), None);
+    }
+
+    #[test]
+    fn the_object_filter_stays_in_its_bounds() {
+        for ino in [0, 1, 2, 255, 1 << 20, u64::from(u32::MAX), u64::MAX] {
+            let (word, bit) = object_filter_slot(ino);
+            assert!(word < OBJECT_FILTER_WORDS);
+            assert_eq!(bit.count_ones(), 1);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Labels of tasks and cgroups.
+
+use crate::ids::SkillId;
+
+/// How a task came into its skill.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was found in a governed cgroup.
+    Cgroup = 1,
+    /// Its parent was in the skill when it was made.
+    Parent = 2,
+    /// The daemon put it there (`enforcer run`, `enforcer attach`, the daemon itself).
+    Enrolled = 3,
+}
+
+/// The value of the `TASKS` map; its key is the address of the `task_struct`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The skill.
+    pub skill: SkillId,
+    /// An [`Origin`].
+    pub origin: u32,
+}
+
+/// The value of the `CGROUPS` map; its key is the cgroup's kernfs id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLabel {
+    /// The skill of processes in this cgroup.
+    pub skill: SkillId,
+    /// 1 when the manifest names this very cgroup, 0 when it belongs to the skill as a descendant.
+    pub named: u32,
+}
+
+/// How many slots `CGROUP_FILTER` has; a power of two.
+pub const CGROUP_FILTER_SLOTS: u32 = 1 << 16;
+
+/// The slot of a cgroup in `CGROUP_FILTER`. Kernfs gives ids out in sequence, so the low bits spread best.
+#[must_use]
+#[inline(always)]
+pub const fn cgroup_filter_slot(cgroup: u64) -> u32 {
+    (cgroup as u32) & (CGROUP_FILTER_SLOTS - 1)
+}
+
+/// What the enrolment iterator shall do, the only element of `ENROL`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enrolment {
+    /// The process whose threads are to be labelled, in the initial pid namespace.
+    pub tgid: u32,
+    /// The label.
+    pub skill: SkillId,
+    /// 1 to look only: nothing is labelled, and `refused` counts the threads that are in any skill.
+    pub query: u32,
+    /// Out: threads that have the label now and had none.
+    pub labelled: u32,
+    /// Out: threads that were in another skill, and stayed there.
+    pub refused: u32,
+    /// Out: threads for which the map had no room.
+    pub failed: u32,
+    /// Out: threads of the process that were seen.
+    pub seen: u32,
+}
+
+const _: () = assert!(size_of::<Label>() == 8);
+const _: () = assert!(size_of::<CgroupLabel>() == 8);
+const _: () = assert!(size_of::<Enrolment>() == 28);

@@ -1,0 +1,251 @@
+//! What this host can enforce. Each check looks at one thing; the last one loads the programs, which settles it.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use crate::kernel::{
+    Kernel,
+    load::CGROUP_ROOT,
+    offsets::{self, BTF_PATH},
+};
+
+/// The oldest kernel that is not refused outright.
+const OLDEST: (u32, u32) = (5, 15);
+/// The oldest kernel on which this build enforces: `bpf_ima_file_hash` in sleepable LSM programs with hash maps that are
+/// allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
+const ENFORCED_FROM: (u32, u32) = (6, 1);
+/// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// The magic number of cgroup v2 (`include/uapi/linux/magic.h: CGROUP2_SUPER_MAGIC`).
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// The capabilities that loading takes, with their bits (`include/uapi/linux/capability.h`).
+const CAPABILITIES: [(&str, u32); 4] = [("net_admin", 12), ("sys_admin", 21), ("perfmon", 38), ("bpf", 39)];
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing is missing.
+    Ok,
+    /// Something is not enforced.
+    Partial,
+    /// Nothing can be enforced.
+    Missing,
+}
+
+/// One check.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// The line to type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// What is not enforced.
+#[derive(Clone, Debug, Serialize)]
+pub struct Missing {
+    /// The check.
+    pub what: &'static str,
+    /// What was found.
+    pub why: String,
+    /// The line to type; empty when there is none.
+    pub fix: String,
+}
+
+/// What is enforced here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// All that this build knows.
+    Full,
+    /// Part of it.
+    Partial,
+    /// Nothing.
+    None,
+}
+
+/// All checks.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The result.
+    pub verdict: Verdict,
+    /// The running kernel.
+    pub kernel: String,
+    /// What is missing for more.
+    pub missing: Vec<Missing>,
+    /// Every check.
+    pub checks: Vec<Check>,
+}
+
+/// Looks at everything.
+#[must_use]
+pub fn run() -> Report {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut checks = vec![version(&kernel), btf(), lsm(), ima(), cgroup(), lockdown(), capabilities(), namespace()];
+    checks.push(load());
+    let missing: Vec<Missing> = checks
+        .iter()
+        .filter(|c| c.state != State::Ok)
+        .map(|c| Missing { what: c.name, why: c.found.clone(), fix: c.fix.clone().unwrap_or_default() })
+        .collect();
+    let verdict = if checks.iter().any(|c| c.state == State::Missing) {
+        Verdict::None
+    } else if missing.is_empty() {
+        Verdict::Full
+    } else {
+        Verdict::Partial
+    };
+    Report { verdict, kernel, missing, checks }
+}
+
+fn ok(name: &'static str, found: impl Into<String>) -> Check {
+    Check { name, state: State::Ok, found: found.into(), fix: None }
+}
+
+fn missing(name: &'static str, found: impl Into<String>, fix: &str) -> Check {
+    let fix = (!fix.is_empty()).then(|| fix.to_owned());
+    Check { name, state: State::Missing, found: found.into(), fix }
+}
+
+/// Major and minor of a release such as `6.1.0-31-cloud-amd64`.
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|n| n.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn version(release: &str) -> Check {
+    const NAME: &str = "kernel";
+    let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64";
+    match parse_release(release) {
+        Some(v) if v < OLDEST => missing(NAME, format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"), newer),
+        Some(v) if v < ENFORCED_FROM => {
+            missing(NAME, format!("{release}: this build measures binaries in the kernel, which takes 6.1"), newer)
+        }
+        Some(_) => ok(NAME, release),
+        None => missing(NAME, format!("{release}: a release this build does not understand"), newer),
+    }
+}
+
+fn btf() -> Check {
+    const NAME: &str = "types (BTF)";
+    match offsets::read(Path::new(BTF_PATH)) {
+        Ok(_) => ok(NAME, BTF_PATH),
+        Err(e) => missing(NAME, e.to_string(), "boot a distribution's kernel, or build one with CONFIG_DEBUG_INFO_BTF=y"),
+    }
+}
+
+fn lsm() -> Check {
+    const NAME: &str = "BPF LSM";
+    const LIST: &str = "/sys/kernel/security/lsm";
+    match fs::read_to_string(LIST) {
+        Ok(list) if list.trim().split(',').any(|l| l == "bpf") => ok(NAME, list.trim()),
+        Ok(list) => missing(
+            NAME,
+            format!("`bpf` is not among the active LSMs: {}", list.trim()),
+            &format!("add `lsm={},bpf` to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and reboot", list.trim()),
+        ),
+        Err(e) => missing(NAME, format!("{LIST}: {e}"), "mount -t securityfs securityfs /sys/kernel/security"),
+    }
+}
+
+fn ima() -> Check {
+    const NAME: &str = "IMA";
+    const DIR: &str = "/sys/kernel/security/ima";
+    let policy = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if !Path::new(DIR).exists() {
+        return missing(NAME, "the kernel cannot measure files: no IMA", "boot a kernel with CONFIG_IMA=y and `integrity` in its lsm= list");
+    }
+    if policy.split_whitespace().any(|w| w.starts_with("ima_policy=") || w.starts_with("ima_appraise=")) {
+        return Check {
+            name: NAME,
+            state: State::Partial,
+            found: "an IMA policy is loaded: it caches digests, and on overlayfs a stale one was seen".into(),
+            fix: Some("remove ima_policy= from the kernel's command line and reboot".into()),
+        };
+    }
+    ok(NAME, "digests are measured by the kernel")
+}
+
+fn cgroup() -> Check {
+    const NAME: &str = "cgroup v2";
+    match rustix::fs::statfs(CGROUP_ROOT) {
+        Ok(stat) if i64::from(stat.f_type) == CGROUP2_MAGIC => ok(NAME, CGROUP_ROOT),
+        Ok(_) => missing(
+            NAME,
+            format!("{CGROUP_ROOT} is not cgroup v2"),
+            "add `systemd.unified_cgroup_hierarchy=1` to the kernel's command line, or: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        ),
+        Err(e) => missing(NAME, format!("{CGROUP_ROOT}: {e}"), "mount -t cgroup2 cgroup2 /sys/fs/cgroup"),
+    }
+}
+
+fn lockdown() -> Check {
+    const NAME: &str = "lockdown";
+    let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if mode.contains("[confidentiality]") {
+        return missing(NAME, "confidentiality: programs may not read kernel memory", "boot with lockdown=integrity or without lockdown");
+    }
+    ok(NAME, if mode.is_empty() { "not built in" } else { mode.trim() })
+}
+
+fn capabilities() -> Check {
+    const NAME: &str = "capabilities";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let lacking: Vec<&str> =
+        CAPABILITIES.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();
+    if lacking.is_empty() {
+        ok(NAME, "net_admin, sys_admin, perfmon, bpf")
+    } else {
+        missing(NAME, format!("this process lacks cap_{}", lacking.join(", cap_")), "sudo enforcer doctor")
+    }
+}
+
+fn namespace() -> Check {
+    const NAME: &str = "pid namespace";
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(link) if link.as_os_str() == INITIAL_PID_NAMESPACE => ok(NAME, "initial"),
+        Ok(_) => missing(NAME, "not the host's: the daemon would not know its own processes", "run it on the host, or with --pid=host"),
+        Err(e) => missing(NAME, format!("/proc/self/ns/pid: {e}"), "mount -t proc proc /proc"),
+    }
+}
+
+fn load() -> Check {
+    const NAME: &str = "programs";
+    match Kernel::load() {
+        Ok(_) => ok(NAME, "every program was accepted by the kernel"),
+        Err(e) => missing(NAME, e.to_string(), ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_understood() {
+        assert_eq!(parse_release("6.1.0-31-cloud-amd64"), Some((6, 1)));
+        assert_eq!(parse_release("7.2.13+deb14-cloud-amd64"), Some((7, 2)));
+        assert_eq!(parse_release("5.10"), Some((5, 10)));
+        assert_eq!(parse_release("next"), None);
+    }
+
+    #[test]
+    fn old_kernels_are_refused_with_the_reason() {
+        assert_eq!(version("5.10.223").state, State::Missing);
+        assert!(version("5.10.223").found.contains("5.15"));
+        assert_eq!(version("5.15.0").state, State::Missing);
+        assert_eq!(version("6.1.0").state, State::Ok);
+    }
+}

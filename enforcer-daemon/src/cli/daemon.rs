@@ -1,0 +1,87 @@
+//! `enforcer daemon`: puts a policy in force and streams events to standard output until it is told to stop.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Instance;
+use crate::{
+    events::text::Format,
+    service::{Running, Service},
+};
+
+/// The arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The manifest.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Write JSON lines, also on a terminal.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    instance: Instance,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When enforcement cannot be put in force; then nothing is attached.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let runtime = super::runtime()?;
+    runtime.block_on(async {
+        // A relative path means the same after a reload from elsewhere.
+        let policy = std::path::absolute(&args.policy).context("the policy's path")?;
+        let running = Service::start(&policy, &args.instance.runtime_dir, super::home())?;
+        for warning in &running.warnings {
+            eprintln!("warning: {warning}");
+        }
+        eprintln!("enforcer: enforcing {} (process {})", policy.display(), std::process::id());
+        let format = if args.json { Format::Json } else { Format::of_stdout() };
+        stream_until_stopped(running, format).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn stream_until_stopped(mut running: Running, format: Format) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut records = running.service.stream.listen();
+    for record in running.service.stream.recent() {
+        print(&format.line(&record));
+    }
+    let stopped = super::ended_by_signal();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            record = records.recv() => match record {
+                Ok(record) => print(&format.line(&record)),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
+                    eprintln!("enforcer: standard output is too slow: {lost} events were not printed");
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return Ok(()),
+            },
+            _ = hangup.recv() => match running.service.reload(None).await {
+                Ok(outcome) => eprintln!("enforcer: reloaded: {outcome}"),
+                Err(e) => eprintln!("enforcer: not reloaded: {e}"),
+            },
+            how = &mut stopped => {
+                eprintln!("enforcer: {}: detaching the programs, nothing is enforced any more", how?);
+                return Ok(());
+            }
+            ended = &mut running.pump => {
+                ended.context("the event reader")?.context("the event reader")?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Prints a line; a closed pipe ends the printing, not the enforcement.
+fn print(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}

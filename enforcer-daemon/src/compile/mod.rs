@@ -1,0 +1,267 @@
+//! Manifest + facts of the host → [`Ruleset`]. Pure but for the [`World`] it asks.
+//!
+//! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
+//! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
+
+mod net;
+pub mod ruleset;
+pub mod world;
+
+use std::{collections::HashMap, path::Path};
+
+use enforcer_common::{
+    ids::{RuleId, SkillId},
+    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag},
+    task::CgroupLabel,
+};
+
+use self::ruleset::{RuleText, Ruleset, SkillText};
+pub use self::world::World;
+use crate::manifest::{
+    Action, AuditLevel, Binary, BinaryEntry, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode, Skill, SkillName, TwoFactor,
+};
+
+/// Something about a place of the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// `FILE:LINE:COLUMN: KEY`.
+    pub place: String,
+    /// What is wrong or noteworthy.
+    pub text: String,
+}
+
+impl std::fmt::Display for Remark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// Why a manifest could not be compiled: every reason that was found.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct CompileErrors(pub Vec<Remark>);
+
+/// A ruleset with what its author should know.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What goes into the maps.
+    pub ruleset: Ruleset,
+    /// What was accepted and allows less than it seems to.
+    pub warnings: Vec<Remark>,
+}
+
+/// The numbers of skills and rules. They are kept over reloads, so that labels stay valid and unchanged rules are not
+/// written again.
+#[derive(Debug, Default)]
+pub struct Ids {
+    skills: HashMap<String, SkillId>,
+    rules: HashMap<RuleText, RuleId>,
+}
+
+impl Ids {
+    /// The number of a skill, a new one for a new name. `None` when there are no more.
+    pub fn skill(&mut self, name: &str) -> Option<SkillId> {
+        if let Some(id) = self.skills.get(name) {
+            return Some(*id);
+        }
+        // 0 is never given out: an all-zero label is nobody's.
+        let next = u32::try_from(self.skills.len()).ok()?.checked_add(1).filter(|n| *n < SkillId::LIMIT)?;
+        self.skills.insert(name.to_owned(), SkillId(next));
+        Some(SkillId(next))
+    }
+
+    /// The number of a skill that was seen before.
+    #[must_use]
+    pub fn known_skill(&self, name: &str) -> Option<SkillId> {
+        self.skills.get(name).copied()
+    }
+
+    fn rule(&mut self, text: RuleText) -> RuleId {
+        let next = RuleId(u32::try_from(self.rules.len() + 1).unwrap_or(u32::MAX));
+        *self.rules.entry(text).or_insert(next)
+    }
+}
+
+/// Compiles a manifest.
+///
+/// # Errors
+/// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
+pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
+    let mut compiler = Compiler { manifest, world, ids, ruleset: Ruleset::default(), warnings: vec![], errors: vec![] };
+    for (name, skill) in &manifest.skills {
+        compiler.skill(name, skill);
+    }
+    let Compiler { ruleset, warnings, errors, .. } = compiler;
+    if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
+}
+
+struct Compiler<'a> {
+    manifest: &'a Manifest,
+    world: &'a mut dyn World,
+    ids: &'a mut Ids,
+    ruleset: Ruleset,
+    warnings: Vec<Remark>,
+    errors: Vec<Remark>,
+}
+
+impl Compiler<'_> {
+    fn remark(&self, key: &KeyPath, text: String) -> Remark {
+        let place = self.manifest.position(key).map_or_else(String::new, |p| format!(":{}:{}", p.line, p.column));
+        Remark { place: format!("{}{place}: {key}", self.manifest.file()), text }
+    }
+
+    fn warn(&mut self, key: &KeyPath, text: String) {
+        let remark = self.remark(key, text);
+        self.warnings.push(remark);
+    }
+
+    fn error(&mut self, key: &KeyPath, text: String) {
+        let remark = self.remark(key, text);
+        self.errors.push(remark);
+    }
+
+    fn rule(&mut self, skill: &SkillName, text: String) -> RuleId {
+        let text = RuleText { skill: skill.to_string(), text };
+        let id = self.ids.rule(text.clone());
+        self.ruleset.rules.insert(id, text);
+        id
+    }
+
+    fn skill(&mut self, name: &SkillName, skill: &Skill) {
+        let at = KeyPath::skill(name.as_str());
+        let Some(id) = self.ids.skill(name.as_str()) else {
+            return self.error(&at, format!("more than {} skills since the daemon started", SkillId::LIMIT - 1));
+        };
+        let mode = skill.mode.unwrap_or(self.manifest.mode);
+        let mut conf = SkillConf { require_2fa: two_factor(skill.require_2fa), ..SkillConf::default() };
+        if mode == Mode::Audit {
+            conf.flags |= skill_flag::AUDIT;
+        }
+        if self.manifest.audit_level == AuditLevel::Strict {
+            conf.flags |= skill_flag::REPORT_ALLOWED;
+        }
+        if !skill.require_2fa.is_empty() {
+            conf.require_2fa_rule = self.rule(name, "require_2fa".into());
+        }
+        match &skill.allow_binaries {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::EXEC_ANY;
+                conf.exec_any = self.rule(name, "allow_binaries: *".into());
+            }
+            Some(Listed::Only(entries)) => self.binaries(name, id, &at.key("allow_binaries"), entries),
+            None => {}
+        }
+        match &skill.allow_delete {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::DELETE_ANY;
+                conf.delete_any = self.rule(name, "allow_delete: *".into());
+            }
+            Some(Listed::Only(paths)) => self.delete_rules(name, id, &at.key("allow_delete"), paths),
+            None => {}
+        }
+        match &skill.network_scope {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::CONNECT_ANY;
+                conf.connect_any = self.rule(name, "network_scope: *".into());
+            }
+            Some(Listed::Only(destinations)) => self.destinations(name, id, &at.key("network_scope"), destinations),
+            None => {}
+        }
+        if let Some(cgroup) = &skill.matching.cgroup {
+            self.cgroup(id, &at.key("match").key("cgroup"), cgroup.as_str());
+        }
+        self.ruleset.skills.insert(id, conf);
+        let mode = if mode == Mode::Audit { "audit" } else { "enforce" };
+        self.ruleset.names.insert(id, SkillText { name: name.to_string(), reason: skill.reason.clone(), mode });
+    }
+
+    fn binaries(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, entries: &[BinaryEntry]) {
+        for (index, entry) in entries.iter().enumerate() {
+            let (digests, text) = match &entry.binary {
+                Binary::Content(digests) => (digests.clone(), None),
+                Binary::Path { path, sha256 } => {
+                    (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
+                }
+            };
+            for digest in digests {
+                let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
+                let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
+                self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule });
+            }
+        }
+    }
+
+    /// The digests that a path entry allows: those it names, else that of what lies there now.
+    fn pin(&mut self, at: &KeyPath, path: &ManifestPath, named: &[Digest]) -> Vec<Digest> {
+        match self.world.digest(Path::new(&self.world.expand(path))) {
+            Ok(found) if named.is_empty() => vec![found],
+            Ok(found) if named.contains(&found) => named.to_vec(),
+            Ok(found) => {
+                self.warn(at, format!("{path} is {found} now, which `sha256` does not name: it will not run"));
+                named.to_vec()
+            }
+            Err(e) => {
+                self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
+                named.to_vec()
+            }
+        }
+    }
+
+    fn delete_rules(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, paths: &[ManifestPath]) {
+        for (index, path) in paths.iter().enumerate() {
+            let expanded = self.world.expand(path);
+            match self.world.objects(Path::new(&expanded)) {
+                Ok(objects) if objects.is_empty() => {
+                    self.warn(&at.index(index), format!("{path} does not exist: it allows nothing until the policy is compiled again"));
+                }
+                Ok(objects) => {
+                    let rule = self.rule(name, format!("allow_delete: {path}"));
+                    for object in objects {
+                        // Of two rules that reach one object the first named stands in events; they allow the same.
+                        self.ruleset
+                            .objects
+                            .entry(ObjectKey::new(skill, object))
+                            .or_insert(ObjectRule { allow_delete: rule, reserved: 0 });
+                    }
+                }
+                Err(e) => self.error(&at.index(index), e),
+            }
+        }
+    }
+
+    fn cgroup(&mut self, skill: SkillId, at: &KeyPath, path: &str) {
+        match self.world.cgroups(path) {
+            Ok(cgroups) if cgroups.is_empty() => {
+                self.warn(at, format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"));
+            }
+            Ok(cgroups) => {
+                for (id, depth) in cgroups {
+                    let named = u32::from(depth == 0);
+                    let label = CgroupLabel { skill, named };
+                    // The narrower cgroup wins: it is the one that names this very cgroup, or the deeper one above it.
+                    let depths = self.ruleset.cgroup_depths.entry(id).or_insert(u32::MAX);
+                    if depth < *depths {
+                        *depths = depth;
+                        self.ruleset.cgroups.insert(id, label);
+                    }
+                }
+            }
+            Err(e) => self.error(at, e),
+        }
+    }
+}
+
+/// The bits of the actions that need an approval.
+fn two_factor(set: TwoFactor) -> u32 {
+    set.iter().fold(0, |bits, a| {
+        bits | match a {
+            Action::Exec => action::EXEC,
+            Action::Delete => action::DELETE,
+            Action::Connect => action::CONNECT,
+            Action::Write => action::WRITE,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

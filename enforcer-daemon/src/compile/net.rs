@@ -1,0 +1,166 @@
+//! Network rules: one longest match decides, so the ports of every covering prefix are merged into the longer one.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use enforcer_common::{
+    ids::{RuleId, SkillId},
+    net::{Address, NetKey, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
+};
+use ipnet::IpNet;
+
+use super::{Compiler, ruleset::NetPrefix};
+use crate::manifest::{Destination, KeyPath, Protocol, SkillName};
+
+/// Where IPv4 begins in the address space of the trie: `::ffff:0:0/96`.
+const V4_BITS: u32 = 96;
+
+impl Compiler<'_> {
+    pub(super) fn destinations(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, destinations: &[Destination]) {
+        let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
+        for (index, destination) in destinations.iter().enumerate() {
+            match destination {
+                Destination::Net { prefix, port, protocol } => {
+                    let rule = self.rule(name, format!("network_scope: {destination}"));
+                    named.entry(net_prefix(skill, prefix)).or_default().push(port_rule(*port, *protocol, rule));
+                }
+                Destination::Name { .. } => {
+                    self.warn(&at.index(index), format!("{destination} is not resolved by this build: connects to it are denied"));
+                }
+                // The validator refuses these until they are enforced.
+                Destination::UnixPath(_) | Destination::UnixAbstract(_) => {
+                    self.error(&at.index(index), "unix sockets are not supported by this build".into());
+                }
+            }
+        }
+        for (prefix, ports) in merge(skill, &named) {
+            match port_set(&ports) {
+                Some(set) => {
+                    self.ruleset.destinations.insert(prefix, set);
+                }
+                None => self.error(
+                    at,
+                    format!("more than {PORTS_PER_PREFIX} ports for one prefix, those of wider prefixes included; allow every port or fewer"),
+                ),
+            }
+        }
+    }
+}
+
+/// The trie's key for a prefix.
+fn net_prefix(skill: SkillId, prefix: &IpNet) -> NetPrefix {
+    let (address, len) = match prefix.network() {
+        IpAddr::V4(v4) => (Address::from_v4(v4.octets()), V4_BITS + u32::from(prefix.prefix_len())),
+        IpAddr::V6(v6) => (Address(v6.octets()), u32::from(prefix.prefix_len())),
+    };
+    NetPrefix { key: NetKey { skill, address }, len }
+}
+
+fn port_rule(port: Option<u16>, protocol: Option<Protocol>, rule: RuleId) -> PortRule {
+    let protocols = match protocol {
+        None => protocol::ANY,
+        Some(Protocol::Tcp) => protocol::TCP,
+        Some(Protocol::Udp) => protocol::UDP,
+    };
+    PortRule { port: port.unwrap_or(0), protocols, rule }
+}
+
+/// Adds to each prefix what its wider ones allow, and closes IPv4 where an IPv6 prefix would reach into it.
+fn merge(skill: SkillId, named: &HashMap<NetPrefix, Vec<PortRule>>) -> HashMap<NetPrefix, Vec<PortRule>> {
+    let lengths: BTreeSet<u32> = named.keys().map(|p| p.len).collect();
+    let v4_root = NetPrefix { key: NetKey { skill, address: Address::from_v4([0; 4]) }, len: V4_BITS };
+    let mut merged: HashMap<NetPrefix, Vec<PortRule>> = HashMap::with_capacity(named.len() + 1);
+    for (prefix, own) in named {
+        let mut ports = own.clone();
+        // IPv4 lies below some IPv6 prefixes as the trie sees it; a rule for IPv6 says nothing of IPv4.
+        let widest = if prefix.len >= V4_BITS && prefix.key.address.is_v4() { V4_BITS } else { 0 };
+        for len in lengths.range(widest..prefix.len).rev() {
+            let wider = NetPrefix { key: NetKey { skill, address: truncate(prefix.key.address, *len) }, len: *len };
+            ports.extend(named.get(&wider).into_iter().flatten());
+        }
+        merged.insert(*prefix, ports);
+    }
+    let reaches_v4 = |p: &NetPrefix| p.len < V4_BITS && truncate(v4_root.key.address, p.len) == p.key.address;
+    if named.keys().any(reaches_v4) {
+        merged.entry(v4_root).or_default();
+    }
+    merged
+}
+
+/// The address with the bits behind `len` cleared.
+fn truncate(address: Address, len: u32) -> Address {
+    let bits = u128::from_be_bytes(address.0);
+    let mask = u128::MAX.checked_shl(128 - len).unwrap_or(0);
+    Address((bits & mask).to_be_bytes())
+}
+
+/// The ports as the map holds them, without those that another one covers; `None` when there are too many.
+fn port_set(ports: &[PortRule]) -> Option<PortSet> {
+    let mut set = PortSet::default();
+    for port in ports {
+        let used = &set.ports[..set.count as usize];
+        let covered = used
+            .iter()
+            .any(|u| (u.port == 0 || u.port == port.port) && u.protocols & port.protocols == port.protocols);
+        if covered {
+            continue;
+        }
+        *set.ports.get_mut(set.count as usize)? = *port;
+        set.count += 1;
+    }
+    Some(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> NetPrefix {
+        net_prefix(SkillId(1), &text.parse().expect("a prefix"))
+    }
+
+    fn allows(merged: &HashMap<NetPrefix, Vec<PortRule>>, address: &str, port: u16) -> bool {
+        let full = net_prefix(SkillId(1), &IpNet::from(address.parse::<IpAddr>().expect("an address")));
+        let longest = (0..=128u32)
+            .rev()
+            .find_map(|len| merged.get(&NetPrefix { key: NetKey { address: truncate(full.key.address, len), ..full.key }, len }));
+        longest.is_some_and(|ports| port_set(ports).expect("few ports").find(port, protocol::TCP).is_some())
+    }
+
+    fn policy(rules: &[(&str, Option<u16>)]) -> HashMap<NetPrefix, Vec<PortRule>> {
+        let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
+        for (text, port) in rules {
+            named.entry(prefix(text)).or_default().push(port_rule(*port, None, RuleId(1)));
+        }
+        merge(SkillId(1), &named)
+    }
+
+    #[test]
+    fn a_longer_prefix_does_not_hide_what_a_wider_one_allows() {
+        let merged = policy(&[("10.0.0.0/8", Some(443)), ("10.1.0.0/16", Some(80))]);
+        assert!(allows(&merged, "10.1.2.3", 443));
+        assert!(allows(&merged, "10.1.2.3", 80));
+        assert!(!allows(&merged, "10.2.2.3", 80));
+        assert!(!allows(&merged, "11.1.2.3", 443));
+    }
+
+    #[test]
+    fn everything_of_ipv6_is_nothing_of_ipv4() {
+        let merged = policy(&[("::/0", None)]);
+        assert!(allows(&merged, "2001:db8::1", 1));
+        assert!(!allows(&merged, "10.0.0.1", 1));
+        let both = policy(&[("::/0", None), ("0.0.0.0/0", Some(53))]);
+        assert!(allows(&both, "10.0.0.1", 53));
+        assert!(!allows(&both, "10.0.0.1", 54));
+    }
+
+    #[test]
+    fn ports_that_are_covered_take_no_room() {
+        let many: Vec<PortRule> = (1..=100).map(|p| port_rule(Some(p), None, RuleId(1))).collect();
+        assert!(port_set(&many).is_none());
+        let covered: Vec<PortRule> = std::iter::once(port_rule(None, None, RuleId(1))).chain(many).collect();
+        assert_eq!(port_set(&covered).map(|s| s.count), Some(1));
+    }
+}

@@ -1,0 +1,74 @@
+//! A compiled policy: what the maps shall hold.
+
+use std::collections::{BTreeMap, HashMap};
+
+use enforcer_common::{
+    ids::{RuleId, SkillId},
+    net::{NetKey, PortSet},
+    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf},
+    task::CgroupLabel,
+};
+
+/// A network prefix of a skill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetPrefix {
+    /// Skill and address; the bits behind the prefix are 0.
+    pub key: NetKey,
+    /// How many bits of the address count, 0 to 128; IPv4 prefixes count from 96.
+    pub len: u32,
+}
+
+/// Where a rule stands in the manifest, for events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleText {
+    /// The skill.
+    pub skill: String,
+    /// The key and the entry, such as `allow_delete: /srv/agent/tmp`.
+    pub text: String,
+}
+
+/// A compiled policy.
+#[derive(Clone, Debug, Default)]
+pub struct Ruleset {
+    /// The settings of each skill.
+    pub skills: HashMap<SkillId, SkillConf>,
+    /// The skills' names and their `reason` texts.
+    pub names: BTreeMap<SkillId, SkillText>,
+    /// Allowed binaries.
+    pub binaries: HashMap<BinaryKey, BinaryRule>,
+    /// Path rules.
+    pub objects: HashMap<ObjectKey, ObjectRule>,
+    /// Network rules.
+    pub destinations: HashMap<NetPrefix, PortSet>,
+    /// Governed cgroups by id, descendants included.
+    pub cgroups: HashMap<u64, CgroupLabel>,
+    /// How far each governed cgroup lies below the one that the manifest names; the nearer one governs.
+    pub cgroup_depths: HashMap<u64, u32>,
+    /// The rules behind the ids.
+    pub rules: HashMap<RuleId, RuleText>,
+}
+
+/// What events say of a skill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SkillText {
+    /// The name.
+    pub name: String,
+    /// The manifest's `reason`, handed to the agent's owner with each denial.
+    pub reason: Option<String>,
+    /// `enforce` or `audit`.
+    pub mode: &'static str,
+}
+
+impl Ruleset {
+    /// How many rules of all kinds there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.binaries.len() + self.objects.len() + self.destinations.len()
+    }
+
+    /// Whether nothing is allowed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,209 @@
+//! [`Event`] → [`Record`]: numbers become names.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, Ipv6Addr},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+};
+
+use enforcer_common::{
+    event::{Event, Kind, RawPath, Reason, Verdict},
+    ids::RuleId,
+    net,
+};
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    decode,
+    record::{Object, Record},
+};
+use crate::{engine::Directory, kernel::load::CGROUP_ROOT, manifest::Digest, mounts};
+
+/// How many cgroup paths are remembered.
+const CGROUP_CACHE: usize = 4096;
+
+/// Turns events into records. It looks up what may have gone meanwhile, and says less then.
+pub struct Enricher {
+    directory: Arc<RwLock<Directory>>,
+    cgroups: HashMap<u64, String>,
+    boot: String,
+    number: u64,
+}
+
+impl Enricher {
+    /// With the rules behind the numbers.
+    #[must_use]
+    pub fn new(directory: Arc<RwLock<Directory>>) -> Self {
+        // The boot's id makes an event's id unique on the host; its first group is enough beside the counter and the start.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let start = nanoseconds(ClockId::Boottime) / 1_000_000;
+        let boot = format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim());
+        Self { directory, cgroups: HashMap::new(), boot, number: 0 }
+    }
+
+    fn next_id(&mut self) -> String {
+        self.number += 1;
+        format!("{}-{}", self.boot, self.number)
+    }
+
+    /// A record of the daemon's own.
+    #[must_use]
+    pub fn own(&mut self, kind: &str, reason: String) -> Record {
+        Record { time: rfc3339(nanoseconds(ClockId::Realtime)), id: self.next_id(), kind: kind.into(), reason, ..Record::default() }
+    }
+
+    /// The record of an event.
+    #[must_use]
+    pub fn record(&mut self, event: &Event) -> Record {
+        let mut record = Record {
+            time: rfc3339(wall_clock(event.time_ns)),
+            id: self.next_id(),
+            kind: Kind::from_raw(event.kind).map_or_else(|| event.kind.to_string(), |k| k.as_str().into()),
+            verdict: Some(Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into())),
+            reason: Reason::from_raw(event.reason).map_or_else(|| event.reason.to_string(), |r| r.as_str().into()),
+            pid: event.pid,
+            tid: event.tid,
+            ppid: event.ppid,
+            uid: Some(event.uid),
+            comm: Some(decode::text(&event.comm)),
+            exe: absolute(&event.exe, event.pid),
+            cgroup: Some(self.cgroup(event)),
+            generation: event.generation.0,
+            object: object(event),
+            ..Record::default()
+        };
+        if let Ok(directory) = self.directory.read() {
+            let skill = directory.ruleset.names.get(&event.skill);
+            record.skill = Some(skill.map_or_else(|| format!("#{}", event.skill.0), |s| s.name.clone()));
+            if event.verdict != Verdict::Allow as u8 {
+                record.advice = skill.and_then(|s| s.reason.clone());
+            }
+            if event.rule != RuleId::NONE {
+                record.rule = directory.ruleset.rules.get(&event.rule).map(|r| r.text.clone());
+            }
+        }
+        record
+    }
+
+    /// The cgroup's path below the mount, as far as it is known.
+    fn cgroup(&mut self, event: &Event) -> String {
+        if let Some(known) = self.cgroups.get(&event.cgroup) {
+            return known.clone();
+        }
+        let Some(path) = cgroup_of(event.pid, event.cgroup) else { return event.cgroup.to_string() };
+        if self.cgroups.len() >= CGROUP_CACHE {
+            self.cgroups.clear();
+        }
+        self.cgroups.insert(event.cgroup, path.clone());
+        path
+    }
+}
+
+/// The process's cgroup, if it is still the one with this id.
+fn cgroup_of(pid: u32, id: u64) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let meta = fs::metadata(Path::new(CGROUP_ROOT).join(path.trim_start_matches('/'))).ok()?;
+    (meta.ino() == id).then(|| path.to_owned())
+}
+
+/// What was acted upon.
+fn object(event: &Event) -> Object {
+    let id = event.object;
+    let mut object = Object { path: absolute(&event.path, event.pid), ..Object::default() };
+    if id.dev != 0 || id.ino != 0 {
+        object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
+        object.ino = Some(id.ino);
+    }
+    if event.has_digest != 0 {
+        object.sha256 = Some(Digest::new(event.digest.0).to_string());
+    }
+    let kind = Kind::from_raw(event.kind);
+    if kind == Some(Kind::Connect) {
+        let v6 = Ipv6Addr::from(event.address.0);
+        let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
+        object.address = Some(address.to_string());
+        object.port = Some(event.port);
+    }
+    if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
+        object.family = Some(match event.family {
+            net::AF_UNIX => "unix".into(),
+            net::AF_INET => "inet".into(),
+            net::AF_INET6 => "inet6".into(),
+            net::AF_NETLINK => "netlink".into(),
+            other => other.to_string(),
+        });
+        object.protocol = Some(match event.protocol {
+            net::IPPROTO_TCP => "tcp".into(),
+            net::IPPROTO_UDP => "udp".into(),
+            other => other.to_string(),
+        });
+    }
+    object
+}
+
+/// A path of the event as the acting process's mount namespace shows it, else the daemon's, else from the filesystem's root.
+fn absolute<const N: usize>(raw: &RawPath<N>, pid: u32) -> Option<String> {
+    let (path, truncated) = decode::path(raw)?;
+    if truncated {
+        return Some(path.to_string_lossy().into_owned());
+    }
+    let mounted = [format!("/proc/{pid}/mountinfo"), "/proc/self/mountinfo".into()]
+        .iter()
+        .find_map(|info| below_mount(&mounts::read(Path::new(info)).ok()?, raw.dev, &path));
+    Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+}
+
+/// The path below the mount of its filesystem that shows most of it; the last mount of equals lies on top.
+fn below_mount(mounts: &[mounts::Mount], dev: u32, path: &Path) -> Option<PathBuf> {
+    let candidates = mounts.iter().filter(|m| m.dev == dev);
+    let mount = candidates
+        .filter(|m| path.starts_with(&m.root))
+        .min_by_key(|m| (m.root.components().count(), m.mount_point.components().count()))?;
+    let rest = path.strip_prefix(&mount.root).ok()?;
+    Some(if rest.as_os_str().is_empty() { mount.mount_point.clone() } else { mount.mount_point.join(rest) })
+}
+
+/// Nanoseconds of a clock.
+fn nanoseconds(clock: ClockId) -> i128 {
+    let now = clock_gettime(clock);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// The wall clock's time of an instant of the boot clock.
+fn wall_clock(boot_ns: u64) -> i128 {
+    let ago = nanoseconds(ClockId::Boottime) - i128::from(boot_ns);
+    nanoseconds(ClockId::Realtime) - ago
+}
+
+/// RFC 3339 in UTC with nanoseconds.
+fn rfc3339(ns: i128) -> String {
+    Timestamp::from_nanosecond(ns).map_or_else(|_| ns.to_string(), |t| format!("{t:.9}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(dev: u32, root: &str, at: &str) -> mounts::Mount {
+        mounts::Mount { dev, root: root.into(), mount_point: at.into() }
+    }
+
+    #[test]
+    fn a_path_is_shown_below_the_mount_of_its_filesystem() {
+        let mounts = [mount(1, "/", "/"), mount(2, "/", "/tmp"), mount(1, "/srv", "/mnt/bind")];
+        assert_eq!(below_mount(&mounts, 2, Path::new("/x/y")), Some("/tmp/x/y".into()));
+        assert_eq!(below_mount(&mounts, 1, Path::new("/srv/a")), Some("/srv/a".into()));
+        assert_eq!(below_mount(&mounts, 2, Path::new("/")), Some("/tmp".into()));
+        assert_eq!(below_mount(&mounts, 3, Path::new("/x")), None);
+    }
+
+    #[test]
+    fn times_are_rfc_3339_with_nanoseconds() {
+        assert_eq!(rfc3339(1_700_000_000_000_000_001), "2023-11-14T22:13:20.000000001Z");
+    }
+}

@@ -1,0 +1,98 @@
+//! An event as users see it. Keys are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+/// One event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it was decided: RFC 3339, nanoseconds, UTC.
+    pub time: String,
+    /// Unique on this host: the boot and a number that counts up.
+    pub id: String,
+    /// `exec`, `delete`, `write`, `connect`, `socket`, `fork`; `drop`, `policy`, `start`, `stop` are the daemon's own.
+    pub kind: String,
+    /// `allow`, `deny`, `audit` or `hold`; absent for the daemon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The skill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skill: Option<String>,
+    /// The rule that decided, as the manifest has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// The manifest's own words for denials of this skill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// Process, in the initial pid namespace.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pid: u32,
+    /// Thread.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tid: u32,
+    /// Parent process.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ppid: u32,
+    /// User.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The thread's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// The program that the process runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// The cgroup, as a path below the mount where it is known, else its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The policy generation in which it was decided.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u32,
+    /// What was acted upon.
+    #[serde(default, skip_serializing_if = "Object::is_empty")]
+    pub object: Object,
+    /// How many events were lost, for `drop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
+}
+
+/// What was acted upon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// The path, as the daemon's mount namespace sees it where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The digest of its content, `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The filesystem's device number, `MAJOR:MINOR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
+    /// The inode number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ino: Option<u64>,
+    /// The address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `tcp`, `udp` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// `inet`, `inet6`, or another family's name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+}
+
+impl Object {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}

@@ -1,0 +1,110 @@
+//! Puts a process into a skill, from outside.
+
+use std::io::Read as _;
+
+use aya::maps::{Array, MapData};
+use enforcer_common::{ids::SkillId, names, task::Enrolment};
+
+use super::{
+    Kernel, LoadError,
+    programs::{Hook, Loaded, PROGRAMS},
+};
+
+/// How many passes over the tasks are made before giving up on a process that makes threads faster.
+const MAX_PASSES: u32 = 64;
+
+/// Why a process did not enter a skill.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrolError {
+    /// There is no such process.
+    #[error("there is no process {0}")]
+    NoProcess(u32),
+    /// It is in another skill, which it cannot leave.
+    #[error("process {0} is already governed by another skill")]
+    AlreadyGoverned(u32),
+    /// No room for its label.
+    #[error("the label map is full: process {0} could not be governed")]
+    NoRoom(u32),
+    /// It made new threads through every pass.
+    #[error("process {0} keeps making threads; stop it and try again")]
+    Restless(u32),
+    /// The iterator could not be run.
+    #[error("cannot run the task iterator: {0}")]
+    Iterator(String),
+}
+
+/// Runs the task iterator.
+pub struct Enroller {
+    request: Array<MapData, Enrolment>,
+}
+
+impl Enroller {
+    /// Takes the map of requests.
+    ///
+    /// # Errors
+    /// When the object has no such map.
+    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+        let request = kernel.map(names::map::ENROL)?;
+        Ok(Self { request })
+    }
+
+    /// Labels every thread of process `pid` with `skill`; what they start from then on inherits it. Returns how many threads
+    /// got the label.
+    ///
+    /// # Errors
+    /// When the process is not there, is governed by another skill, or cannot be labelled. It is never moved from one
+    /// skill to another.
+    pub fn enrol(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        let mut labelled = 0;
+        for _ in 0..MAX_PASSES {
+            let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
+            self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+            pass(kernel).map_err(|e| failed(&e))?;
+            let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+            if outcome.refused > 0 {
+                return Err(EnrolError::AlreadyGoverned(pid));
+            }
+            if outcome.failed > 0 {
+                return Err(EnrolError::NoRoom(pid));
+            }
+            if outcome.seen == 0 {
+                return Err(EnrolError::NoProcess(pid));
+            }
+            labelled += outcome.labelled;
+            // A pass that found every thread labelled proves it: a thread made meanwhile had a labelled parent.
+            if outcome.labelled == 0 {
+                return Ok(labelled);
+            }
+        }
+        Err(EnrolError::Restless(pid))
+    }
+
+    /// Whether process `pid` is in any skill.
+    ///
+    /// # Errors
+    /// When there is no such process, or the tasks cannot be walked.
+    pub fn is_governed(&mut self, kernel: &mut Kernel, pid: u32) -> Result<bool, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        pass(kernel).map_err(|e| failed(&e))?;
+        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+        if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
+    }
+}
+
+/// One pass over all tasks.
+fn pass(kernel: &mut Kernel) -> anyhow::Result<()> {
+    let program = PROGRAMS.iter().find(|p| p.hook == Hook::TaskIterator);
+    let Some(Ok(Loaded::TaskIterator(iter))) = program.map(|p| p.find(kernel.ebpf())) else {
+        anyhow::bail!("the kernel object has no task iterator");
+    };
+    let link = iter.attach()?;
+    let mut output = iter.take_link(link)?.into_file()?;
+    // The program prints nothing; reading to the end runs it for every task.
+    let mut sink = Vec::new();
+    output.read_to_end(&mut sink)?;
+    Ok(())
+}

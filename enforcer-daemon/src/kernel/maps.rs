@@ -1,0 +1,278 @@
+//! Writes a compiled policy into the maps, so that at every instant one whole policy is in force.
+//!
+//! 1. What would not fit is an error before anything is written.
+//! 2. Rules that change get their new version beside the one in force. Rules that stay the same are not touched.
+//! 3. One store of the generation puts the new policy in force.
+//! 4. When no program can still be in the old generation, what only that one needed is collected.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    hash::Hash,
+    time::Duration,
+};
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
+use enforcer_common::{
+    LAYOUT_VERSION,
+    ids::{Generation, SkillId},
+    names::map,
+    net::{NetKey, PortSet, SKILL_BITS},
+    rules::{
+        BinaryKey, BinaryRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned, object_filter_slot,
+    },
+    task::{CgroupLabel, cgroup_filter_slot},
+};
+
+use super::{Kernel, LoadError};
+use crate::compile::ruleset::{NetPrefix, Ruleset};
+
+/// How long after the flip a program may still decide by the old generation: a program reads the generation once and
+/// then makes a handful of lookups. Hashing, which takes longer, comes before that read.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How many binaries, and how many path rules, and how many network prefixes a policy may have: the sizes of the maps.
+pub const MAP_LIMIT: usize = 1 << 20;
+
+/// Why a policy was not applied. The one in force stays in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// It does not fit.
+    #[error("the policy has {count} {what}, and this build holds {limit} at the most")]
+    TooMany {
+        /// Rules of which kind.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The kernel refused an element.
+    #[error("the kernel refused an element of map `{map}`: {cause}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// Its words.
+        cause: String,
+    },
+}
+
+/// A map of versioned rules.
+trait RuleMap<K, V> {
+    const NAME: &'static str;
+    fn put(&mut self, key: &K, value: Versioned<V>) -> Result<(), aya::maps::MapError>;
+    fn drop_rule(&mut self, key: &K) -> Result<(), aya::maps::MapError>;
+}
+
+impl RuleMap<SkillId, SkillConf> for Array<MapData, Versioned<SkillConf>> {
+    const NAME: &'static str = map::SKILLS;
+    fn put(&mut self, key: &SkillId, value: Versioned<SkillConf>) -> Result<(), aya::maps::MapError> {
+        self.set(key.0, value, 0)
+    }
+    fn drop_rule(&mut self, key: &SkillId) -> Result<(), aya::maps::MapError> {
+        self.set(key.0, Versioned::default(), 0)
+    }
+}
+
+impl RuleMap<BinaryKey, BinaryRule> for HashMap<MapData, BinaryKey, Versioned<BinaryRule>> {
+    const NAME: &'static str = map::BINARIES;
+    fn put(&mut self, key: &BinaryKey, value: Versioned<BinaryRule>) -> Result<(), aya::maps::MapError> {
+        self.insert(key, value, 0)
+    }
+    fn drop_rule(&mut self, key: &BinaryKey) -> Result<(), aya::maps::MapError> {
+        self.remove(key)
+    }
+}
+
+impl RuleMap<ObjectKey, ObjectRule> for HashMap<MapData, ObjectKey, Versioned<ObjectRule>> {
+    const NAME: &'static str = map::OBJECTS;
+    fn put(&mut self, key: &ObjectKey, value: Versioned<ObjectRule>) -> Result<(), aya::maps::MapError> {
+        self.insert(key, value, 0)
+    }
+    fn drop_rule(&mut self, key: &ObjectKey) -> Result<(), aya::maps::MapError> {
+        self.remove(key)
+    }
+}
+
+impl RuleMap<NetPrefix, PortSet> for LpmTrie<MapData, NetKey, Versioned<PortSet>> {
+    const NAME: &'static str = map::DESTINATIONS;
+    fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
+        self.insert(&Key::new(SKILL_BITS + key.len, key.key), value, 0)
+    }
+    fn drop_rule(&mut self, key: &NetPrefix) -> Result<(), aya::maps::MapError> {
+        self.remove(&Key::new(SKILL_BITS + key.len, key.key))
+    }
+}
+
+/// The rules of one kind that a reload changes: key, what is in force, what comes.
+type Changes<K, V> = Vec<(K, Option<V>, Option<V>)>;
+
+fn changes<K: Copy + Eq + Hash, V: Copy + PartialEq>(old: &StdHashMap<K, V>, new: &StdHashMap<K, V>) -> Changes<K, V> {
+    let gone = old.iter().filter(|(k, _)| !new.contains_key(k)).map(|(k, v)| (*k, Some(*v), None));
+    let come = new
+        .iter()
+        .filter(|(k, v)| old.get(k) != Some(v))
+        .map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
+    gone.chain(come).collect()
+}
+
+/// Writes both versions of each change.
+fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
+    map: &mut M,
+    changes: &Changes<K, V>,
+    current: Generation,
+    next: Generation,
+) -> Result<(), ApplyError> {
+    for (key, old, new) in changes {
+        map.put(key, Versioned::change(current, *old, next, *new))
+            .map_err(|e| ApplyError::Map { map: M::NAME, cause: full_or(&e) })?;
+    }
+    Ok(())
+}
+
+/// Collects what no generation needs: the rules that `keep` says have no value.
+fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool) {
+    for change in changes.iter().filter(|c| !keep(c)) {
+        // An element that is not there is as good as collected.
+        let _ = map.drop_rule(&change.0);
+    }
+}
+
+/// The policy maps, and what is in them.
+pub struct PolicyMaps {
+    policy: Array<MapData, PolicyState>,
+    skills: Array<MapData, Versioned<SkillConf>>,
+    binaries: HashMap<MapData, BinaryKey, Versioned<BinaryRule>>,
+    objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
+    object_filter: Array<MapData, u64>,
+    destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
+    cgroups: HashMap<MapData, u64, CgroupLabel>,
+    cgroup_filter: Array<MapData, u32>,
+    generation: Generation,
+    in_force: Ruleset,
+}
+
+impl PolicyMaps {
+    /// Takes the maps of a freshly loaded object.
+    ///
+    /// # Errors
+    /// When one of them is missing or of another type.
+    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+        Ok(Self {
+            policy: kernel.map(map::POLICY)?,
+            skills: kernel.map(map::SKILLS)?,
+            binaries: kernel.map(map::BINARIES)?,
+            objects: kernel.map(map::OBJECTS)?,
+            object_filter: kernel.map(map::OBJECT_FILTER)?,
+            destinations: kernel.map(map::DESTINATIONS)?,
+            cgroups: kernel.map(map::CGROUPS)?,
+            cgroup_filter: kernel.map(map::CGROUP_FILTER)?,
+            generation: Generation(0),
+            in_force: Ruleset::default(),
+        })
+    }
+
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn in_force(&self) -> &Ruleset {
+        &self.in_force
+    }
+
+    /// Puts `next` in force and returns its generation.
+    ///
+    /// # Errors
+    /// When it does not fit or the kernel refuses an element; then the policy in force is as it was.
+    pub fn apply(&mut self, next: Ruleset) -> Result<Generation, ApplyError> {
+        check_size("binaries", next.binaries.len())?;
+        check_size("path rules", next.objects.len())?;
+        check_size("network prefixes", next.destinations.len())?;
+        let old = &self.in_force;
+        let skills = changes(&old.skills, &next.skills);
+        let binaries = changes(&old.binaries, &next.binaries);
+        let objects = changes(&old.objects, &next.objects);
+        let destinations = changes(&old.destinations, &next.destinations);
+        let (from, to) = (self.generation, Generation(self.generation.0 + 1));
+
+        let staged = stage(&mut self.skills, &skills, from, to)
+            .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
+            .and_then(|()| stage(&mut self.objects, &objects, from, to))
+            .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
+            .and_then(|()| self.set_object_filter(&next))
+            .and_then(|()| self.flip(to));
+        if let Err(error) = staged {
+            // Nothing of `to` is visible. What it added is removed; a changed rule keeps its version in force.
+            collect(&mut self.skills, &skills, |c| c.1.is_some());
+            collect(&mut self.binaries, &binaries, |c| c.1.is_some());
+            collect(&mut self.objects, &objects, |c| c.1.is_some());
+            collect(&mut self.destinations, &destinations, |c| c.1.is_some());
+            return Err(error);
+        }
+        let previous = std::mem::replace(&mut self.in_force, next);
+        self.generation = to;
+        // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
+        self.set_cgroups(&previous);
+        std::thread::sleep(GRACE);
+        collect(&mut self.skills, &skills, |c| c.2.is_some());
+        collect(&mut self.binaries, &binaries, |c| c.2.is_some());
+        collect(&mut self.objects, &objects, |c| c.2.is_some());
+        collect(&mut self.destinations, &destinations, |c| c.2.is_some());
+        Ok(to)
+    }
+
+    /// The one store that puts a generation in force.
+    fn flip(&mut self, to: Generation) -> Result<(), ApplyError> {
+        self.policy
+            .set(0, PolicyState { generation: to, layout: LAYOUT_VERSION }, 0)
+            .map_err(|e| ApplyError::Map { map: map::POLICY, cause: full_or(&e) })
+    }
+
+    /// Sets the filter's bits for the old and the new objects; bits that neither needs are cleared with the next policy.
+    fn set_object_filter(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
+        let mut words = vec![0u64; OBJECT_FILTER_WORDS as usize];
+        for key in self.in_force.objects.keys().chain(next.objects.keys()) {
+            let (word, bit) = object_filter_slot(key.object.ino);
+            words[word as usize] |= bit;
+        }
+        for (index, word) in (0..).zip(words) {
+            let failed = |e: aya::maps::MapError| ApplyError::Map { map: map::OBJECT_FILTER, cause: full_or(&e) };
+            if self.object_filter.get(&index, 0).map_err(failed)? != word {
+                self.object_filter.set(index, word, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the cgroup map hold the policy in force. A cgroup that vanished meanwhile was removed by the kernel program.
+    fn set_cgroups(&mut self, previous: &Ruleset) {
+        for (id, label) in &self.in_force.cgroups {
+            let put = self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
+            if let Err(e) = put {
+                tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
+            }
+        }
+        for id in previous.cgroups.keys().filter(|id| !self.in_force.cgroups.contains_key(id)) {
+            let _ = self.cgroups.remove(id);
+        }
+    }
+}
+
+fn check_size(what: &'static str, count: usize) -> Result<(), ApplyError> {
+    if count > MAP_LIMIT { Err(ApplyError::TooMany { what, count, limit: MAP_LIMIT }) } else { Ok(()) }
+}
+
+/// A map error, with E2BIG in words.
+fn full_or(error: &aya::maps::MapError) -> String {
+    match error {
+        aya::maps::MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) => {
+            "the map is full".into()
+        }
+        aya::maps::MapError::SyscallError(e) => e.io_error.to_string(),
+        other => other.to_string(),
+    }
+}

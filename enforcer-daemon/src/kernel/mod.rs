@@ -1,0 +1,14 @@
+//! The kernel's side of the daemon: find the field offsets, load and attach the programs, write the maps.
+//!
+//! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
+//! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
+//! into a skill.
+
+pub mod enrol;
+pub mod load;
+pub mod maps;
+pub mod offsets;
+pub mod programs;
+pub mod resolve;
+
+pub use load::{Kernel, LoadError};

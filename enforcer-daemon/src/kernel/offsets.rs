@@ -1,0 +1,100 @@
+//! Field offsets from the running kernel's BTF (`/sys/kernel/btf/vmlinux`).
+
+use std::path::Path;
+
+use btf_rs::{Btf, Struct, Type};
+use enforcer_common::offsets::{FIELDS, Offsets};
+
+/// Where the kernel shows its BTF (since 5.4, with `CONFIG_DEBUG_INFO_BTF`).
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// How deep anonymous structs and unions are looked into.
+const ANONYMOUS_DEPTH: u32 = 8;
+
+/// Why the offsets could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OffsetsError {
+    /// No BTF, or not readable.
+    #[error("cannot read the kernel's type information at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y shows it there")]
+    Btf {
+        /// Where it was looked for.
+        path: String,
+        /// What the library says.
+        source: btf_rs::Error,
+    },
+    /// The kernel has no such field.
+    #[error("this kernel's type information has no field `{field}` in `struct {structure}`: its layout is not known to this build")]
+    Missing {
+        /// The structure.
+        structure: &'static str,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+/// Reads the offsets of all [`FIELDS`] from a BTF file.
+///
+/// # Errors
+/// When the file cannot be read, or a field is missing, which is named.
+pub fn read(path: &Path) -> Result<Offsets, OffsetsError> {
+    let btf = Btf::from_file(path).map_err(|source| OffsetsError::Btf { path: path.display().to_string(), source })?;
+    let mut list = Vec::with_capacity(FIELDS.len());
+    for &(structure, field) in FIELDS {
+        let offset = structures(&btf, structure)
+            .iter()
+            .find_map(|found| offset_of(&btf, found, field, ANONYMOUS_DEPTH))
+            .ok_or(OffsetsError::Missing { structure, field })?;
+        list.push(offset);
+    }
+    Offsets::from_list(&list).ok_or(OffsetsError::Missing { structure: "offsets", field: "count" })
+}
+
+/// All structures of a name; a name may also be that of a function or a variable.
+fn structures(btf: &Btf, name: &str) -> Vec<Struct> {
+    let types = btf.resolve_types_by_name(name).unwrap_or_default();
+    types.into_iter().filter_map(|t| if let Type::Struct(s) = t { Some(s) } else { None }).collect()
+}
+
+/// The byte offset of a member, looking into anonymous members.
+fn offset_of(btf: &Btf, structure: &Struct, field: &str, depth: u32) -> Option<u32> {
+    for member in &structure.members {
+        let name = btf.resolve_name(member).unwrap_or_default();
+        if name == field {
+            // A bit field has no address; none of ours is one.
+            return member.bit_offset().is_multiple_of(8).then(|| member.bit_offset() / 8);
+        }
+        if name.is_empty() && depth > 0 {
+            let inner = match btf.resolve_chained_type(member) {
+                Ok(Type::Struct(inner) | Type::Union(inner)) => inner,
+                _ => continue,
+            };
+            if let Some(offset) = offset_of(btf, &inner, field, depth - 1) {
+                return Some(member.bit_offset() / 8 + offset);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_btf_is_named() {
+        let error = read(Path::new("/nonexistent/btf")).expect_err("there is no such file");
+        assert!(error.to_string().contains("/nonexistent/btf"), "{error}");
+    }
+
+    #[test]
+    fn this_hosts_kernel_has_every_field() {
+        let path = Path::new(BTF_PATH);
+        if !path.exists() {
+            // The guests' kernels show theirs; the build host need not.
+            return;
+        }
+        let offsets = read(path).expect("every field is there");
+        assert_ne!(offsets.inode_i_ino, offsets.inode_i_sb);
+    }
+}

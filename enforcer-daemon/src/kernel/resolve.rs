@@ -1,0 +1,60 @@
+//! Asks the kernel what it calls a file.
+
+use std::{io, path::Path};
+
+use aya::maps::{HashMap, MapData};
+use enforcer_common::{ids::ObjectId, names};
+use rustix::{fs::getxattr, io::Errno, thread::gettid};
+
+use super::{Kernel, LoadError};
+
+/// Why a path has no identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// Nothing is there now.
+    #[error("does not exist")]
+    NotFound,
+    /// The file system or the path refused.
+    #[error("{0}")]
+    Path(#[source] io::Error),
+    /// The question was asked and the program did not answer.
+    #[error("the kernel program gave no answer: is this thread labelled as the daemon's?")]
+    NoAnswer,
+}
+
+/// Finds the kernel's identity of a path. The programs must be attached, and the calling thread must carry the daemon's label.
+pub struct Resolver {
+    answers: HashMap<MapData, u64, ObjectId>,
+}
+
+impl Resolver {
+    /// Takes the map of answers.
+    ///
+    /// # Errors
+    /// When the object has no such map.
+    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+        let answers = kernel.map(names::map::RESOLVED)?;
+        Ok(Self { answers })
+    }
+
+    /// The identity of what `path` leads to now, symlinks followed.
+    ///
+    /// # Errors
+    /// When nothing is there, or it cannot be reached.
+    pub fn resolve(&mut self, path: &Path) -> Result<ObjectId, ResolveError> {
+        let key = u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned());
+        // An old answer must not be taken for this one.
+        let _ = self.answers.remove(&key);
+        let mut value = [0u8; 1];
+        match getxattr(path, names::RESOLVE_XATTR, &mut value[..]) {
+            // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
+            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(ResolveError::NotFound),
+            Err(e) => return Err(ResolveError::Path(e.into())),
+        }
+        let answer = self.answers.get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;
+        let _ = self.answers.remove(&key);
+        Ok(answer)
+    }
+}

@@ -1,0 +1,59 @@
+//! The maps. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use enforcer_common::{
+    event::Event,
+    ids::ObjectId,
+    net::{NetKey, PortSet},
+    rules::{BinaryKey, BinaryRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, Enrolment, Label},
+};
+
+/// Elements are allocated when they are made: the limits below are bounds, not what is used.
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Labels by the address of the `task_struct`: a task storage is not available to the cgroup programs before 7.x, and an
+/// address is as unique as the task; `task_free` removes it.
+#[btf_map]
+pub static TASKS: HashMap<u64, Label, 262_144, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
+
+/// Slots are only ever set: a stale one costs a lookup, a missing one would let a process out of its skill.
+#[btf_map]
+pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
+
+#[btf_map]
+pub static POLICY: Array<PolicyState, 1> = Array::new();
+
+#[btf_map]
+pub static SKILLS: Array<Versioned<SkillConf>, { enforcer_common::ids::SkillId::LIMIT as usize }> = Array::new();
+
+#[btf_map]
+pub static BINARIES: HashMap<BinaryKey, Versioned<BinaryRule>, 1_048_576, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
+
+#[btf_map]
+pub static DESTINATIONS: LpmTrie<NetKey, Versioned<PortSet>, 1_048_576> = LpmTrie::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { 16 << 20 }> = RingBuf::new();
+
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static ENROL: Array<Enrolment, 1> = Array::new();
+
+#[btf_map]
+pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();

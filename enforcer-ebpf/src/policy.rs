@@ -1,0 +1,89 @@
+//! The rules of the policy in force, read from the maps.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use enforcer_common::{
+    decide::{self, Ancestry, Rules},
+    ids::{Digest, Generation, ObjectId, RuleId, SkillId},
+    net::{Address, NetKey, SKILL_BITS},
+    rules::{BinaryKey, BinaryRule, MAX_DEPTH, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
+};
+
+use crate::{
+    kernel::Dentry,
+    maps::{BINARIES, DESTINATIONS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
+};
+
+/// The maps as one generation sees them. A program takes this once, so that it decides by one policy as a whole.
+pub struct InForce {
+    /// The generation.
+    pub generation: Generation,
+}
+
+impl InForce {
+    /// The policy in force now.
+    #[inline(always)]
+    pub fn now() -> Self {
+        Self { generation: POLICY.get(0).map_or(Generation(0), |state| state.generation) }
+    }
+}
+
+impl Rules for InForce {
+    #[inline(always)]
+    fn skill(&self, skill: SkillId) -> Option<SkillConf> {
+        SKILLS.get(skill.0)?.at(self.generation).copied()
+    }
+
+    #[inline(always)]
+    fn binary(&self, skill: SkillId, digest: &Digest) -> Option<BinaryRule> {
+        let key = BinaryKey { skill, digest: *digest };
+        // SAFETY: an update replaces the element; the reference is used before the program ends.
+        unsafe { BINARIES.get(key) }?.at(self.generation).copied()
+    }
+
+    #[inline(always)]
+    fn object(&self, skill: SkillId, object: &ObjectId) -> Option<ObjectRule> {
+        let (word, bit) = object_filter_slot(object.ino);
+        if OBJECT_FILTER.get(word)? & bit == 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { OBJECTS.get(ObjectKey::new(skill, *object)) }?.at(self.generation).copied()
+    }
+
+    #[inline(always)]
+    fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {
+        let key = Key::new(SKILL_BITS + 128, NetKey { skill, address: *address });
+        let ports = DESTINATIONS.get(&key).and_then(|ports| ports.at(self.generation));
+        decide::port_allowed(ports, port, protocols)
+    }
+}
+
+/// The way from a dentry up to its filesystem's root.
+pub struct Ascent {
+    dentry: Dentry,
+    ended: bool,
+}
+
+impl Ascent {
+    /// From the object itself.
+    #[inline(always)]
+    pub fn from(dentry: Dentry) -> Self {
+        Self { dentry, ended: false }
+    }
+}
+
+impl Ancestry for Ascent {
+    #[inline(always)]
+    fn next(&mut self) -> Option<ObjectId> {
+        if self.ended {
+            return None;
+        }
+        let id = self.dentry.inode().id();
+        let parent = self.dentry.parent();
+        self.ended = parent == self.dentry;
+        self.dentry = parent;
+        Some(id)
+    }
+}
+
+const _: () = assert!(MAX_DEPTH <= 64, "the verifier walks every step");

@@ -1,0 +1,173 @@
+//! Events: one record per decision that is to be reported.
+//!
+//! The verdict never waits for the event: a full ring counts the loss and the program goes on.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
+    generated::bpf_ktime_get_boot_ns,
+};
+use enforcer_common::{
+    decide::{Decision, Destination},
+    event::{Event, Kind, NAME_CAPACITY, RawPath},
+    ids::{Digest, Generation, ObjectId, SkillId},
+    net::Address,
+    rules::MAX_DEPTH,
+};
+
+use crate::{
+    kernel::{Dentry, Task},
+    maps::{DROPS, EVENTS},
+};
+
+/// What was acted upon.
+pub enum Object<'a> {
+    /// A file or directory, with its content's digest if that was measured.
+    File { dentry: Dentry, digest: Option<&'a Digest> },
+    /// A destination.
+    Destination { destination: &'a Destination, family: u16 },
+    /// A socket.
+    Socket { family: u16, socket_type: u16, protocol: u16 },
+    /// Nothing that has a name.
+    None,
+}
+
+/// Writes the event of a decision, if it is to be reported.
+#[inline(always)]
+pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) {
+    if !decision.report {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        if let Some(drops) = DROPS.get_ptr_mut(0) {
+            // Atomic, although the slot is this CPU's: another task's program may preempt this one.
+            // SAFETY: the pointer is a map value's; `core` has no atomics for this target.
+            unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) drops, one = in(reg) 1u64) };
+        }
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: `event` points to a reserved record of the ring, which is as large as an `Event`; every field is written
+    // through raw pointers before the record is submitted, but for the path bytes behind `len`, which nobody reads.
+    unsafe { fill(event, kind, skill, generation, decision, object) };
+    entry.submit(0);
+}
+
+/// Fills a record.
+///
+/// # Safety
+/// `event` must point to writable memory of an `Event`'s size.
+#[inline(always)]
+unsafe fn fill(
+    event: *mut Event,
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    decision: &Decision,
+    object: &Object<'_>,
+) {
+    let task = Task::current();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // SAFETY: the caller promised the memory; the helpers have no precondition.
+    unsafe {
+        (*event).time_ns = bpf_ktime_get_boot_ns();
+        (*event).cgroup = bpf_get_current_cgroup_id();
+        (*event).object = ObjectId { ino: 0, dev: 0, generation: 0 };
+        (*event).pid = (pid_tgid >> 32) as u32;
+        (*event).tid = pid_tgid as u32;
+        (*event).ppid = task.parent().tgid();
+        (*event).uid = bpf_get_current_uid_gid() as u32;
+        (*event).skill = skill;
+        (*event).rule = decision.rule;
+        (*event).generation = generation;
+        (*event).kind = kind as u8;
+        (*event).verdict = decision.verdict as u8;
+        (*event).reason = decision.reason as u8;
+        (*event).has_digest = 0;
+        (*event).comm = bpf_get_current_comm().unwrap_or([0; 16]);
+        (*event).digest = Digest([0; 32]);
+        (*event).address = Address([0; 16]);
+        (*event).port = 0;
+        (*event).family = 0;
+        (*event).protocol = 0;
+        (*event).socket_type = 0;
+        clear(&raw mut (*event).path);
+        clear(&raw mut (*event).exe);
+        match *object {
+            Object::File { dentry, digest } => {
+                (*event).object = dentry.inode().id();
+                if let Some(digest) = digest {
+                    (*event).digest = *digest;
+                    (*event).has_digest = 1;
+                }
+                write_path(&raw mut (*event).path, dentry);
+            }
+            Object::Destination { destination, family } => {
+                (*event).address = destination.address;
+                (*event).port = destination.port;
+                (*event).family = family;
+                (*event).protocol = destination.protocol;
+            }
+            Object::Socket { family, socket_type, protocol } => {
+                (*event).family = family;
+                (*event).protocol = protocol;
+                (*event).socket_type = socket_type;
+            }
+            Object::None => {}
+        }
+        let exe = task.exe();
+        if !exe.is_null() {
+            write_path(&raw mut (*event).exe, exe.dentry());
+        }
+    }
+}
+
+/// Marks a path as empty.
+///
+/// # Safety
+/// `path` must point to writable memory.
+#[inline(always)]
+unsafe fn clear<const N: usize>(path: *mut RawPath<N>) {
+    // SAFETY: as the caller promised.
+    unsafe {
+        (*path).len = 0;
+        (*path).dev = 0;
+        (*path).truncated = 0;
+        (*path).reserved = 0;
+    }
+}
+
+/// Writes the names from `dentry` towards the root of its filesystem.
+///
+/// # Safety
+/// `path` must point to writable memory.
+#[inline(always)]
+unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
+    let mut dentry = dentry;
+    let mut len: u32 = 0;
+    let mut step = 0;
+    // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
+    unsafe {
+        (*path).dev = dentry.inode().id().dev;
+        let bytes = (&raw mut (*path).bytes).cast::<u8>();
+        while step < MAX_DEPTH {
+            let parent = dentry.parent();
+            if parent == dentry {
+                break;
+            }
+            if len > (N - NAME_CAPACITY) as u32 {
+                (*path).truncated = 1;
+                break;
+            }
+            let read = dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32);
+            if read <= 0 {
+                break;
+            }
+            len += read as u32;
+            dentry = parent;
+            step += 1;
+        }
+        (*path).len = len;
+    }
+}

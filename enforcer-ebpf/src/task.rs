@@ -1,0 +1,116 @@
+//! Labels of tasks: inherited at fork, given by the daemon, forgotten when the task is gone; and of new cgroups.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext},
+};
+use enforcer_common::{
+    decide::Decision,
+    event::{Kind, Reason, Verdict},
+    ids::RuleId,
+    task::{CgroupLabel, Label, Origin, cgroup_filter_slot},
+};
+
+use crate::{
+    kernel::{Cgroup, Task},
+    maps::{CGROUP_FILTER, CGROUPS, ENROL, TASKS},
+    policy::InForce,
+    report::{self, Object},
+    subject, verdict,
+};
+
+/// `security_task_alloc(task, clone_flags)`: the child gets its parent's label before it can run. io_uring's workers and
+/// polling threads are children, too.
+#[lsm(hook = "task_alloc")]
+pub fn task_alloc(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::label() else { return verdict::pass() };
+    let child = Task::new(ctx.arg(0));
+    if TASKS.insert(child.key(), Label { skill, origin: Origin::Parent as u32 }, 0).is_ok() {
+        return verdict::pass();
+    }
+    // A child without a label would be free: there is no room for it, so there is no child.
+    if skill.governs() {
+        let decision = Decision { verdict: Verdict::Deny, reason: Reason::NoRoom, rule: RuleId::NONE, report: true };
+        report::decision(Kind::Fork, skill, InForce::now().generation, &decision, &Object::None);
+    }
+    verdict::refuse()
+}
+
+/// `security_task_free(task)`: the address may become another task's.
+#[lsm(hook = "task_free")]
+pub fn task_free(ctx: LsmContext) -> i32 {
+    let _ = TASKS.remove(Task::new(ctx.arg(0)).key());
+    verdict::pass()
+}
+
+/// A cgroup below a governed one is governed before anything can enter it: the tracepoint runs under `cgroup_mutex`.
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+    inherit_cgroup(Cgroup::new(ctx.arg(0)));
+    0
+}
+
+/// Gives a new cgroup its parent's label.
+#[inline(always)]
+fn inherit_cgroup(cgroup: Cgroup) -> Option<()> {
+    let parent = cgroup.parent()?.id()?;
+    // SAFETY: an update replaces the element.
+    let skill = unsafe { CGROUPS.get(parent) }?.skill;
+    let id = cgroup.id()?;
+    let _ = CGROUPS.insert(id, CgroupLabel { skill, named: 0 }, 0);
+    if let Some(slot) = CGROUP_FILTER.get_ptr_mut(cgroup_filter_slot(id)) {
+        // SAFETY: the slot is a word that every writer sets to 1.
+        unsafe { *slot = 1 };
+    }
+    Some(())
+}
+
+/// `release` runs under `cgroup_mutex`, too, when nothing can be in the cgroup any more.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
+    if let Some(id) = Cgroup::new(ctx.arg(0)).id() {
+        let _ = CGROUPS.remove(id);
+    }
+    0
+}
+
+/// The context of `iter/task`: `struct bpf_iter__task`.
+#[repr(C)]
+pub struct IterTask {
+    meta: *const c_void,
+    task: *const c_void,
+}
+
+/// Labels the threads of the process that `ENROL` names. The daemon runs it until a pass finds no thread without the label,
+/// because a thread that was being made during the first pass may have been missed; from then on `task_alloc` passes
+/// the label on.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
+    // SAFETY: the kernel calls the program with such a context; the task is null at the end of the iteration.
+    let task = Task::new(unsafe { (*ctx).task });
+    if task.is_null() {
+        return 0;
+    }
+    let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended.
+    unsafe {
+        if task.tgid() != (*request).tgid {
+            return 0;
+        }
+        (*request).seen += 1;
+        let skill = (*request).skill;
+        match TASKS.get(task.key()) {
+            Some(label) if label.skill == skill && (*request).query == 0 => {}
+            Some(label) if label.skill.governs() => (*request).refused += 1,
+            _ if (*request).query != 0 => {}
+            _ if TASKS.insert(task.key(), Label { skill, origin: Origin::Enrolled as u32 }, 0).is_ok() => {
+                (*request).labelled += 1;
+            }
+            _ => (*request).failed += 1,
+        }
+    }
+    0
+}

@@ -1,0 +1,271 @@
+//! `cargo xtask test`: unit and property tests here, the guest suite on every kernel.
+
+use std::{
+    ffi::OsString,
+    io::{self, BufRead as _, BufReader, Write},
+    process::{ExitCode, Stdio},
+    sync::Mutex,
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    build::{self, Binaries},
+    guest::{self, Ending, Job, Machine},
+    kernels::{self, Series},
+    paths::Paths,
+    tally::{Suite, Tally},
+    ui,
+    vm::MachineArgs,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Unit and property tests, on this machine.
+    Unit,
+    /// The suite, in guests.
+    Guest,
+}
+
+/// Run all tests: on this machine, then in a guest for each kernel.
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Only this kernel, or these: 6.1, 6.12, 7.2 or latest.
+    #[arg(long)]
+    kernel: Vec<Series>,
+    /// Only one part.
+    #[arg(long)]
+    only: Option<Part>,
+    /// Guests that run at the same time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// For the guest suite: names of tests, or parts of them.
+    #[arg(last = true, value_name = "FILTER")]
+    filters: Vec<OsString>,
+}
+
+impl Default for TestArgs {
+    fn default() -> Self {
+        /// A parser of nothing but these arguments, to have their defaults written down once.
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: TestArgs,
+        }
+        <Alone as clap::Parser>::parse_from(["test"]).args
+    }
+}
+
+pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
+    let mut total = Tally::default();
+    let binaries = if args.only == Some(Part::Unit) {
+        // The daemon's build needs them, tests or not.
+        build::ebpf(paths)?;
+        None
+    } else {
+        Some(build::all(paths)?)
+    };
+    if args.only != Some(Part::Guest) {
+        total += unit(paths)?;
+    }
+    if let Some(binaries) = binaries {
+        total += guests(paths, args, &binaries)?;
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Cargo's tests.
+fn unit(paths: &Paths) -> Result<Tally> {
+    ui::note("unit and property tests");
+    let mut child = paths
+        .cargo()
+        .args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--exclude",
+            "enforcer-ebpf",
+            "--no-fail-fast",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let mut tally = Tally::default();
+    let stdout = child.stdout.take().context("cargo test has no stdout")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.cargo_line(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        // It did not compile, or a test binary died before its summary.
+        println!("cargo test ended with {status}");
+        tally += Tally::BROKEN;
+    }
+    Ok(tally)
+}
+
+/// The guest suite, on the kernels that were asked for.
+fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
+    let mut wanted = if args.kernel.is_empty() {
+        Series::ALL.to_vec()
+    } else {
+        args.kernel.clone()
+    };
+    wanted.sort_unstable();
+    wanted.dedup();
+    let queue = Mutex::new(wanted.into_iter());
+    let total = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.max(1))
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    loop {
+                        let next = lock(&queue).next();
+                        let Some(series) = next else { return Ok(()) };
+                        let tally = guest(paths, args, binaries, series)?;
+                        *lock(&total) += tally;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker
+                .join()
+                .map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    let total = *lock(&total);
+    Ok(total)
+}
+
+/// A lock that another thread's panic does not take away: the panic itself is reported when that thread is joined.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The suite in one guest.
+fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) -> Result<Tally> {
+    let kernel = match kernels::get(paths, series) {
+        Ok(kernel) => kernel,
+        // One kernel that cannot be had says nothing about the others.
+        Err(error) => {
+            println!("[{series}] {error:#}");
+            return Ok(Tally::BROKEN);
+        }
+    };
+    println!("[{series}] kernel {} ({})", kernel.version, kernel.release);
+    let mut words: Vec<OsString> = vec!["enforcer-tests".into(), "run".into()];
+    words.extend(args.filters.iter().cloned());
+    let job = Job {
+        kernel,
+        machine: Machine::from(&args.machine),
+        copies: Vec::new(),
+        environment: vec![
+            ("HOME".to_owned(), "/root".to_owned()),
+            ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+        ],
+        words,
+    };
+    let prefix = format!("[{series}] ");
+    let mut suite = Suite::default();
+    let mut out = Lines::new(|line| {
+        suite.line(line);
+        println!("{prefix}{line}");
+    });
+    let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
+    let ending = guest::run(paths, binaries, &job, &mut out, &mut err)?;
+    out.end();
+    err.end();
+    match ending {
+        Ending::Exited(status) => {
+            let (tally, wrong) = suite.end(status);
+            if let Some(wrong) = wrong {
+                println!("{prefix}{wrong}");
+            }
+            Ok(tally)
+        }
+        Ending::Lost(why) => {
+            println!("{prefix}{why}");
+            Ok(suite.died())
+        }
+        Ending::Interrupted => anyhow::bail!("interrupted"),
+    }
+}
+
+/// Cuts a stream into lines.
+struct Lines<F> {
+    rest: Vec<u8>,
+    each: F,
+}
+
+impl<F: FnMut(&str)> Lines<F> {
+    fn new(each: F) -> Self {
+        Self {
+            rest: Vec::new(),
+            each,
+        }
+    }
+
+    /// What came without a newline is a line as well.
+    fn end(&mut self) {
+        if !self.rest.is_empty() {
+            (self.each)(&String::from_utf8_lossy(&self.rest));
+            self.rest.clear();
+        }
+    }
+}
+
+impl<F: FnMut(&str)> Write for Lines<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            (self.each)(&String::from_utf8_lossy(&line[..end]));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_wherever_the_chunks_end() -> Result<()> {
+        let mut found = Vec::new();
+        let mut lines = Lines::new(|line| found.push(line.to_owned()));
+        for chunk in ["a\nb", "c\n\n", "d"] {
+            lines.write_all(chunk.as_bytes())?;
+        }
+        lines.end();
+        lines.end();
+        assert_eq!(found, ["a", "bc", "", "d"]);
+        Ok(())
+    }
+
+    #[test]
+    fn defaults_are_the_command_lines() {
+        let args = TestArgs::default();
+        assert!(args.kernel.is_empty() && args.only.is_none() && args.jobs > 0);
+    }
+}

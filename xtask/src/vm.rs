@@ -1,0 +1,98 @@
+//! `cargo xtask vm`: any command in a guest.
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    build,
+    guest::{self, Copied, Ending, Job, Machine},
+    kernels::{self, Series},
+    paths::Paths,
+};
+
+/// What a guest is like.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MachineArgs {
+    /// Count instructions instead of time: one virtual nanosecond each, on one CPU. For measuring.
+    #[arg(long)]
+    icount: bool,
+    /// Seconds that the command may take.
+    #[arg(long, default_value_t = 900)]
+    timeout: u64,
+    /// Memory, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    memory: u32,
+}
+
+impl From<&MachineArgs> for Machine {
+    fn from(args: &MachineArgs) -> Self {
+        Self {
+            memory: args.memory,
+            icount: args.icount,
+            timeout: Duration::from_secs(args.timeout),
+        }
+    }
+}
+
+/// Run a command in a guest; its exit status is the command's, or 125 when the guest died or hung.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// 6.1, 6.12, 7.2 or latest.
+    #[arg(long, default_value = "6.12")]
+    kernel: Series,
+    /// A file or directory for the guest.
+    #[arg(long, value_name = "SRC:DST")]
+    copy: Vec<Copied>,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    words: Vec<OsString>,
+}
+
+pub(crate) fn run(paths: &Paths, args: VmArgs) -> Result<ExitCode> {
+    let binaries = build::all(paths)?;
+    let job = Job {
+        kernel: kernels::get(paths, args.kernel)?,
+        machine: Machine::from(&args.machine),
+        copies: args.copy,
+        environment: environment(),
+        words: args.words,
+    };
+    let ending = guest::run(paths, &binaries, &job, &mut io::stdout(), &mut io::stderr())?;
+    Ok(exit_code(&job, &ending))
+}
+
+/// The command's environment; it knows whether someone is looking.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let mut variables = vec![
+        ("HOME".to_owned(), "/root".to_owned()),
+        ("USER".to_owned(), "root".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    if io::stdout().is_terminal() {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        variables.push(("TERM".to_owned(), term));
+        variables.push(("CLICOLOR_FORCE".to_owned(), "1".to_owned()));
+    }
+    variables
+}
+
+/// The status to exit with; says so when it is not the command's.
+pub(crate) fn exit_code(job: &Job, ending: &Ending) -> ExitCode {
+    match ending {
+        Ending::Exited(status) => ExitCode::from(*status),
+        Ending::Lost(why) => {
+            eprintln!("error: guest {}: {why}", job.kernel.version);
+            ExitCode::from(guest::LOST)
+        }
+        Ending::Interrupted => ExitCode::from(130),
+    }
+}
