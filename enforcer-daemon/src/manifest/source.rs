@@ -48,7 +48,7 @@ impl Source {
     /// If it is too large or not UTF-8 text.
     pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
         if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_BYTES) {
-            return Err(too_large(file, "more").into());
+            return Err(too_large(file, &format!("more than {MAX_BYTES} bytes")).into());
         }
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
