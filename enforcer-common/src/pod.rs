@@ -15,6 +15,7 @@ macro_rules! pod {
 pod! {
     ids::Digest,
     ids::ObjectId,
+    ids::SkillId,
     net::NetKey,
     rules::BinaryKey,
     rules::Budget,

@@ -12,8 +12,9 @@ use enforcer_common::{
 };
 
 use crate::{
+    ascent::Ascent,
     kernel::{Dentry, File, Iattr, Inode, Task},
-    policy::{Ascent, InForce},
+    policy::InForce,
     report::{self, Object},
     subject, verdict,
 };

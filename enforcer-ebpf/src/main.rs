@@ -10,6 +10,7 @@
 // `verdict` writes return values as opaque constants; see there.
 #![feature(asm_experimental_arch)]
 
+mod ascent;
 mod budget;
 mod exec;
 mod file;

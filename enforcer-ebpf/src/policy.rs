@@ -2,15 +2,14 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_common::{
-    decide::{self, Ancestry, Rules},
+    decide::{self, Rules},
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{Address, NetKey, SKILL_BITS},
-    rules::{BinaryKey, BinaryRule, MAX_DEPTH, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
+    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
 };
 
 use crate::{
     budget,
-    kernel::Dentry,
     maps::{BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
 };
 
@@ -70,42 +69,3 @@ impl Rules for InForce {
         BUDGETS.get_ptr_mut(skill).is_some_and(|budget| budget::spend(budget, conf))
     }
 }
-
-/// The way from a dentry up to its filesystem's root.
-pub struct Ascent {
-    dentry: Dentry,
-    ended: bool,
-    at_root: bool,
-}
-
-impl Ascent {
-    /// From the object itself.
-    #[inline(always)]
-    pub fn from(dentry: Dentry) -> Self {
-        Self { dentry, ended: false, at_root: false }
-    }
-}
-
-impl Ancestry for Ascent {
-    #[inline(always)]
-    fn next(&mut self) -> Option<ObjectId> {
-        if self.ended {
-            return None;
-        }
-        let id = self.dentry.inode().id();
-        let parent = self.dentry.parent();
-        if parent == self.dentry {
-            self.ended = true;
-            self.at_root = self.dentry.is_root_of_filesystem();
-        }
-        self.dentry = parent;
-        Some(id)
-    }
-
-    #[inline(always)]
-    fn ended_at_root(&self) -> bool {
-        self.at_root
-    }
-}
-
-const _: () = assert!(MAX_DEPTH <= 64, "the verifier walks every step");

@@ -11,13 +11,13 @@ use aya_ebpf::helpers::{
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
-    event::{Event, Kind, NAME_CAPACITY, RawPath},
+    event::{Event, Kind, RawPath},
     ids::{Digest, Generation, ObjectId, SkillId},
     net::Address,
-    rules::MAX_DEPTH,
 };
 
 use crate::{
+    ascent::write_path,
     kernel::{Dentry, Task},
     maps::{DROPS, EVENTS},
 };
@@ -177,39 +177,5 @@ unsafe fn clear<const N: usize>(path: *mut RawPath<N>) {
         (*path).dev = 0;
         (*path).truncated = 0;
         (*path).reserved = 0;
-    }
-}
-
-/// Writes the names from `dentry` towards the root of its filesystem.
-///
-/// # Safety
-/// `path` must point to writable memory.
-#[inline(always)]
-unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
-    let mut dentry = dentry;
-    let mut len: u32 = 0;
-    let mut step = 0;
-    // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
-    unsafe {
-        (*path).dev = dentry.inode().id().dev;
-        let bytes = (&raw mut (*path).bytes).cast::<u8>();
-        while step < MAX_DEPTH {
-            let parent = dentry.parent();
-            if parent == dentry {
-                break;
-            }
-            if len > (N - NAME_CAPACITY) as u32 {
-                (*path).truncated = 1;
-                break;
-            }
-            let read = dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32);
-            if read <= 0 {
-                break;
-            }
-            len += read as u32;
-            dentry = parent;
-            step += 1;
-        }
-        (*path).len = len;
     }
 }

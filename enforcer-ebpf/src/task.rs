@@ -14,10 +14,11 @@ use enforcer_common::{
 };
 
 use crate::{
+    ascent::Ascent,
     file::actions_of,
     kernel::{Cgroup, File, Task},
     maps::{CGROUP_FILTER, CGROUPS, ENROL, TASKS},
-    policy::{Ascent, InForce},
+    policy::InForce,
     report::{self, Object},
     subject, verdict,
 };

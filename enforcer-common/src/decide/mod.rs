@@ -37,10 +37,28 @@ pub trait Rules {
 
 /// The way from an object up to its filesystem's root.
 pub trait Ancestry {
-    /// The object itself, then the directory that holds it, and so on; `None` after the last.
-    fn next(&mut self) -> Option<ObjectId>;
-    /// After the last: whether it was the filesystem's root.
-    fn ended_at_root(&self) -> bool;
+    /// Visits the object itself, then the directory that holds it, and so on, at most [`crate::rules::MAX_DEPTH`] of them,
+    /// until `step` has seen enough.
+    fn climb<S: Step>(&mut self, step: &mut S) -> Climb;
+}
+
+/// What is done on the way.
+pub trait Step {
+    /// Looks at one object; true when it has seen enough.
+    fn visit(&mut self, object: &ObjectId) -> bool;
+}
+
+/// How a climb ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Climb {
+    /// The step had seen enough.
+    Enough,
+    /// At the filesystem's root.
+    Root,
+    /// At an object that no directory holds and that is not its filesystem's root.
+    Adrift,
+    /// At the depth that is the most.
+    TooDeep,
 }
 
 /// A verdict with what led to it.

@@ -14,11 +14,11 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use enforcer_common::{
     LAYOUT_VERSION,
-    ids::{Generation, SkillId},
+    ids::{Digest, Generation, RuleId, SkillId},
     names::map,
     net::{NetKey, PortSet, SKILL_BITS},
     rules::{
-        BinaryKey, BinaryRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned, object_filter_slot,
+        BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
     },
     task::{CgroupLabel, cgroup_filter_slot},
 };
@@ -94,6 +94,16 @@ impl RuleMap<ObjectKey, ObjectRule> for HashMap<MapData, ObjectKey, Versioned<Ob
     }
 }
 
+impl RuleMap<Digest, EntrypointRule> for HashMap<MapData, Digest, Versioned<EntrypointRule>> {
+    const NAME: &'static str = map::ENTRYPOINTS;
+    fn put(&mut self, key: &Digest, value: Versioned<EntrypointRule>) -> Result<(), aya::maps::MapError> {
+        self.insert(key, value, 0)
+    }
+    fn drop_rule(&mut self, key: &Digest) -> Result<(), aya::maps::MapError> {
+        self.remove(key)
+    }
+}
+
 impl RuleMap<NetPrefix, PortSet> for LpmTrie<MapData, NetKey, Versioned<PortSet>> {
     const NAME: &'static str = map::DESTINATIONS;
     fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
@@ -146,6 +156,8 @@ pub struct PolicyMaps {
     objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
     object_filter: Array<MapData, u64>,
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
+    entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
+    budgets: HashMap<MapData, SkillId, Budget>,
     cgroups: HashMap<MapData, u64, CgroupLabel>,
     cgroup_filter: Array<MapData, u32>,
     generation: Generation,
@@ -165,6 +177,8 @@ impl PolicyMaps {
             objects: kernel.map(map::OBJECTS)?,
             object_filter: kernel.map(map::OBJECT_FILTER)?,
             destinations: kernel.map(map::DESTINATIONS)?,
+            entrypoints: kernel.map(map::ENTRYPOINTS)?,
+            budgets: kernel.map(map::BUDGETS)?,
             cgroups: kernel.map(map::CGROUPS)?,
             cgroup_filter: kernel.map(map::CGROUP_FILTER)?,
             generation: Generation(0),
@@ -197,12 +211,15 @@ impl PolicyMaps {
         let binaries = changes(&old.binaries, &next.binaries);
         let objects = changes(&old.objects, &next.objects);
         let destinations = changes(&old.destinations, &next.destinations);
+        let entrypoints = changes(&old.entrypoints, &next.entrypoints);
         let (from, to) = (self.generation, Generation(self.generation.0 + 1));
 
         let staged = stage(&mut self.skills, &skills, from, to)
             .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
             .and_then(|()| stage(&mut self.objects, &objects, from, to))
             .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
+            .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
+            .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
         if let Err(error) = staged {
@@ -211,6 +228,7 @@ impl PolicyMaps {
             collect(&mut self.binaries, &binaries, |c| c.1.is_some());
             collect(&mut self.objects, &objects, |c| c.1.is_some());
             collect(&mut self.destinations, &destinations, |c| c.1.is_some());
+            collect(&mut self.entrypoints, &entrypoints, |c| c.1.is_some());
             return Err(error);
         }
         let previous = std::mem::replace(&mut self.in_force, next);
@@ -222,6 +240,7 @@ impl PolicyMaps {
         collect(&mut self.binaries, &binaries, |c| c.2.is_some());
         collect(&mut self.objects, &objects, |c| c.2.is_some());
         collect(&mut self.destinations, &destinations, |c| c.2.is_some());
+        collect(&mut self.entrypoints, &entrypoints, |c| c.2.is_some());
         Ok(to)
     }
 
@@ -230,6 +249,21 @@ impl PolicyMaps {
         self.policy
             .set(0, PolicyState { generation: to, layout: LAYOUT_VERSION }, 0)
             .map_err(|e| ApplyError::Map { map: map::POLICY, cause: full_or(&e) })
+    }
+
+    /// Makes room for the counts of skills that have a budget and had none. What was counted stays over a reload.
+    fn make_budgets(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
+        /// `BPF_NOEXIST`: an element that is there keeps its counts.
+        const NOEXIST: u64 = 1;
+        let empty = Box::new(Budget { lock: bpf_spin_lock { val: 0 }, count: 0, times: [0; BUDGET_LIMIT as usize] });
+        for (skill, _) in next.skills.iter().filter(|(_, conf)| conf.budget_rule != RuleId::NONE) {
+            match self.budgets.insert(skill, &*empty, NOEXIST) {
+                Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(ApplyError::Map { map: map::BUDGETS, cause: full_or(&e) }),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sets the filter's bits for the old and the new objects; bits that neither needs are cleared with the next policy.
