@@ -76,11 +76,7 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         total += guests(paths, args, &binaries)?;
     }
     println!("{} passed, {} failed", total.passed, total.failed);
-    Ok(if total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Cargo's tests.
@@ -88,14 +84,7 @@ fn unit(paths: &Paths) -> Result<Tally> {
     ui::note("unit and property tests");
     let mut child = paths
         .cargo()
-        .args([
-            "test",
-            "--locked",
-            "--workspace",
-            "--exclude",
-            "enforcer-ebpf",
-            "--no-fail-fast",
-        ])
+        .args(["test", "--locked", "--workspace", "--exclude", "enforcer-ebpf", "--no-fail-fast"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -119,11 +108,7 @@ fn unit(paths: &Paths) -> Result<Tally> {
 
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
-    let mut wanted = if args.kernel.is_empty() {
-        Series::ALL.to_vec()
-    } else {
-        args.kernel.clone()
-    };
+    let mut wanted = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel.clone() };
     wanted.sort_unstable();
     wanted.dedup();
     let queue = Mutex::new(wanted.into_iter());
@@ -142,9 +127,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
             })
             .collect();
         for worker in workers {
-            worker
-                .join()
-                .map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??;
+            worker.join().map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??;
         }
         anyhow::Ok(())
     })?;
@@ -154,9 +137,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
 
 /// A lock that another thread's panic does not take away: the panic itself is reported when that thread is joined.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The suite in one guest.
@@ -176,10 +157,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) ->
         kernel,
         machine: Machine::from(&args.machine),
         copies: Vec::new(),
-        environment: vec![
-            ("HOME".to_owned(), "/root".to_owned()),
-            ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
-        ],
+        environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         words,
     };
     let prefix = format!("[{series}] ");
@@ -216,10 +194,7 @@ struct Lines<F> {
 
 impl<F: FnMut(&str)> Lines<F> {
     fn new(each: F) -> Self {
-        Self {
-            rest: Vec::new(),
-            each,
-        }
+        Self { rest: Vec::new(), each }
     }
 
     /// What came without a newline is a line as well.

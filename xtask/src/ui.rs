@@ -23,13 +23,7 @@ pub(crate) fn note(text: &str) {
 
 /// Runs `command` with its output in `log`, bounded by `limit`; says what is going on and how long it took, unless it is
 /// done in no time, and shows the output when it fails. Returns the output.
-pub(crate) fn quiet(
-    paths: &Paths,
-    what: &str,
-    log: &str,
-    limit: Duration,
-    command: &mut Command,
-) -> Result<String> {
+pub(crate) fn quiet(paths: &Paths, what: &str, log: &str, limit: Duration, command: &mut Command) -> Result<String> {
     let log = paths.log(log)?;
     let start = Instant::now();
     let live = io::stderr().is_terminal();
@@ -52,29 +46,16 @@ pub(crate) fn quiet(
     let status = status.with_context(|| format!("{what}: {}", describe(command)))?;
     if !status.success() {
         eprintln!("{}", output.trim_end());
-        bail!(
-            "{what} failed ({status}): {}\n(output: {})",
-            describe(command),
-            log.display()
-        );
+        bail!("{what} failed ({status}): {}\n(output: {})", describe(command), log.display());
     }
     Ok(output)
 }
 
 /// Runs `command` to its end or to `limit`, calling `tick` every second meanwhile.
-fn run(
-    log: &Path,
-    limit: Duration,
-    command: &mut Command,
-    mut tick: impl FnMut(),
-) -> Result<ExitStatus> {
+fn run(log: &Path, limit: Duration, command: &mut Command, mut tick: impl FnMut()) -> Result<ExitStatus> {
     let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()
-        .context("cannot start it")?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn().context("cannot start it")?;
     let start = Instant::now();
     loop {
         if let Some(status) = child.wait_timeout(Duration::from_secs(1))? {
@@ -91,17 +72,9 @@ fn run(
 
 /// Runs a short command and returns its stdout; its stderr becomes part of the error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", describe(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", describe(command)))?;
     if !output.status.success() {
-        bail!(
-            "{} failed ({}): {}",
-            describe(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{} failed ({}): {}", describe(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
