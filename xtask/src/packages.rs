@@ -56,13 +56,17 @@ pub(crate) fn ensure(paths: &Paths, needs: &[Need]) -> Result<()> {
         );
     }
     let what = format!("installing {names}");
-    if let Err(first) = install(paths, &what, &missing) {
-        // No lists yet, or lists older than the archive.
-        ui::note(&format!(
-            "apt-get install failed ({}): updating the package lists",
-            first.to_string().lines().next().unwrap_or_default()
-        ));
-        ui::quiet(paths, "apt-get update", "apt-update", Duration::from_mins(5), apt_get().arg("update"))?;
+    // On a machine as it came there are no lists yet.
+    let known = missing.iter().all(|package| is_available(package));
+    if !known {
+        update(paths)?;
+    }
+    if let Err(error) = install(paths, &what, &missing) {
+        if !known {
+            return Err(error);
+        }
+        ui::note("once more, with new package lists: these may be older than the archive");
+        update(paths)?;
         install(paths, &what, &missing)?;
     }
     let still: Vec<&str> = needs.iter().filter(|need| !need.is_met()).map(|need| need.package.as_str()).collect();
@@ -70,6 +74,11 @@ pub(crate) fn ensure(paths: &Paths, needs: &[Need]) -> Result<()> {
         bail!("installed, and yet not usable: {}. Is another package in its place?", still.join(" "));
     }
     Ok(())
+}
+
+fn update(paths: &Paths) -> Result<()> {
+    let limit = Duration::from_mins(5);
+    ui::quiet(paths, "updating the package lists", "apt-update", limit, apt_get().arg("update")).map(drop)
 }
 
 fn install(paths: &Paths, what: &str, packages: &[&str]) -> Result<()> {

@@ -6,6 +6,7 @@ use std::{
     process::{ExitCode, Stdio},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,9 @@ use crate::{
     ui,
     vm::MachineArgs,
 };
+
+/// Compiling the tests included.
+const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -82,9 +86,9 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
 /// Cargo's tests.
 fn unit(paths: &Paths) -> Result<Tally> {
     ui::note("unit and property tests");
-    let mut child = paths
-        .cargo()
-        .args(["test", "--locked", "--workspace", "--exclude", "enforcer-ebpf", "--no-fail-fast"])
+    let mut cargo = paths.cargo();
+    cargo.args(["test", "--locked", "--workspace", "--exclude", "enforcer-ebpf", "--no-fail-fast"]);
+    let mut child = ui::bounded(&cargo, UNIT_LIMIT)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -99,7 +103,7 @@ fn unit(paths: &Paths) -> Result<Tally> {
     }
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
-        // It did not compile, or a test binary died before its summary.
+        // It did not compile, or a test binary died or hung before its summary.
         println!("cargo test ended with {status}");
         tally += Tally::BROKEN;
     }

@@ -70,6 +70,26 @@ fn run(log: &Path, limit: Duration, command: &mut Command, mut tick: impl FnMut(
     }
 }
 
+/// The same command with an end: after `limit`, or when we are gone, it and its children are ended.
+pub(crate) fn bounded(command: &Command, limit: Duration) -> Command {
+    let mut bounded = Command::new("setpriv");
+    bounded
+        .args(["--pdeathsig", "TERM", "--", "timeout", "--kill-after=10"])
+        .arg(limit.as_secs().to_string())
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bounded.env(name, value),
+            None => bounded.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        bounded.current_dir(dir);
+    }
+    bounded
+}
+
 /// Runs a short command and returns its stdout; its stderr becomes part of the error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", describe(command)))?;
@@ -111,6 +131,16 @@ mod tests {
         assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
         assert_eq!(last_lines("a", 5), "a");
         assert_eq!(last_lines("", 5), "");
+    }
+
+    #[test]
+    fn a_bounded_command_ends() -> Result<()> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $A; sleep 100"]).env("A", "kept");
+        let output = bounded(&command, Duration::from_secs(1)).output()?;
+        assert_eq!(output.stdout, b"kept\n");
+        assert_eq!(output.status.code(), Some(124));
+        Ok(())
     }
 
     #[test]
