@@ -107,7 +107,11 @@ async fn agent(runtime: &Path, skill: &str, command: &[OsString]) -> anyhow::Res
 
 /// Prints each record as it comes, and keeps it.
 async fn print(service: Arc<Service>, records: Arc<Mutex<Vec<Arc<Record>>>>) {
-    let format = Format::of_stdout();
+    // For people, also when they look at it through a pipe.
+    let format = match Format::of_stdout() {
+        Format::Json => Format::Plain,
+        format => format,
+    };
     let mut listener = service.stream.listen();
     while let Ok(record) = listener.recv().await {
         let _ = writeln!(std::io::stdout().lock(), "{}", format.line(&record));

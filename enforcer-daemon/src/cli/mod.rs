@@ -4,6 +4,8 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod events;
+pub mod hash;
+pub mod policy;
 pub mod reload;
 pub mod run;
 pub mod status;
@@ -32,6 +34,10 @@ enum Command {
     Events(events::Args),
     /// Read the policy again and put it in force as a whole.
     Reload(reload::Args),
+    /// Check manifests, and print the manifest's schema.
+    Policy(policy::PolicyArgs),
+    /// Print the manifest lines that allow files by their content.
+    Hash(hash::HashArgs),
     /// Say what this kernel can enforce and what is missing.
     Doctor(doctor::Args),
     /// Load a policy and run a demo agent under it.
@@ -57,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Policy(args) => policy::run(&args),
+        Command::Hash(args) => hash::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
     };

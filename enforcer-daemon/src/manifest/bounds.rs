@@ -92,7 +92,9 @@ fn depth(bytes: &[u8]) -> usize {
                 open = open.saturating_sub(1);
                 State::Start
             }
-            (State::Start | State::Plain | State::Property, b',') => State::Start,
+            (State::Start | State::Plain | State::Property, b',') | (State::Start, b':') => {
+                State::Start
+            }
             (State::Start | State::Plain | State::Property, b'#')
                 if previous.is_ascii_whitespace() =>
             {
@@ -101,10 +103,8 @@ fn depth(bytes: &[u8]) -> usize {
             (State::Start, b'"') => State::Double,
             (State::Start, b'\'') => State::Single,
             (State::Start, b'&' | b'!') => State::Property,
-            (State::Start, b':') => State::Start,
             (State::Plain, b':') if next_blank => State::Start,
-            (State::Property, _) if byte.is_ascii_whitespace() => State::Start,
-            (State::Start, _) if byte.is_ascii_whitespace() => State::Start,
+            (State::Property | State::Start, _) if byte.is_ascii_whitespace() => State::Start,
             (State::Start | State::Plain, _) => State::Plain,
             (State::Property, _) => State::Property,
         };

@@ -7,8 +7,9 @@ use super::error::{
     ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestErrors, Position, quoted,
 };
 use super::limits::{Approval, Grant, parse_duration};
+use super::matching::Match;
 use super::model::{
-    Action, AuditLevel, Binary, BinaryEntry, Manifest, Match, Mode, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, Manifest, Mode, Skill, SkillName, TwoFactor,
 };
 use super::reader::{Cursor, Fields, Keys, Reader};
 use super::source::Source;
@@ -107,52 +108,57 @@ fn failed(errors: Vec<ManifestError>) -> ManifestErrors {
 }
 
 fn fault_error(source: &Source, fault: Fault) -> ManifestError {
-    let mut error = ManifestError {
+    let error = |at: Option<Position>, found: String, expected: &str, hint: &str| ManifestError {
         kind: ErrorKind::Syntax,
         file: source.file().to_owned(),
-        position: None,
+        position: at,
         path: KeyPath::root(),
-        found: String::new(),
-        expected: "one YAML document".to_owned(),
-        hint: None,
+        found,
+        expected: expected.to_owned(),
+        hint: Some(hint.to_owned()),
         message: None,
     };
     match fault {
-        Fault::TooLarge { limit } => {
-            error.kind = ErrorKind::TooLarge;
-            error.found = format!("more than {limit}");
-            error.expected = "a manifest within the limits".to_owned();
-            error.hint = Some("what an alias stands for counts each time".to_owned());
-        }
-        Fault::Tag { at } => {
-            error.position = at;
-            error.found = "a YAML tag".to_owned();
-            error.expected = "a plain value".to_owned();
-            error.hint = Some("remove the `!…`, or put the value in quotes".to_owned());
-        }
-        Fault::SecondDocument { at } => {
-            error.position = at;
-            error.found = "a second YAML document".to_owned();
-            error.hint =
-                Some("remove the `---`, or put each manifest in a file of its own".to_owned());
-        }
+        Fault::TooLarge { limit } => ManifestError {
+            kind: ErrorKind::TooLarge,
+            ..error(
+                None,
+                format!("more than {limit}"),
+                "a manifest within the limits",
+                "what an alias stands for counts each time",
+            )
+        },
+        Fault::Tag { at } => error(
+            at,
+            "a YAML tag".to_owned(),
+            "a plain value",
+            "remove the `!…`, or put the value in quotes",
+        ),
+        Fault::SecondDocument { at } => error(
+            at,
+            "a second YAML document".to_owned(),
+            "one YAML document",
+            "remove the `---`, or put each manifest in a file of its own",
+        ),
         Fault::Syntax { at, message } => {
-            error.position = at;
-            error.message = Some(format!("not YAML: {message}"));
-            error.hint = at.and_then(|at| {
-                let line = source
-                    .text()
-                    .lines()
-                    .nth(usize::try_from(at.line).ok()?.checked_sub(1)?)?;
-                let indent = &line[..line.len() - line.trim_start().len()];
-                indent
-                    .contains('\t')
-                    .then(|| "YAML is indented with spaces, not with tabs".to_owned())
-            });
-            error.found = message;
+            let tab = at.is_some_and(|at| is_indented_with_a_tab(source.text(), at));
+            ManifestError {
+                hint: tab.then(|| "YAML is indented with spaces, not with tabs".to_owned()),
+                message: Some(format!("not YAML: {message}")),
+                ..error(at, message, "one YAML document", "")
+            }
         }
     }
-    error
+}
+
+fn is_indented_with_a_tab(text: &str, at: Position) -> bool {
+    let line = usize::try_from(at.line)
+        .ok()
+        .and_then(|n| text.lines().nth(n.checked_sub(1)?));
+    line.is_some_and(|line| {
+        line.len() > line.trim_start().len()
+            && line[..line.len() - line.trim_start().len()].contains('\t')
+    })
 }
 
 type Parts = (u32, Mode, AuditLevel, BTreeMap<SkillName, Skill>);

@@ -273,6 +273,13 @@ impl InvalidValue {
         self
     }
 
+    /// Says what it should be, more closely.
+    #[must_use]
+    pub(crate) fn expecting(mut self, expected: impl Into<String>) -> Self {
+        self.expected = expected.into();
+        self
+    }
+
     /// Says what to write instead.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -8,10 +8,12 @@ mod decode;
 mod digest;
 mod error;
 mod limits;
+mod matching;
 mod model;
 mod network;
 mod path;
 mod reader;
+mod schema;
 mod source;
 mod spans;
 pub mod support;
@@ -22,13 +24,14 @@ pub use self::decode::parse;
 pub use self::digest::Digest;
 pub use self::error::{ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestErrors, Position};
 pub use self::limits::{Approval, DeleteBudget, Grant, MAX_DURATION, parse_duration};
+pub use self::matching::{CgroupPath, ContainerSelector, Match, UnitPattern};
 pub use self::model::{
-    Action, AuditLevel, Binary, BinaryEntry, CgroupPath, ContainerSelector, DEFAULT_LIBRARIES,
-    LibraryEntry, Listed, Manifest, Match, Mode, ParentRef, Skill, SkillName, TwoFactor,
-    UnitPattern,
+    Action, AuditLevel, Binary, BinaryEntry, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest,
+    Mode, ParentRef, Skill, SkillName, TwoFactor,
 };
 pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;
+pub use self::schema::json_schema;
 pub use self::source::{MAX_BYTES, Source};
 pub use self::validate::{ValidManifest, Warning};
 

@@ -4,28 +4,39 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+
 use super::digest::Digest;
 use super::error::{InvalidValue, KeyPath, Position};
 use super::limits::{Approval, DeleteBudget};
+use super::matching::Match;
 use super::network::{Destination, ListenAddress};
 use super::path::ManifestPath;
+use super::schema;
 use super::spans::Spans;
 
 /// A manifest that was read: every value has its type and its form.
 ///
 /// It does not prove that its values agree with each other, nor that this build enforces them: that is
 /// [`ValidManifest`](super::ValidManifest), which is what the compiler takes. Only [`parse`](super::parse) makes one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, description = "What an agent's skills may do.")]
 pub struct Manifest {
     /// The schema's version; 1.
+    #[schemars(default, schema_with = "schema::version", extend("default" = 1))]
     pub version: u32,
     /// Whether a denial blocks; a skill may say otherwise.
+    #[schemars(default, extend("default" = "enforce"))]
     pub mode: Mode,
     /// Which decisions become events.
+    #[schemars(default, extend("default" = "standard"))]
     pub audit_level: AuditLevel,
     /// The skills by name; never empty.
+    #[schemars(extend("minProperties" = 1))]
     pub skills: BTreeMap<SkillName, Skill>,
+    #[schemars(skip)]
     pub(crate) file: String,
+    #[schemars(skip)]
     pub(crate) spans: Spans,
 }
 
@@ -54,7 +65,8 @@ impl PartialEq for Manifest {
 impl Eq for Manifest {}
 
 /// Whether a denial blocks (`mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Mode {
     /// A denied action fails.
     #[default]
@@ -70,7 +82,8 @@ impl Mode {
 }
 
 /// Which decisions become events (`audit_level`); each level includes the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum AuditLevel {
     /// Denials.
     Basic,
@@ -135,23 +148,27 @@ impl FromStr for SkillName {
 }
 
 /// What the processes of one skill may do. A list that is absent allows nothing, but where it says otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Skill {
     /// This skill's mode, if it differs from the manifest's.
     pub mode: Option<Mode>,
     /// Which processes it governs (`match`); none: only those that are put into it.
+    #[schemars(default, rename = "match")]
     pub matching: Match,
     /// What may be executed.
     pub allow_binaries: Option<Listed<BinaryEntry>>,
     /// Where executable mappings may come from; absent: [`DEFAULT_LIBRARIES`].
     pub allow_libraries: Option<Listed<LibraryEntry>>,
     /// Whether anonymous memory that was writable may become executable.
+    #[schemars(default)]
     pub allow_jit: bool,
     /// Below what may be written; absent: not governed.
     pub allow_write: Option<Listed<ManifestPath>>,
     /// Below what may be deleted.
     pub allow_delete: Option<Listed<ManifestPath>>,
     /// What may neither be read nor written nor deleted.
+    #[schemars(default)]
     pub protect: Vec<ManifestPath>,
     /// How many deletes within which time.
     pub delete_budget: Option<DeleteBudget>,
@@ -160,12 +177,16 @@ pub struct Skill {
     /// Which local addresses may be bound and listened on.
     pub listen: Option<Listed<ListenAddress>>,
     /// The gateway that outbound TCP is redirected to.
+    #[schemars(default, schema_with = "schema::gateway")]
     pub via: Option<std::net::SocketAddr>,
     /// Which actions need a human's approval, beyond being allowed.
+    #[schemars(default)]
     pub require_2fa: TwoFactor,
     /// How approval is asked for and how long it lasts.
+    #[schemars(default)]
     pub approval: Approval,
     /// Handed to the agent with each denial; one line of at most [`Skill::MAX_REASON_BYTES`].
+    #[schemars(length(min = 1, max = 512))]
     pub reason: Option<String>,
 }
 
@@ -176,19 +197,6 @@ impl Skill {
 
 /// Where executable mappings may come from if `allow_libraries` is absent.
 pub const DEFAULT_LIBRARIES: &[&str] = &["/usr", "/lib", "/lib64", "/opt"];
-
-/// Which processes a skill governs by themselves (`match`). A process that fits any of them is governed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Match {
-    /// This cgroup and its descendants.
-    pub cgroup: Option<CgroupPath>,
-    /// The processes of these systemd units.
-    pub unit: Option<UnitPattern>,
-    /// The processes of this container.
-    pub container: Option<ContainerSelector>,
-    /// Exec of this binary by a governed process moves it into this skill.
-    pub entrypoint: Option<Digest>,
-}
 
 /// A list of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,14 +269,13 @@ fn digest_or_path<T>(
     if bare || Digest::is_meant_by(text) {
         text.parse().map(digest)
     } else {
-        text.parse()
-            .map(path)
-            .map_err(|error: InvalidValue| match text.starts_with(['/', '~']) {
-                true => error,
-                false => {
-                    InvalidValue::new(text, "`sha256:` and 64 hex digits, or an absolute path")
-                }
-            })
+        text.parse().map(path).map_err(|error: InvalidValue| {
+            if text.starts_with(['/', '~']) {
+                error
+            } else {
+                error.expecting("`sha256:` and 64 hex digits, or an absolute path")
+            }
+        })
     }
 }
 
@@ -308,7 +315,8 @@ impl FromStr for LibraryEntry {
 }
 
 /// An action that approval can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Action {
     /// Execution of a program.
     Exec,
@@ -385,149 +393,5 @@ impl FromIterator<Action> for TwoFactor {
 impl fmt::Debug for TwoFactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
-    }
-}
-
-/// A cgroup v2 path below the cgroup mount: normalised, absolute, without `..`, and not the root, which holds every
-/// process of the host.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CgroupPath(String);
-
-impl CgroupPath {
-    /// The path as `/proc/PID/cgroup` shows it in the host's cgroup namespace.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The cgroups above it, nearest first, without the root.
-    pub fn ancestors(&self) -> impl Iterator<Item = Self> {
-        self.0
-            .rmatch_indices('/')
-            .filter(|(at, _)| *at > 0)
-            .map(|(at, _)| Self(self.0[..at].to_owned()))
-    }
-}
-
-impl fmt::Display for CgroupPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for CgroupPath {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const MOUNT: &str = "/sys/fs/cgroup";
-        let expected = "a cgroup v2 path below the cgroup mount, such as /agents.slice/a.scope";
-        if !text.starts_with('/') {
-            return Err(InvalidValue::new(text, expected).because("it does not start with `/`"));
-        }
-        if let Some(rest) = text
-            .strip_prefix(MOUNT)
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-        {
-            let hint = if rest.is_empty() {
-                "name a cgroup".to_owned()
-            } else {
-                format!("leave out the mount: {}", super::quoted(rest))
-            };
-            return Err(InvalidValue::new(text, expected).hint(hint));
-        }
-        let path: ManifestPath = text.parse()?;
-        if path.as_str() == "/" {
-            return Err(InvalidValue::new(text, expected)
-                .because("the root holds every process of the host"));
-        }
-        Ok(Self(path.as_str().to_owned()))
-    }
-}
-
-/// A systemd unit's name, `*` and `?` being wildcards.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UnitPattern(String);
-
-impl UnitPattern {
-    /// The pattern.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for UnitPattern {
-    type Err = InvalidValue;
-
-    /// The characters and the length are those of systemd.unit(5).
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = InvalidValue::new(text, "a systemd unit, such as openclaw@*.service");
-        let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]!".contains(c);
-        if let Some(other) = text.chars().find(|c| !plain(*c)) {
-            return Err(error.because(format!("it has {other:?}")));
-        }
-        if text.is_empty() || text.len() > 255 {
-            return Err(error.because(format!("{} bytes", text.len())));
-        }
-        if ![".service", ".scope", ".slice", "*"]
-            .iter()
-            .any(|end| text.ends_with(end))
-        {
-            return Err(error.hint("end it with .service, .scope, .slice or *"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-/// Which container: `NAME`, a prefix of its id, `image=IMAGE` or `label=KEY=VALUE`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ContainerSelector {
-    /// Its name, or a prefix of its id.
-    NameOrId(String),
-    /// The image it runs.
-    Image(String),
-    /// A label that it bears.
-    Label {
-        /// The label's key.
-        key: String,
-        /// The label's value.
-        value: String,
-    },
-}
-
-impl FromStr for ContainerSelector {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || {
-            InvalidValue::new(
-                text,
-                "a container's name, id prefix, image=… or label=KEY=VALUE",
-            )
-        };
-        if text.len() > 512 {
-            return Err(error().because(format!("{} bytes", text.len())));
-        }
-        if let Some(other) = text.chars().find(|c| c.is_control() || c.is_whitespace()) {
-            return Err(error().because(format!("it has {other:?}")));
-        }
-        match text.split_once('=') {
-            Some(("image", image)) if !image.is_empty() => Ok(Self::Image(image.to_owned())),
-            Some(("label", label)) => match label.split_once('=') {
-                Some((key, value)) if !key.is_empty() => Ok(Self::Label {
-                    key: key.to_owned(),
-                    value: value.to_owned(),
-                }),
-                _ => Err(error().hint("write label=KEY=VALUE")),
-            },
-            None if text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && text
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) =>
-            {
-                Ok(Self::NameOrId(text.to_owned()))
-            }
-            _ => Err(error()),
-        }
     }
 }

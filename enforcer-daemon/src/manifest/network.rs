@@ -276,8 +276,9 @@ impl FromStr for ListenAddress {
     }
 }
 
+const PORTS: &str = "a port from 1 to 65535";
 const EXPECTED: &str =
-    "an address, a prefix or a name, each with or without :PORT or :PORT/tcp, or unix:PATH";
+    "an address, a prefix or a name, then :PORT or :PORT/PROTOCOL if need be; or unix:PATH";
 
 /// Splits `HOST[:PORT[/PROTOCOL]]`, where HOST may be in brackets; brackets are removed.
 fn split_port(text: &str) -> Result<(&str, Option<u16>, Option<Protocol>), InvalidValue> {
@@ -322,21 +323,24 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>, Option<Protocol>), Inval
         Some((port, "udp")) => (port, Some(Protocol::Udp)),
         Some((_, other)) => {
             return Err(error()
-                .because(format!("unknown protocol {}", super::quoted(other)))
-                .hint("write tcp or udp"));
+                .because(format!("protocol {}", super::quoted(other)))
+                .expecting("the protocol tcp or udp"));
         }
     };
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(error().because(format!("{} is no port", super::quoted(port))));
+        return Err(error()
+            .because(format!("{} is no port", super::quoted(port)))
+            .expecting(PORTS));
     }
     match port.parse::<u16>() {
         Ok(0) => Err(error()
             .because("port 0")
-            .hint("ports go from 1 to 65535; leave the port out for every port")),
+            .expecting(PORTS)
+            .hint("leave the port out for every port")),
         Ok(number) => Ok((host, Some(number), protocol)),
         Err(_) => Err(error()
             .because(format!("port {}", cut(port)))
-            .hint("ports go from 1 to 65535")),
+            .expecting(PORTS)),
     }
 }
 
@@ -389,12 +393,14 @@ fn address(text: &str, host: &str) -> Result<Option<IpNet>, InvalidValue> {
         && let Some(v4) = v6.to_ipv4_mapped()
     {
         return Err(error()
-            .because("an IPv4 address written as IPv6")
+            .because("IPv4 written as IPv6")
+            .expecting("an IPv4 address or prefix")
             .hint(format!("write {}", v4_form(v4, len - 96))));
     }
     if net.trunc() != net {
         return Err(error()
             .because(format!("bits are set behind the first {len}"))
+            .expecting("a prefix without further bits, or an address")
             .hint(format!(
                 "write {} for the prefix, or {addr} for the address",
                 net.trunc()
@@ -417,7 +423,7 @@ fn bad_length(text: &str, len: &str, max: u8, addr: IpAddr) -> InvalidValue {
     }
     error
         .because(format!("prefix length {}", super::quoted(len)))
-        .hint(format!("from 0 to {max}"))
+        .expecting(format!("a prefix length from 0 to {max}"))
 }
 
 fn v4_form(addr: Ipv4Addr, len: u8) -> String {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::error::{ErrorKind, KeyPath, ManifestError, Position};
+use super::error::{ErrorKind, KeyPath, ManifestError, ManifestErrors, Position};
 use crate::hash::{OpenError, open_regular};
 
 /// The largest manifest, in bytes.
@@ -23,11 +23,11 @@ impl Source {
     /// # Errors
     ///
     /// If it cannot be read, is not a regular file, is too large, or is not UTF-8 text.
-    pub fn read(path: &Path) -> Result<Self, ManifestError> {
+    pub fn read(path: &Path) -> Result<Self, ManifestErrors> {
         let name = path.display().to_string();
         let (file, metadata) = open_regular(path).map_err(|error| open_error(&name, &error))?;
         if metadata.len() > MAX_BYTES {
-            return Err(too_large(&name, &format!("{} bytes", metadata.len())));
+            return Err(too_large(&name, &format!("{} bytes", metadata.len())).into());
         }
         Self::read_bounded::<File>(&name, file)
     }
@@ -37,7 +37,7 @@ impl Source {
     /// # Errors
     ///
     /// If it cannot be read, is too large, or is not UTF-8 text.
-    pub fn read_stdin() -> Result<Self, ManifestError> {
+    pub fn read_stdin() -> Result<Self, ManifestErrors> {
         Self::read_bounded("-", io::stdin().lock())
     }
 
@@ -46,9 +46,9 @@ impl Source {
     /// # Errors
     ///
     /// If it is too large or not UTF-8 text.
-    pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self, ManifestError> {
+    pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
         if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_BYTES) {
-            return Err(too_large(file, "more than that"));
+            return Err(too_large(file, "more").into());
         }
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -59,12 +59,12 @@ impl Source {
                     "the byte 0x{:02x} at offset {offset}",
                     error.as_bytes()[offset]
                 );
-                return Err(not_text(file, &before, found, "UTF-8 text"));
+                return Err(not_text(file, &before, found, "UTF-8 text").into());
             }
         };
         if let Some(offset) = text.find('\0') {
             let found = format!("a NUL byte at offset {offset}");
-            return Err(not_text(file, &text[..offset], found, "text"));
+            return Err(not_text(file, &text[..offset], found, "text").into());
         }
         Ok(Self {
             file: file.to_owned(),
@@ -72,12 +72,12 @@ impl Source {
         })
     }
 
-    fn read_bounded<R: Read>(name: &str, reader: R) -> Result<Self, ManifestError> {
+    fn read_bounded<R: Read>(name: &str, reader: R) -> Result<Self, ManifestErrors> {
         let mut bytes = Vec::new();
         reader
             .take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
-            .map_err(|error| io_error(name, format!("an error: {error}"), "a readable file"))?;
+            .map_err(|error| read_error(name, &error))?;
         Self::from_bytes(name, bytes)
     }
 
@@ -104,6 +104,13 @@ fn io_error(file: &str, found: String, expected: &str) -> ManifestError {
         expected: expected.to_owned(),
         hint: None,
         message: None,
+    }
+}
+
+fn read_error(file: &str, error: &io::Error) -> ManifestError {
+    ManifestError {
+        message: Some(format!("cannot read: {error}")),
+        ..io_error(file, error.to_string(), "a readable file")
     }
 }
 

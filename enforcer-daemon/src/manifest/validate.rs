@@ -5,9 +5,8 @@ use std::fmt;
 use std::hash::Hash;
 
 use super::error::{ErrorKind, KeyPath, ManifestError, ManifestErrors, Position, quoted};
-use super::model::{
-    CgroupPath, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Skill, SkillName,
-};
+use super::matching::CgroupPath;
+use super::model::{DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Skill, SkillName};
 use super::network::Destination;
 use super::path::ManifestPath;
 use super::support::{self, Feature};
