@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
+};
 
 use crate::{
     compile::Remark,
@@ -159,7 +162,9 @@ impl Service {
 
 /// Writes the kernel programs' debug messages to the daemon's log.
 async fn debug_messages(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
-    let Ok(mut logger) = tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) else { return };
+    // SAFETY: the logger owns its ring's descriptor, which stays the same and open as long as it lives.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let Ok(mut logger) = logger else { return };
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();

@@ -9,8 +9,9 @@ use enforcer_common::{
 };
 
 use crate::{
+    budget,
     kernel::Dentry,
-    maps::{BINARIES, DESTINATIONS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
+    maps::{BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
 };
 
 /// The maps as one generation sees them. A program takes this once, so that it decides by one policy as a whole.
@@ -56,19 +57,32 @@ impl Rules for InForce {
         let ports = DESTINATIONS.get(&key).and_then(|ports| ports.at(self.generation));
         decide::port_allowed(ports, port, protocols)
     }
+
+    #[inline(always)]
+    fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
+        // SAFETY: as above.
+        unsafe { ENTRYPOINTS.get(digest) }?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    #[inline(always)]
+    fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool {
+        // Without an element there is no counting, so there is nothing left to spend.
+        BUDGETS.get_ptr_mut(skill).is_some_and(|budget| budget::spend(budget, conf))
+    }
 }
 
 /// The way from a dentry up to its filesystem's root.
 pub struct Ascent {
     dentry: Dentry,
     ended: bool,
+    at_root: bool,
 }
 
 impl Ascent {
     /// From the object itself.
     #[inline(always)]
     pub fn from(dentry: Dentry) -> Self {
-        Self { dentry, ended: false }
+        Self { dentry, ended: false, at_root: false }
     }
 }
 
@@ -80,9 +94,17 @@ impl Ancestry for Ascent {
         }
         let id = self.dentry.inode().id();
         let parent = self.dentry.parent();
-        self.ended = parent == self.dentry;
+        if parent == self.dentry {
+            self.ended = true;
+            self.at_root = self.dentry.is_root_of_filesystem();
+        }
         self.dentry = parent;
         Some(id)
+    }
+
+    #[inline(always)]
+    fn ended_at_root(&self) -> bool {
+        self.at_root
     }
 }
 

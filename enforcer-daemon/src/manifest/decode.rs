@@ -67,44 +67,26 @@ const DIGEST_OR_PATH: &str = "a digest or a path";
 ///
 /// Everything that is found wrong, in the order of the text. A syntax error hides what stands behind it.
 pub fn parse(source: &Source) -> Result<Manifest, ManifestErrors> {
+    let root = yaml::parse(source.text()).map_err(|fault| fault_error(source, fault))?;
     let mut reader = Reader {
         file: source.file().to_owned(),
         errors: Vec::new(),
         spans: Spans::default(),
         schema: SCHEMA,
     };
-    let root = match yaml::parse(source.text()) {
-        Ok(Some(root)) => root,
-        Ok(None) => {
-            let hint = Some("a manifest has at least `skills:` with one skill".to_owned());
-            reader.error(
-                ErrorKind::Syntax,
-                Position::START,
-                &KeyPath::root(),
-                "nothing (the manifest is empty)",
-                "a manifest",
-                hint,
-            );
-            return Err(failed(reader.errors));
-        }
-        Err(fault) => return Err(fault_error(source, fault).into()),
-    };
-    match manifest(&mut reader, &root) {
-        Some((version, mode, audit_level, skills)) if reader.errors.is_empty() => Ok(Manifest {
-            version,
-            mode,
-            audit_level,
-            skills,
-            file: reader.file,
-            spans: reader.spans,
-        }),
-        _ => Err(failed(reader.errors)),
+    let parts = manifest(&mut reader, &root);
+    if let Some(errors) = ManifestErrors::collect(reader.errors) {
+        return Err(errors);
     }
-}
-
-/// The collected errors; every path that gives up has added one.
-fn failed(errors: Vec<ManifestError>) -> ManifestErrors {
-    ManifestErrors::collect(errors).unwrap_or_else(|| unreachable!("a failure without an error"))
+    let (version, mode, audit_level, skills) = parts;
+    Ok(Manifest {
+        version,
+        mode,
+        audit_level,
+        skills,
+        file: reader.file,
+        spans: reader.spans,
+    })
 }
 
 fn fault_error(source: &Source, fault: Fault) -> ManifestError {
@@ -119,10 +101,16 @@ fn fault_error(source: &Source, fault: Fault) -> ManifestError {
         message: None,
     };
     match fault {
-        Fault::TooLarge { limit } => ManifestError {
+        Fault::Empty => error(
+            Some(Position::START),
+            "nothing (the manifest is empty)".to_owned(),
+            "a manifest",
+            "a manifest has at least `skills:` with one skill",
+        ),
+        Fault::TooLarge { at, limit } => ManifestError {
             kind: ErrorKind::TooLarge,
             ..error(
-                None,
+                at,
                 format!("more than {limit}"),
                 "a manifest within the limits",
                 "what an alias stands for counts each time",
@@ -163,37 +151,42 @@ fn is_indented_with_a_tab(text: &str, at: Position) -> bool {
 
 type Parts = (u32, Mode, AuditLevel, BTreeMap<SkillName, Skill>);
 
-fn manifest(r: &mut Reader, root: &Node) -> Option<Parts> {
+/// The parts of the manifest; what is wrong with them has been noted, and stands at its default.
+fn manifest(r: &mut Reader, root: &Node) -> Parts {
+    let key_at = root.at.unwrap_or(Position::START);
     let cursor = Cursor {
         node: root,
         path: KeyPath::root(),
-        key_at: root.at.unwrap_or(Position::START),
+        key_at,
     };
-    let mut fields = r.fields(&cursor, MANIFEST)?;
-    let version = fields.take("version").map_or(Some(1), |c| version(r, &c));
-    let mode = fields
+    let Some(mut f) = r.fields(&cursor, MANIFEST) else {
+        return Parts::default();
+    };
+    let version = f.take("version").and_then(|c| version(r, &c)).unwrap_or(1);
+    let mode = f
         .take("mode")
-        .map_or(Some(Mode::default()), |c| r.word(&c, Mode::WORDS));
-    let level = fields
+        .and_then(|c| r.word(&c, Mode::WORDS))
+        .unwrap_or_default();
+    let level = f
         .take("audit_level")
-        .map_or(Some(AuditLevel::default()), |c| {
-            r.word(&c, AuditLevel::WORDS)
-        });
-    let skills = if let Some(cursor) = fields.take("skills") {
-        skills(r, &cursor)
+        .and_then(|c| r.word(&c, AuditLevel::WORDS))
+        .unwrap_or_default();
+    let skills = if let Some(cursor) = f.take("skills") {
+        skills(r, &cursor).unwrap_or_default()
     } else {
-        let hint = Some("write `skills:` and below it the name of a skill".to_owned());
+        let hint = "write `skills:` and below it the name of a skill".to_owned();
+        let (found, expected) = ("no key `skills`", "at least one skill");
         r.error(
             ErrorKind::Value,
-            cursor.key_at,
+            key_at,
             &KeyPath::root(),
-            "no key `skills`",
-            "at least one skill",
-            hint,
+            found,
+            expected,
+            Some(hint),
         );
-        None
+        BTreeMap::new()
     };
-    Some((version?, mode?, level?, skills?))
+    (version, mode, level, skills)
 }
 
 fn version(r: &mut Reader, cursor: &Cursor<'_>) -> Option<u32> {

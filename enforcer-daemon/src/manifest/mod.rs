@@ -45,3 +45,6 @@ pub(crate) use self::error::quoted;
 pub fn load(path: &std::path::Path) -> Result<ValidManifest, ManifestErrors> {
     parse(&Source::read(path)?)?.validate()
 }
+
+#[cfg(test)]
+mod tests;

@@ -321,7 +321,13 @@ impl Reader {
                 );
                 None
             }
-            Value::Bool(_) | Value::Null | Value::List(_) | Value::Map(_) => {
+            Value::Null => {
+                let hint = (expected == "a path")
+                    .then(|| "a lone ~ is YAML for nothing; write \"~/\"".to_owned());
+                self.wrong_type(cursor, expected, hint);
+                None
+            }
+            Value::Bool(_) | Value::List(_) | Value::Map(_) => {
                 self.wrong_type(cursor, expected, None);
                 None
             }

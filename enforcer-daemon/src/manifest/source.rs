@@ -48,7 +48,7 @@ impl Source {
     /// If it is too large or not UTF-8 text.
     pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
         if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_BYTES) {
-            return Err(too_large(file, "more").into());
+            return Err(too_large(file, &format!("more than {MAX_BYTES} bytes")).into());
         }
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
@@ -62,8 +62,10 @@ impl Source {
                 return Err(not_text(file, &before, found, "UTF-8 text").into());
             }
         };
-        if let Some(offset) = text.find('\0') {
-            let found = format!("a NUL byte at offset {offset}");
+        let body = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if let Some((offset, other)) = body.char_indices().find(|(_, c)| !is_printable(*c)) {
+            let offset = text.len() - body.len() + offset;
+            let found = format!("the control character {other:?} at offset {offset}");
             return Err(not_text(file, &text[..offset], found, "text").into());
         }
         Ok(Self {
@@ -92,6 +94,12 @@ impl Source {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// Whether YAML 1.1 allows the character (5.1, Character Set), as its scanner has it.
+fn is_printable(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
+        && c != '\u{feff}'
 }
 
 fn io_error(file: &str, found: String, expected: &str) -> ManifestError {

@@ -57,8 +57,13 @@ pub(crate) struct Key {
 /// Why a text is not one YAML document within the limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// More values or bytes than allowed.
-    TooLarge { limit: &'static str },
+    /// There is no value.
+    Empty,
+    /// More values, bytes or levels than allowed.
+    TooLarge {
+        at: Option<Position>,
+        limit: &'static str,
+    },
     /// A tag such as `!name`.
     Tag { at: Option<Position> },
     /// There is a second document.
@@ -70,14 +75,14 @@ pub(crate) enum Fault {
     },
 }
 
-/// Reads one YAML document; `None` if the text holds none.
-pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
+/// Reads one YAML document.
+pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     if let Some(limit) = bounds::exceeded(text) {
-        return Err(Fault::TooLarge { limit });
+        return Err(Fault::TooLarge { at: None, limit });
     }
     let mut documents = Deserializer::from_str(text);
     let Some(first) = documents.next() else {
-        return Ok(None);
+        return Err(Fault::Empty);
     };
     let mut reader = Budget {
         values: MAX_VALUES,
@@ -103,12 +108,11 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
             _ => Fault::SecondDocument { at },
         });
     }
-    Ok(match node {
-        Node {
-            value: Value::Null, ..
-        } => None,
-        node => Some(node),
-    })
+    if matches!(node.value, Value::Null) {
+        Err(Fault::Empty)
+    } else {
+        Ok(node)
+    }
 }
 
 fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
@@ -118,6 +122,19 @@ fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
         Some(fault) => fault,
         None => {
             let mut message = error.to_string();
+            // The kinds of serde_yaml's errors are private; these two are limits of its own.
+            if message.starts_with("recursion limit exceeded") {
+                return Fault::TooLarge {
+                    at,
+                    limit: "128 levels of lists and mappings",
+                };
+            }
+            if message.starts_with("repetition limit exceeded") {
+                return Fault::TooLarge {
+                    at,
+                    limit: "100 aliases per value",
+                };
+            }
             if let Some(at) = at {
                 message =
                     message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
@@ -155,7 +172,7 @@ impl Budget {
         } else {
             "32 MiB of values"
         };
-        self.fault = Some(Fault::TooLarge { limit });
+        self.fault = Some(Fault::TooLarge { at: None, limit });
         Err(E::custom("too large"))
     }
 }
