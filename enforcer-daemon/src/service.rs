@@ -103,7 +103,9 @@ impl Service {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
-            bail!("enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo");
+            bail!(
+                "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
+            );
         }
         let lock = InstanceLock::take(runtime)?;
         let Started { engine, ring, debug, warnings } = Engine::start(manifest, policy, home)?;
@@ -113,12 +115,8 @@ impl Service {
         let mut enricher = Enricher::new(engine.directory());
         stream.publish(enricher.own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
-        let service = Arc::new(Self {
-            engine,
-            stream,
-            policy: Mutex::new(policy.to_owned()),
-            runtime: runtime.to_owned(),
-        });
+        let service =
+            Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
         Ok(Running { service, warnings, pump, _control: control, _lock: lock, _debug: debug })

@@ -91,12 +91,7 @@ struct Writer {
 pub unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
     // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
     unsafe {
-        let mut writer = Writer {
-            dentry,
-            bytes: (&raw mut (*path).bytes).cast(),
-            len: 0,
-            truncated: 0,
-        };
+        let mut writer = Writer { dentry, bytes: (&raw mut (*path).bytes).cast(), len: 0, truncated: 0 };
         (*path).dev = dentry.inode().id().dev;
         bpf_loop(MAX_DEPTH, write_one::<N> as *mut c_void, (&raw mut writer).cast(), 0);
         (*path).len = writer.len;

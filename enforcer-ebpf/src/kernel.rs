@@ -99,9 +99,8 @@ unsafe fn field<T: Copy>(base: *const c_void, offset: usize) -> T {
 unsafe fn probe<T: Copy + Default>(base: *const c_void, offset: usize) -> Option<T> {
     let mut value = T::default();
     // SAFETY: writes `size_of::<T>()` bytes into `value`; the source may be any address.
-    let status = unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast())
-    };
+    let status =
+        unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast()) };
     if status == 0 { Some(value) } else { None }
 }
 

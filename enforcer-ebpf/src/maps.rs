@@ -9,7 +9,10 @@ use enforcer_common::{
     event::Event,
     ids::{Digest, ObjectId, SkillId},
     net::{NetKey, PortSet},
-    rules::{BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned},
+    rules::{
+        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
+        SkillConf, Versioned,
+    },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, Enrolment, Label},
 };
 

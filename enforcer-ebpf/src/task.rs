@@ -87,7 +87,8 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         && label.skill.governs()
     {
         let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
-        let decision = Decision { verdict: Verdict::Allow, reason: Reason::LabelStays, rule: RuleId::NONE, report: true };
+        let decision =
+            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays, rule: RuleId::NONE, report: true };
         report::moved(label.skill, InForce::now().generation, &decision, task, to);
     }
     0

@@ -55,10 +55,8 @@ pub fn socket<R: Rules>(rules: &R, skill: SkillId, family: u16, socket_type: u16
     const SOCK_DGRAM: u16 = 2;
     const NETLINK_ROUTE: u16 = 0;
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    let inet = matches!(
-        (socket_type, protocol),
-        (SOCK_STREAM, 0 | net::IPPROTO_TCP) | (SOCK_DGRAM, 0 | net::IPPROTO_UDP)
-    );
+    let inet =
+        matches!((socket_type, protocol), (SOCK_STREAM, 0 | net::IPPROTO_TCP) | (SOCK_DGRAM, 0 | net::IPPROTO_UDP));
     let decided_later = match family {
         net::AF_UNIX => true,
         net::AF_INET | net::AF_INET6 => inet,

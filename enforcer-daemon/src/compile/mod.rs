@@ -11,14 +11,17 @@ use std::{collections::HashMap, path::Path};
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag},
+    rules::{
+        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
+    },
     task::CgroupLabel,
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
 pub use self::world::World;
 use crate::manifest::{
-    Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
+    Skill, SkillName, TwoFactor,
 };
 
 /// Something about a place of the manifest.
@@ -263,7 +266,10 @@ impl Compiler<'_> {
 
     fn budget(&mut self, name: &SkillName, conf: &mut SkillConf, at: &KeyPath, budget: DeleteBudget) {
         if budget.limit() > BUDGET_LIMIT {
-            return self.error(at, format!("{budget} is more than this build counts: at most {BUDGET_LIMIT} deletes per window"));
+            return self.error(
+                at,
+                format!("{budget} is more than this build counts: at most {BUDGET_LIMIT} deletes per window"),
+            );
         }
         let window = budget.window_ns();
         conf.budget = budget.limit();
@@ -274,7 +280,10 @@ impl Compiler<'_> {
     fn cgroup(&mut self, skill: SkillId, at: &KeyPath, path: &str) {
         match self.world.cgroups(path) {
             Ok(cgroups) if cgroups.is_empty() => {
-                self.warn(at, format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"));
+                self.warn(
+                    at,
+                    format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"),
+                );
             }
             Ok(cgroups) => {
                 for (id, depth) in cgroups {

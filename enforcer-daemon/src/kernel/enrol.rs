@@ -30,7 +30,9 @@ pub enum EnrolError {
     #[error("process {0} keeps making threads; stop it and try again")]
     Restless(u32),
     /// It brings open files along that the skill may not have.
-    #[error("process {pid} has {count} files open as the skill may not have them; `enforcer events` names them. Close them, or allow them")]
+    #[error(
+        "process {pid} has {count} files open as the skill may not have them; `enforcer events` names them. Close them, or allow them"
+    )]
     OpenFiles {
         /// The process.
         pid: u32,

@@ -162,7 +162,11 @@ fn explain(error: &ProgramError) -> String {
     let log = verifier_log.to_string();
     let lines: Vec<&str> = log.lines().collect();
     let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-    if tail.is_empty() { format!("BPF_PROG_LOAD: {io_error}") } else { format!("BPF_PROG_LOAD: {io_error}\n    {tail}") }
+    if tail.is_empty() {
+        format!("BPF_PROG_LOAD: {io_error}")
+    } else {
+        format!("BPF_PROG_LOAD: {io_error}\n    {tail}")
+    }
 }
 
 /// An error with its sources.

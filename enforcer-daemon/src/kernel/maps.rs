@@ -5,11 +5,7 @@
 //! 3. One store of the generation puts the new policy in force.
 //! 4. When no program can still be in the old generation, what only that one needed is collected.
 
-use std::{
-    collections::HashMap as StdHashMap,
-    hash::Hash,
-    time::Duration,
-};
+use std::{collections::HashMap as StdHashMap, hash::Hash, time::Duration};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use enforcer_common::{
@@ -18,7 +14,8 @@ use enforcer_common::{
     names::map,
     net::{NetKey, PortSet, SKILL_BITS},
     rules::{
-        BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
+        BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
+        PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
     },
     task::{CgroupLabel, cgroup_filter_slot},
 };
@@ -119,10 +116,7 @@ type Changes<K, V> = Vec<(K, Option<V>, Option<V>)>;
 
 fn changes<K: Copy + Eq + Hash, V: Copy + PartialEq>(old: &StdHashMap<K, V>, new: &StdHashMap<K, V>) -> Changes<K, V> {
     let gone = old.iter().filter(|(k, _)| !new.contains_key(k)).map(|(k, v)| (*k, Some(*v), None));
-    let come = new
-        .iter()
-        .filter(|(k, v)| old.get(k) != Some(v))
-        .map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
+    let come = new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
     gone.chain(come).collect()
 }
 
@@ -141,7 +135,11 @@ fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
 }
 
 /// Collects what no generation needs: the rules that `keep` says have no value.
-fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool) {
+fn collect<K, V, M: RuleMap<K, V>>(
+    map: &mut M,
+    changes: &Changes<K, V>,
+    keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool,
+) {
     for change in changes.iter().filter(|c| !keep(c)) {
         // An element that is not there is as good as collected.
         let _ = map.drop_rule(&change.0);
@@ -258,7 +256,8 @@ impl PolicyMaps {
         let empty = Box::new(Budget { lock: bpf_spin_lock { val: 0 }, count: 0, times: [0; BUDGET_LIMIT as usize] });
         for (skill, _) in next.skills.iter().filter(|(_, conf)| conf.budget_rule != RuleId::NONE) {
             match self.budgets.insert(skill, &*empty, NOEXIST) {
-                Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
+                }
                 Err(e) => return Err(ApplyError::Map { map: map::BUDGETS, cause: full_or(&e) }),
                 Ok(()) => {}
             }
@@ -285,7 +284,8 @@ impl PolicyMaps {
     /// Makes the cgroup map hold the policy in force. A cgroup that vanished meanwhile was removed by the kernel program.
     fn set_cgroups(&mut self, previous: &Ruleset) {
         for (id, label) in &self.in_force.cgroups {
-            let put = self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
+            let put =
+                self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
             if let Err(e) = put {
                 tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
             }
@@ -303,7 +303,9 @@ fn check_size(what: &'static str, count: usize) -> Result<(), ApplyError> {
 /// A map error, with E2BIG in words.
 fn full_or(error: &aya::maps::MapError) -> String {
     match error {
-        aya::maps::MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) => {
+        aya::maps::MapError::SyscallError(e)
+            if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) =>
+        {
             "the map is full".into()
         }
         aya::maps::MapError::SyscallError(e) => e.io_error.to_string(),

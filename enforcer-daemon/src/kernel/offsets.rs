@@ -18,7 +18,9 @@ const ANONYMOUS_DEPTH: u32 = 8;
 #[non_exhaustive]
 pub enum OffsetsError {
     /// No BTF, or not readable.
-    #[error("cannot read the kernel's type information at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y shows it there")]
+    #[error(
+        "cannot read the kernel's type information at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y shows it there"
+    )]
     Btf {
         /// Where it was looked for.
         path: String,
@@ -26,7 +28,9 @@ pub enum OffsetsError {
         source: btf_rs::Error,
     },
     /// The kernel has no such field.
-    #[error("this kernel's type information has no field `{field}` in `struct {structure}`: its layout is not known to this build")]
+    #[error(
+        "this kernel's type information has no field `{field}` in `struct {structure}`: its layout is not known to this build"
+    )]
     Missing {
         /// The structure.
         structure: &'static str,

@@ -124,7 +124,8 @@ impl Program {
     /// # Errors
     /// When the object has no such program, or one of another type: a build whose two halves do not fit.
     pub fn find<'a>(&self, ebpf: &'a mut aya::Ebpf) -> Result<Loaded<'a>, String> {
-        let program = ebpf.program_mut(self.name).ok_or_else(|| format!("the kernel object has no program `{}`", self.name))?;
+        let program =
+            ebpf.program_mut(self.name).ok_or_else(|| format!("the kernel object has no program `{}`", self.name))?;
         let wrong = |e: aya::programs::ProgramError| format!("program `{}`: {e}", self.name);
         Ok(match self.hook {
             Hook::Lsm(hook) => Loaded::Lsm(program.try_into().map_err(wrong)?, hook),

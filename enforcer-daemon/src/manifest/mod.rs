@@ -26,8 +26,8 @@ pub use self::error::{ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestE
 pub use self::limits::{Approval, DeleteBudget, Grant, MAX_DURATION, parse_duration};
 pub use self::matching::{CgroupPath, ContainerSelector, Match, UnitPattern};
 pub use self::model::{
-    Action, AuditLevel, Binary, BinaryEntry, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest,
-    Mode, ParentRef, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Mode, ParentRef, Skill,
+    SkillName, TwoFactor,
 };
 pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;

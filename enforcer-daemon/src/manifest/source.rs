@@ -55,10 +55,7 @@ impl Source {
             Err(error) => {
                 let offset = error.utf8_error().valid_up_to();
                 let before = String::from_utf8_lossy(&error.as_bytes()[..offset]);
-                let found = format!(
-                    "the byte 0x{:02x} at offset {offset}",
-                    error.as_bytes()[offset]
-                );
+                let found = format!("the byte 0x{:02x} at offset {offset}", error.as_bytes()[offset]);
                 return Err(not_text(file, &before, found, "UTF-8 text").into());
             }
         };
@@ -68,18 +65,12 @@ impl Source {
             let found = format!("the control character {other:?} at offset {offset}");
             return Err(not_text(file, &text[..offset], found, "text").into());
         }
-        Ok(Self {
-            file: file.to_owned(),
-            text,
-        })
+        Ok(Self { file: file.to_owned(), text })
     }
 
     fn read_bounded<R: Read>(name: &str, reader: R) -> Result<Self, ManifestErrors> {
         let mut bytes = Vec::new();
-        reader
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| read_error(name, &error))?;
+        reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| read_error(name, &error))?;
         Self::from_bytes(name, bytes)
     }
 
@@ -98,8 +89,7 @@ impl Source {
 
 /// Whether YAML 1.1 allows the character (5.1, Character Set), as its scanner has it.
 fn is_printable(c: char) -> bool {
-    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
-        && c != '\u{feff}'
+    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..) && c != '\u{feff}'
 }
 
 fn io_error(file: &str, found: String, expected: &str) -> ManifestError {
@@ -135,11 +125,7 @@ fn open_error(file: &str, error: &OpenError) -> ManifestError {
 fn too_large(file: &str, found: &str) -> ManifestError {
     ManifestError {
         kind: ErrorKind::TooLarge,
-        ..io_error(
-            file,
-            found.to_owned(),
-            &format!("a manifest of at most {MAX_BYTES} bytes"),
-        )
+        ..io_error(file, found.to_owned(), &format!("a manifest of at most {MAX_BYTES} bytes"))
     }
 }
 
@@ -150,9 +136,5 @@ fn not_text(file: &str, before: &str, found: String, expected: &str) -> Manifest
         line: count(before.bytes().filter(|b| *b == b'\n').count() + 1),
         column: count(before[line_start..].chars().count() + 1),
     };
-    ManifestError {
-        kind: ErrorKind::Syntax,
-        position: Some(position),
-        ..io_error(file, found, expected)
-    }
+    ManifestError { kind: ErrorKind::Syntax, position: Some(position), ..io_error(file, found, expected) }
 }

@@ -20,27 +20,15 @@ fn path(text: &str) -> ManifestPath {
 fn the_community_example() {
     let valid = validated(COMMUNITY).expect("valid");
     let manifest = valid.manifest();
-    assert_eq!(
-        (manifest.version, manifest.mode, manifest.audit_level),
-        (1, Mode::Enforce, AuditLevel::Strict)
-    );
+    assert_eq!((manifest.version, manifest.mode, manifest.audit_level), (1, Mode::Enforce, AuditLevel::Strict));
     let skill = &manifest.skills["file_manager"];
     assert_eq!(skill.matching, Match::default());
     let digest: Digest = DIGEST.parse().expect("a digest");
-    let entry = BinaryEntry {
-        binary: Binary::Content(vec![digest]),
-        parents: vec![],
-    };
+    let entry = BinaryEntry { binary: Binary::Content(vec![digest]), parents: vec![] };
     assert_eq!(only(skill.allow_binaries.as_ref()), [entry]);
-    assert_eq!(
-        only(skill.network_scope.as_ref()),
-        ["api.github.com".parse().expect("a name")]
-    );
+    assert_eq!(only(skill.network_scope.as_ref()), ["api.github.com".parse().expect("a name")]);
     assert_eq!(skill.require_2fa, TwoFactor::ALL);
-    assert_eq!(
-        (&skill.allow_delete, &skill.allow_write, skill.delete_budget),
-        (&None, &None, None)
-    );
+    assert_eq!((&skill.allow_delete, &skill.allow_write, skill.delete_budget), (&None, &None, None));
     let warnings: Vec<_> = valid.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
@@ -64,53 +52,27 @@ fn the_full_form() {
     assert_eq!(
         skill.matching,
         Match {
-            cgroup: Some(
-                "/agents.slice/file_manager.scope"
-                    .parse()
-                    .expect("a cgroup")
-            ),
+            cgroup: Some("/agents.slice/file_manager.scope".parse().expect("a cgroup")),
             unit: Some("openclaw@*.service".parse().expect("a unit")),
             container: Some(ContainerSelector::NameOrId("openclaw".to_owned())),
             entrypoint: Some(digest),
         }
     );
     let git = BinaryEntry {
-        binary: Binary::Path {
-            path: path("/usr/bin/git"),
-            sha256: vec![digest],
-        },
-        parents: vec![
-            ParentRef::Path(path("/usr/bin/bash")),
-            ParentRef::Digest(digest),
-        ],
+        binary: Binary::Path { path: path("/usr/bin/git"), sha256: vec![digest] },
+        parents: vec![ParentRef::Path(path("/usr/bin/bash")), ParentRef::Digest(digest)],
     };
-    let content = BinaryEntry {
-        binary: Binary::Content(vec![digest]),
-        parents: vec![],
-    };
+    let content = BinaryEntry { binary: Binary::Content(vec![digest]), parents: vec![] };
     assert_eq!(only(skill.allow_binaries.as_ref()), [content, git]);
-    let libraries = [
-        LibraryEntry::Path(path("/usr")),
-        LibraryEntry::Path(path("/lib")),
-        LibraryEntry::Digest(digest),
-    ];
+    let libraries = [LibraryEntry::Path(path("/usr")), LibraryEntry::Path(path("/lib")), LibraryEntry::Digest(digest)];
     assert_eq!(only(skill.allow_libraries.as_ref()), libraries);
     assert!(!skill.allow_jit);
     assert_eq!(only(skill.allow_write.as_ref()), [path("/srv/agent")]);
-    assert_eq!(
-        only(skill.allow_delete.as_ref()),
-        [path("/srv/agent/tmp"), path("/srv/agent/build")]
-    );
-    assert_eq!(
-        skill.protect,
-        [path("/srv/agent/.git"), path("~/.openclaw/credentials")]
-    );
+    assert_eq!(only(skill.allow_delete.as_ref()), [path("/srv/agent/tmp"), path("/srv/agent/build")]);
+    assert_eq!(skill.protect, [path("/srv/agent/.git"), path("~/.openclaw/credentials")]);
     let budget = skill.delete_budget.expect("a budget");
     assert_eq!((budget.limit(), budget.window_ns()), (50, 60_000_000_000));
-    let scope: Vec<_> = only(skill.network_scope.as_ref())
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let scope: Vec<_> = only(skill.network_scope.as_ref()).iter().map(ToString::to_string).collect();
     assert_eq!(
         scope,
         [
@@ -121,57 +83,30 @@ fn the_full_form() {
             "unix:/run/agent/control.sock"
         ]
     );
-    assert_eq!(
-        only(skill.listen.as_ref()),
-        ["127.0.0.1:8080".parse().expect("an address")]
-    );
-    assert_eq!(
-        skill.via,
-        Some("127.0.0.1:3128".parse().expect("an address"))
-    );
+    assert_eq!(only(skill.listen.as_ref()), ["127.0.0.1:8080".parse().expect("an address")]);
+    assert_eq!(skill.via, Some("127.0.0.1:3128".parse().expect("an address")));
     assert_eq!(skill.require_2fa.iter().count(), 4);
-    assert_eq!(
-        skill.approval,
-        Approval {
-            timeout: Duration::from_mins(5),
-            grant: Grant::Once
-        }
-    );
-    assert_eq!(
-        skill.reason.as_deref(),
-        Some("deletes outside /srv/agent/tmp need a human; ask in #ops")
-    );
+    assert_eq!(skill.approval, Approval { timeout: Duration::from_mins(5), grant: Grant::Once });
+    assert_eq!(skill.reason.as_deref(), Some("deletes outside /srv/agent/tmp need a human; ask in #ops"));
 }
 
 #[test]
 fn every_key_of_the_schema_is_in_the_full_form_and_in_the_json_schema() {
     let schema = serde_json::to_value(json_schema()).expect("JSON");
     let keys_of = |value: &serde_json::Value| -> Vec<String> {
-        let mut keys: Vec<_> = value["properties"]
-            .as_object()
-            .expect("keys")
-            .keys()
-            .cloned()
-            .collect();
+        let mut keys: Vec<_> = value["properties"].as_object().expect("keys").keys().cloned().collect();
         keys.sort();
         keys
     };
     let defs = &schema["$defs"];
     let object = &defs["BinaryEntry"]["anyOf"][2];
     let full = full();
-    for (known, object) in decode::SCHEMA.iter().zip([
-        &schema,
-        &defs["Skill"],
-        &defs["Match"],
-        object,
-        &defs["Approval"],
-    ]) {
+    for (known, object) in
+        decode::SCHEMA.iter().zip([&schema, &defs["Skill"], &defs["Match"], object, &defs["Approval"]])
+    {
         let mut expected: Vec<_> = known.known.to_vec();
         for key in &expected {
-            assert!(
-                full.contains(&format!("{key}:")),
-                "{key} is not in the full form"
-            );
+            assert!(full.contains(&format!("{key}:")), "{key} is not in the full form");
         }
         expected.sort_unstable();
         assert_eq!(keys_of(object), expected, "{}", known.of);
@@ -183,10 +118,7 @@ fn every_key_of_the_schema_is_in_the_full_form_and_in_the_json_schema() {
     }
     assert_eq!(defs["Digest"]["pattern"], "^sha256:[0-9A-Fa-f]{64}$");
     let text = schema.to_string();
-    assert!(
-        !text.contains("null"),
-        "an optional key is absent, not null"
-    );
+    assert!(!text.contains("null"), "an optional key is absent, not null");
     for reference in text.split("\"$ref\":\"#/$defs/").skip(1) {
         let name = reference.split('"').next().unwrap_or_default();
         assert!(defs.get(name).is_some(), "{name}");
@@ -204,47 +136,27 @@ fn places_of_keys_and_entries() {
         (skill.key("match").key("unit"), Some("9:7")),
         (skill.key("allow_binaries").index(0), Some("13:9")),
         (skill.key("allow_binaries").index(1), Some("14:9")),
-        (
-            skill.key("allow_binaries").index(1).key("parents"),
-            Some("16:9"),
-        ),
-        (
-            skill.key("allow_binaries").index(1).key("parents").index(1),
-            Some("16:34"),
-        ),
+        (skill.key("allow_binaries").index(1).key("parents"), Some("16:9")),
+        (skill.key("allow_binaries").index(1).key("parents").index(1), Some("16:34")),
         (skill.key("network_scope").index(3), Some("27:9")),
         (skill.key("approval").key("grant"), Some("32:29")),
         (skill.key("network_scope").index(5), None),
         (skill.key("nothing"), None),
     ] {
-        assert_eq!(
-            manifest.position(&path).map(|at| at.to_string()).as_deref(),
-            place,
-            "{path}"
-        );
+        assert_eq!(manifest.position(&path).map(|at| at.to_string()).as_deref(), place, "{path}");
     }
 }
 
 #[test]
 fn aliases_anchors_json_crlf_and_a_byte_order_mark() {
-    let shared = format!(
-        "skills:\n  a: {{allow_binaries: &tools [\"{DIGEST}\"]}}\n  b: {{allow_binaries: *tools}}\n"
-    );
+    let shared = format!("skills:\n  a: {{allow_binaries: &tools [\"{DIGEST}\"]}}\n  b: {{allow_binaries: *tools}}\n");
     let manifest = parsed(&shared).expect("aliases");
     assert_eq!(manifest.skills["a"], manifest.skills["b"]);
-    let json = format!(
-        "{{\"skills\":{{\"a\":{{\"allow_binaries\":[\"{DIGEST}\"],\"require_2fa\":[]}}}}}}"
-    );
-    assert_eq!(
-        parsed(&json).expect("JSON").skills["a"],
-        manifest.skills["a"]
-    );
+    let json = format!("{{\"skills\":{{\"a\":{{\"allow_binaries\":[\"{DIGEST}\"],\"require_2fa\":[]}}}}}}");
+    assert_eq!(parsed(&json).expect("JSON").skills["a"], manifest.skills["a"]);
     assert_eq!(parsed(&COMMUNITY.replace('\n', "\r\n")), parsed(COMMUNITY));
     assert_eq!(parsed(&format!("\u{feff}{COMMUNITY}")), parsed(COMMUNITY));
-    assert_eq!(
-        parsed(&format!("%YAML 1.2\n---\n{COMMUNITY}...\n")),
-        parsed(COMMUNITY)
-    );
+    assert_eq!(parsed(&format!("%YAML 1.2\n---\n{COMMUNITY}...\n")), parsed(COMMUNITY));
 }
 
 #[test]
@@ -268,42 +180,22 @@ fn forms_of_values() {
     let manifest = parsed(&text).expect("parsed");
     let skill = &manifest.skills["a"];
     let digest: Digest = DIGEST.parse().expect("a digest");
-    let binaries: Vec<_> = only(skill.allow_binaries.as_ref())
-        .into_iter()
-        .map(|entry| entry.binary)
-        .collect();
+    let binaries: Vec<_> = only(skill.allow_binaries.as_ref()).into_iter().map(|entry| entry.binary).collect();
     assert_eq!(
         binaries,
         [
             Binary::Content(vec![digest, digest]),
-            Binary::Path {
-                path: path("/bin/sh"),
-                sha256: vec![digest]
-            },
-            Binary::Path {
-                path: path("/usr/bin/["),
-                sha256: vec![]
-            },
+            Binary::Path { path: path("/bin/sh"), sha256: vec![digest] },
+            Binary::Path { path: path("/usr/bin/["), sha256: vec![] },
         ]
     );
     assert_eq!(skill.allow_delete, Some(Listed::Everything));
     assert_eq!(skill.network_scope, Some(Listed::Only(vec![])));
-    assert_eq!(
-        skill.require_2fa.iter().collect::<Vec<_>>(),
-        [Action::Exec, Action::Delete]
-    );
-    let approval = Approval {
-        timeout: Duration::from_mins(5),
-        grant: Grant::For(Duration::from_mins(10)),
-    };
+    assert_eq!(skill.require_2fa.iter().collect::<Vec<_>>(), [Action::Exec, Action::Delete]);
+    let approval = Approval { timeout: Duration::from_mins(5), grant: Grant::For(Duration::from_mins(10)) };
     assert_eq!(skill.approval, approval);
     assert!(skill.allow_jit);
-    assert_eq!(
-        skill
-            .delete_budget
-            .map(|budget| (budget.limit(), budget.window_ns())),
-        Some((0, 90_000_000_000))
-    );
+    assert_eq!(skill.delete_budget.map(|budget| (budget.limit(), budget.window_ns())), Some((0, 90_000_000_000)));
     assert_eq!(skill.reason.as_deref(), Some("two lines"));
 }
 
@@ -322,10 +214,6 @@ fn paths_and_homes() {
     assert_eq!(path("~/.ssh").below_home(), Some(".ssh"));
     assert_eq!(path("~/").below_home(), Some(""));
     assert_eq!(path("/a").below_home(), None);
-    assert!(
-        path("/").covers(&path("/a"))
-            && path("/a").covers(&path("/a"))
-            && path("/a").covers(&path("/a/b"))
-    );
+    assert!(path("/").covers(&path("/a")) && path("/a").covers(&path("/a")) && path("/a").covers(&path("/a/b")));
     assert!(!path("/a").covers(&path("/ab")) && !path("/a/b").covers(&path("/a")));
 }

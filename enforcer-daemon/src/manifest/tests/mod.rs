@@ -63,10 +63,7 @@ fn full() -> String {
 }
 
 fn parsed(text: &str) -> Result<Manifest, ManifestErrors> {
-    parse(&Source::from_bytes(
-        "claw.policy.yaml",
-        text.as_bytes().to_vec(),
-    )?)
+    parse(&Source::from_bytes("claw.policy.yaml", text.as_bytes().to_vec())?)
 }
 
 fn validated(text: &str) -> Result<ValidManifest, ManifestErrors> {
@@ -82,8 +79,5 @@ fn skill(body: &str) -> String {
 /// What stands wrong where: `line:column path message`.
 fn faults(errors: &ManifestErrors) -> Vec<String> {
     let place = |error: &ManifestError| error.position.map_or("-".to_owned(), |at| at.to_string());
-    errors
-        .iter()
-        .map(|error| format!("{} {} {}", place(error), error.path, error.message()))
-        .collect()
+    errors.iter().map(|error| format!("{} {} {}", place(error), error.path, error.message())).collect()
 }

@@ -42,25 +42,10 @@ fn forms_and_what_they_are_written_as() {
 fn parts() {
     let destination: Destination = "10.0.0.0/8:5432/tcp".parse().expect("a prefix");
     let prefix = "10.0.0.0/8".parse().expect("a prefix");
-    assert_eq!(
-        destination,
-        Destination::Net {
-            prefix,
-            port: Some(5432),
-            protocol: Some(Protocol::Tcp)
-        }
-    );
+    assert_eq!(destination, Destination::Net { prefix, port: Some(5432), protocol: Some(Protocol::Tcp) });
     let destination: Destination = "*.Example.com:443".parse().expect("a name");
     let name = "example.com".parse().expect("a name");
-    assert_eq!(
-        destination,
-        Destination::Name {
-            name,
-            wildcard: true,
-            port: Some(443),
-            protocol: None
-        }
-    );
+    assert_eq!(destination, Destination::Name { name, wildcard: true, port: Some(443), protocol: None });
 }
 
 #[test]
@@ -78,11 +63,7 @@ fn refusals() {
         ("a:", "\"\" is no port", ""),
         ("a:+1", "\"+1\" is no port", ""),
         ("a:1/sctp", "protocol \"sctp\"", ""),
-        (
-            "1.2.3.4/tcp",
-            "a protocol without a port",
-            "write :PORT before it",
-        ),
+        ("1.2.3.4/tcp", "a protocol without a port", "write :PORT before it"),
         (
             "10.0.0.1/8",
             "bits are set behind the first 8",
@@ -98,31 +79,15 @@ fn refusals() {
         ("10.0.0.0/+8", "prefix length \"+8\"", ""),
         ("::/129", "prefix length \"129\"", ""),
         ("::ffff:10.0.0.1", "IPv4 written as IPv6", "write 10.0.0.1"),
-        (
-            "[::ffff:10.0.0.1]:80",
-            "IPv4 written as IPv6",
-            "write 10.0.0.1",
-        ),
-        (
-            "::ffff:10.0.0.0/104",
-            "IPv4 written as IPv6",
-            "write 10.0.0.0/8",
-        ),
+        ("[::ffff:10.0.0.1]:80", "IPv4 written as IPv6", "write 10.0.0.1"),
+        ("::ffff:10.0.0.0/104", "IPv4 written as IPv6", "write 10.0.0.0/8"),
         ("::ffff:0:0/96", "IPv4 written as IPv6", "write 0.0.0.0/0"),
-        (
-            "2001:db8::/32:443",
-            "a port after an IPv6 prefix without brackets",
-            "write \"[2001:db8::/32]:443\"",
-        ),
+        ("2001:db8::/32:443", "a port after an IPv6 prefix without brackets", "write \"[2001:db8::/32]:443\""),
         ("2001:zz::1", "not an IPv6 address", ""),
         ("[2001:db8::1", "no `]`", ""),
         ("[2001:db8::1]443", "no `:` after `]`", ""),
         ("[1.2.3.4]:80", "brackets are for IPv6", "write 1.2.3.4:80"),
-        (
-            "fe80::1%eth0",
-            "scope \"eth0\"",
-            "leave out the `%` and what follows",
-        ),
+        ("fe80::1%eth0", "scope \"eth0\"", "leave out the `%` and what follows"),
         ("1.2.3", "looks like a bad address", ""),
         ("1.2.3.400", "looks like a bad address", ""),
         ("010.0.0.1", "looks like a bad address", ""),
@@ -130,11 +95,7 @@ fn refusals() {
         ("2130706433", "looks like a bad address", ""),
         ("0x7f000001", "looks like a bad address", ""),
         ("127.0x1", "looks like a bad address", ""),
-        (
-            "münchen.de",
-            "not ASCII",
-            "write an internationalised name in its ASCII form, label by label: xn--…",
-        ),
+        ("münchen.de", "not ASCII", "write an internationalised name in its ASCII form, label by label: xn--…"),
         ("a..b", "a label is empty", ""),
         (".", "it is empty", ""),
         ("a_b", "it has '_'", ""),
@@ -156,24 +117,13 @@ fn refusals() {
             "`*` stands alone in its list",
             "write \"0.0.0.0/0:PORT\" and \"[::/0]:PORT\" for one port of every address",
         ),
-        (
-            "https://a.b/c",
-            "a URL",
-            "write the name alone: \"a.b:443\"",
-        ),
-        (
-            "a.b/c",
-            "a name with a path or a prefix length",
-            "the kernel sees addresses and ports, no paths",
-        ),
+        ("https://a.b/c", "a URL", "write the name alone: \"a.b:443\""),
+        ("a.b/c", "a name with a path or a prefix length", "the kernel sees addresses and ports, no paths"),
         ("unix:a", "", ""),
         ("unix:@", "", ""),
     ] {
         let error = text.parse::<Destination>().expect_err(text);
-        assert!(
-            error.found.contains(&format!("({why})")) || why.is_empty(),
-            "{text}: {error}"
-        );
+        assert!(error.found.contains(&format!("({why})")) || why.is_empty(), "{text}: {error}");
         assert_eq!(error.hint.as_deref().unwrap_or_default(), hint, "{text}");
         assert!(error.to_string().len() < 400, "{text}");
     }
@@ -181,12 +131,7 @@ fn refusals() {
 
 #[test]
 fn listen_takes_addresses_only() {
-    for text in [
-        "127.0.0.1:8080",
-        "[::1]:8080/tcp",
-        "0.0.0.0",
-        "10.0.0.0/8:80",
-    ] {
+    for text in ["127.0.0.1:8080", "[::1]:8080/tcp", "0.0.0.0", "10.0.0.0/8:80"] {
         assert_eq!(text.parse::<ListenAddress>().expect(text).to_string(), text);
     }
     for text in ["localhost:80", "*:80", "8080", ":8080", "unix:/a"] {

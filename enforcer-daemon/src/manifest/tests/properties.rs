@@ -32,24 +32,15 @@ fn port() -> impl Strategy<Value = String> {
 
 fn destination() -> impl Strategy<Value = String> {
     let v4 = (any::<u32>(), 0_u8..=32).prop_map(|(bits, len)| {
-        let net = ipnet::Ipv4Net::new(bits.into(), len)
-            .expect("a length up to 32")
-            .trunc();
+        let net = ipnet::Ipv4Net::new(bits.into(), len).expect("a length up to 32").trunc();
         net.to_string()
     });
     let v6 = (any::<u128>(), 0_u8..=128)
-        .prop_map(|(bits, len)| {
-            ipnet::Ipv6Net::new(bits.into(), len)
-                .expect("a length up to 128")
-                .trunc()
-        })
+        .prop_map(|(bits, len)| ipnet::Ipv6Net::new(bits.into(), len).expect("a length up to 128").trunc())
         .prop_filter("v4-mapped", |net| net.addr().to_ipv4_mapped().is_none())
         .prop_map(|net| format!("[{net}]"));
     prop_oneof![
-        (
-            prop_oneof![v4, v6, host(), host().prop_map(|host| format!("*.{host}"))],
-            port()
-        )
+        (prop_oneof![v4, v6, host(), host().prop_map(|host| format!("*.{host}"))], port())
             .prop_map(|(host, port)| format!("{host}{port}")),
         "unix:/[a-z/.]{0,30}[a-z]".prop_filter("..", |text| !text.contains("..")),
         "unix:@[ -~]{1,107}",

@@ -5,15 +5,13 @@ use super::*;
 /// What stands wrong with a skill of these keys.
 fn skill_faults(body: &str) -> Vec<String> {
     let errors = parsed(&skill(body)).map(|_| ()).expect_err(body);
-    faults(&errors)
-        .into_iter()
-        .map(|fault| fault.replace("skills.a.", ""))
-        .collect()
+    faults(&errors).into_iter().map(|fault| fault.replace("skills.a.", "")).collect()
 }
 
 #[test]
 fn the_message_as_it_is_displayed() {
-    let text = "version: 1\nskills:\n  file_manager:\n    allow_binaries:\n      - \"sha256:9f86\"\n    netwrk_scope: []\n";
+    let text =
+        "version: 1\nskills:\n  file_manager:\n    allow_binaries:\n      - \"sha256:9f86\"\n    netwrk_scope: []\n";
     assert_eq!(
         parsed(text).expect_err("refused").to_string(),
         "claw.policy.yaml:5:9: skills.file_manager.allow_binaries[0]: found \"sha256:9f86\" (4 hex digits), \
@@ -29,94 +27,31 @@ fn the_message_as_it_is_displayed() {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn documents() {
     for (text, fault) in [
-        (
-            "",
-            "1:1  found nothing (the manifest is empty), expected a manifest",
-        ),
-        (
-            "# only\n# comments\n",
-            "1:1  found nothing (the manifest is empty), expected a manifest",
-        ),
-        (
-            "---\n",
-            "1:1  found nothing (the manifest is empty), expected a manifest",
-        ),
-        (
-            "~\n",
-            "1:1  found nothing (the manifest is empty), expected a manifest",
-        ),
-        (
-            "skills",
-            "1:1  found the text \"skills\", expected a mapping: the manifest",
-        ),
-        (
-            "- a\n",
-            "1:3  found a list, expected a mapping: the manifest",
-        ),
-        (
-            "{}",
-            "1:1  found no key `skills`, expected at least one skill",
-        ),
-        (
-            "\n\nmode: audit\n",
-            "3:1  found no key `skills`, expected at least one skill",
-        ),
-        (
-            "mode: audit\nskills: {}\n",
-            "2:1 skills found no skill, expected at least one skill",
-        ),
-        (
-            "skills:\n",
-            "1:1 skills found nothing, expected a mapping: skills by their names",
-        ),
-        (
-            "skills: {a: }\n",
-            "1:10 skills.a found nothing, expected a mapping: a skill",
-        ),
-        (
-            "skills: {a: {}}\n---\nskills: {b: {}}\n",
-            "3:1  found a second YAML document, expected one YAML document",
-        ),
-        (
-            "skills: {a: {}}\n---\n",
-            "3:1  found a second YAML document, expected one YAML document",
-        ),
-        (
-            "skills: !x {a: {}}\n",
-            "1:9  found a YAML tag, expected a plain value",
-        ),
-        (
-            "skills: {a: {}, b: {}, a: {}}\n",
-            "1:24 skills.a found the key \"a\" a second time, expected each key once",
-        ),
+        ("", "1:1  found nothing (the manifest is empty), expected a manifest"),
+        ("# only\n# comments\n", "1:1  found nothing (the manifest is empty), expected a manifest"),
+        ("---\n", "1:1  found nothing (the manifest is empty), expected a manifest"),
+        ("~\n", "1:1  found nothing (the manifest is empty), expected a manifest"),
+        ("skills", "1:1  found the text \"skills\", expected a mapping: the manifest"),
+        ("- a\n", "1:3  found a list, expected a mapping: the manifest"),
+        ("{}", "1:1  found no key `skills`, expected at least one skill"),
+        ("\n\nmode: audit\n", "3:1  found no key `skills`, expected at least one skill"),
+        ("mode: audit\nskills: {}\n", "2:1 skills found no skill, expected at least one skill"),
+        ("skills:\n", "1:1 skills found nothing, expected a mapping: skills by their names"),
+        ("skills: {a: }\n", "1:10 skills.a found nothing, expected a mapping: a skill"),
+        ("skills: {a: {}}\n---\nskills: {b: {}}\n", "3:1  found a second YAML document, expected one YAML document"),
+        ("skills: {a: {}}\n---\n", "3:1  found a second YAML document, expected one YAML document"),
+        ("skills: !x {a: {}}\n", "1:9  found a YAML tag, expected a plain value"),
+        ("skills: {a: {}, b: {}, a: {}}\n", "1:24 skills.a found the key \"a\" a second time, expected each key once"),
         (
             "skills: {a: {}}\nskills: {b: {}}\n",
             "2:1 skills found the key \"skills\" a second time, expected each key once",
         ),
-        (
-            "skills: {a: {}}\n1: x\n",
-            "2:1 1 found the unknown key \"1\", expected a key of the manifest",
-        ),
-        (
-            "version: 2\nskills: {a: {}}\n",
-            "1:10 version found \"2\", expected the number 1",
-        ),
-        (
-            "version: '1'\nskills: {a: {}}\n",
-            "1:10 version found \"1\", expected the number 1",
-        ),
-        (
-            "version:\nskills: {a: {}}\n",
-            "1:9 version found something else, expected the number 1",
-        ),
-        (
-            "mode: off\nskills: {a: {}}\n",
-            "1:7 mode found \"off\", expected enforce | audit",
-        ),
-        (
-            "mode: 1\nskills: {a: {}}\n",
-            "1:7 mode found the number 1, expected enforce | audit",
-        ),
+        ("skills: {a: {}}\n1: x\n", "2:1 1 found the unknown key \"1\", expected a key of the manifest"),
+        ("version: 2\nskills: {a: {}}\n", "1:10 version found \"2\", expected the number 1"),
+        ("version: '1'\nskills: {a: {}}\n", "1:10 version found \"1\", expected the number 1"),
+        ("version:\nskills: {a: {}}\n", "1:9 version found something else, expected the number 1"),
+        ("mode: off\nskills: {a: {}}\n", "1:7 mode found \"off\", expected enforce | audit"),
+        ("mode: 1\nskills: {a: {}}\n", "1:7 mode found the number 1, expected enforce | audit"),
         (
             "audit_level: [strict]\nskills: {a: {}}\n",
             "1:1 audit_level found a list, expected basic | standard | strict",
@@ -125,10 +60,7 @@ fn documents() {
             "skills: {a b: {}}\n",
             "1:10 skills.\"a b\" found \"a b\" (it has ' '), expected a skill name: 1 to 64 of A-Z a-z 0-9 _ . -",
         ),
-        (
-            "skills: {'': {}}\n",
-            "1:10 skills.\"\" found \"\", expected a skill name: 1 to 64 of A-Z a-z 0-9 _ . -",
-        ),
+        ("skills: {'': {}}\n", "1:10 skills.\"\" found \"\", expected a skill name: 1 to 64 of A-Z a-z 0-9 _ . -"),
     ] {
         let errors = parsed(text).map(|_| ()).expect_err(text);
         assert_eq!(faults(&errors), [fault], "{text:?}");
@@ -142,79 +74,37 @@ fn syntax() {
         ("skills:\n\ta: {}\n", "2:1", "cannot start any token"),
         ("skills: {a: *b}\n", "1:13", "unknown anchor"),
         ("skills: \"a\n", "2:1", "unexpected end of stream"),
-        (
-            "skills:\n a: {}\n  b: {}\n",
-            "3:3",
-            "did not find expected key",
-        ),
+        ("skills:\n a: {}\n  b: {}\n", "3:3", "did not find expected key"),
         ("? [a]\n: b\n", "1:3", "expected a plain key"),
         ("skills: a\u{feff}\u{1}\n", "1:10", "control character"),
     ] {
         let errors = parsed(text).map(|_| ()).expect_err(text);
         let error = errors.iter().next().expect("an error");
         assert_eq!(error.kind, ErrorKind::Syntax);
-        assert_eq!(
-            error.position.map(|at| at.to_string()).as_deref(),
-            Some(place),
-            "{text:?}: {error}"
-        );
+        assert_eq!(error.position.map(|at| at.to_string()).as_deref(), Some(place), "{text:?}: {error}");
         assert!(error.message().contains(part), "{text:?}: {error}");
     }
     let tab = parsed("skills:\n\ta: {}\n").expect_err("a tab");
-    assert!(
-        tab.to_string()
-            .ends_with("hint: YAML is indented with spaces, not with tabs"),
-        "{tab}"
-    );
+    assert!(tab.to_string().ends_with("hint: YAML is indented with spaces, not with tabs"), "{tab}");
 }
 
 #[test]
 fn values_of_a_skill() {
     for (body, fault) in [
-        (
-            "mode: Enforce",
-            "3:11 mode found \"Enforce\", expected enforce | audit",
-        ),
-        (
-            "mode: audit\nmode: audit",
-            "4:5 mode found the key \"mode\" a second time, expected each key once",
-        ),
-        (
-            "allow_binary: []",
-            "3:5 allow_binary found the unknown key \"allow_binary\", expected a key of a skill",
-        ),
-        (
-            "<<: {}",
-            "3:5 \"<<\" found the unknown key \"<<\", expected a key of a skill",
-        ),
-        (
-            "allow_write: /srv",
-            "3:18 allow_write found the text \"/srv\", expected a list of paths",
-        ),
-        (
-            "allow_write: {a: b}",
-            "3:5 allow_write found a mapping, expected a list of paths",
-        ),
-        (
-            "allow_write:",
-            "3:5 allow_write found nothing, expected a list of paths",
-        ),
+        ("mode: Enforce", "3:11 mode found \"Enforce\", expected enforce | audit"),
+        ("mode: audit\nmode: audit", "4:5 mode found the key \"mode\" a second time, expected each key once"),
+        ("allow_binary: []", "3:5 allow_binary found the unknown key \"allow_binary\", expected a key of a skill"),
+        ("<<: {}", "3:5 \"<<\" found the unknown key \"<<\", expected a key of a skill"),
+        ("allow_write: /srv", "3:18 allow_write found the text \"/srv\", expected a list of paths"),
+        ("allow_write: {a: b}", "3:5 allow_write found a mapping, expected a list of paths"),
+        ("allow_write:", "3:5 allow_write found nothing, expected a list of paths"),
         (
             "allow_write: [srv]",
             "3:19 allow_write[0] found \"srv\", expected an absolute path, or one that starts with `~/`",
         ),
-        (
-            "allow_write: [~]",
-            "3:19 allow_write[0] found nothing, expected a path",
-        ),
-        (
-            "allow_write: [/a/../b]",
-            "3:19 allow_write[0] found \"/a/../b\", expected a path without `..`",
-        ),
-        (
-            "allow_write: [/a/*]",
-            "3:19 allow_write[0] found \"/a/*\" (globs are not supported), expected a plain path",
-        ),
+        ("allow_write: [~]", "3:19 allow_write[0] found nothing, expected a path"),
+        ("allow_write: [/a/../b]", "3:19 allow_write[0] found \"/a/../b\", expected a path without `..`"),
+        ("allow_write: [/a/*]", "3:19 allow_write[0] found \"/a/*\" (globs are not supported), expected a plain path"),
         (
             "allow_write: ['/a/[bc]']",
             "3:19 allow_write[0] found \"/a/[bc]\" (globs are not supported), expected a plain path",
@@ -239,22 +129,10 @@ fn values_of_a_skill() {
             "allow_write: [\"/a\\0b\"]",
             "3:19 allow_write[0] found \"/a\\0b\" (it has '\\0'), expected a path without control characters",
         ),
-        (
-            "allow_delete: [/a, '*']",
-            "3:24 allow_delete[1] found \"*\" beside other entries, expected \"*\" alone",
-        ),
-        (
-            "protect: ['*']",
-            "3:15 protect[0] found \"*\", expected a path",
-        ),
-        (
-            "allow_jit: 'true'",
-            "3:16 allow_jit found the text \"true\", expected true or false",
-        ),
-        (
-            "delete_budget: 50",
-            "3:20 delete_budget found the number 50, expected NUMBER/WINDOW, such as 50/min",
-        ),
+        ("allow_delete: [/a, '*']", "3:24 allow_delete[1] found \"*\" beside other entries, expected \"*\" alone"),
+        ("protect: ['*']", "3:15 protect[0] found \"*\", expected a path"),
+        ("allow_jit: 'true'", "3:16 allow_jit found the text \"true\", expected true or false"),
+        ("delete_budget: 50", "3:20 delete_budget found the number 50, expected NUMBER/WINDOW, such as 50/min"),
         (
             "delete_budget: 50/day",
             "3:20 delete_budget found \"50/day\" (window: \"day\"), expected NUMBER/WINDOW, with a window of s, min, h, or from 1s to 24h",
@@ -279,22 +157,13 @@ fn values_of_a_skill() {
             "via: 127.0.0.1:0",
             "3:10 via found \"127.0.0.1:0\" (port 0), expected ADDRESS:PORT, such as 127.0.0.1:3128 or [::1]:3128",
         ),
-        (
-            "require_2fa: 'true'",
-            "3:18 require_2fa found \"true\", expected true, false, or a list of actions",
-        ),
+        ("require_2fa: 'true'", "3:18 require_2fa found \"true\", expected true, false, or a list of actions"),
         (
             "require_2fa: exec",
             "3:18 require_2fa found the text \"exec\", expected a list of exec | delete | connect | write, or true or false",
         ),
-        (
-            "require_2fa: [exec, read]",
-            "3:25 require_2fa[1] found \"read\", expected exec | delete | connect | write",
-        ),
-        (
-            "approval: {timeout: 5}",
-            "3:25 approval.timeout found the number 5, expected a duration",
-        ),
+        ("require_2fa: [exec, read]", "3:25 require_2fa[1] found \"read\", expected exec | delete | connect | write"),
+        ("approval: {timeout: 5}", "3:25 approval.timeout found the number 5, expected a duration"),
         (
             "approval: {timeout: '5'}",
             "3:25 approval.timeout found \"5\" (no unit), expected a duration such as 30s, 5m or 1h",
@@ -307,19 +176,10 @@ fn values_of_a_skill() {
             "approval: {grant: 0s}",
             "3:23 approval.grant found \"0s\" (shorter than 1s), expected once, session, or a duration such as 10m",
         ),
-        (
-            "reason: ''",
-            "3:13 reason found \"\", expected one line of 1 to 512 bytes",
-        ),
-        (
-            "reason: \"a\\nb\"",
-            "3:13 reason found \"a\\nb\" (it has '\\n'), expected one line of 1 to 512 bytes",
-        ),
+        ("reason: ''", "3:13 reason found \"\", expected one line of 1 to 512 bytes"),
+        ("reason: \"a\\nb\"", "3:13 reason found \"a\\nb\" (it has '\\n'), expected one line of 1 to 512 bytes"),
         ("reason: [a]", "3:5 reason found a list, expected a text"),
-        (
-            "match: /a",
-            "3:12 match found the text \"/a\", expected a mapping: `match`",
-        ),
+        ("match: /a", "3:12 match found the text \"/a\", expected a mapping: `match`"),
         (
             "match: {cgroup: a}",
             "3:21 match.cgroup found \"a\" (it does not start with `/`), expected a cgroup v2 path below the cgroup mount, such as /agents.slice/a.scope",
@@ -328,18 +188,12 @@ fn values_of_a_skill() {
             "match: {cgroup: /}",
             "3:21 match.cgroup found \"/\" (the root holds every process of the host), expected a cgroup v2 path below the cgroup mount, such as /agents.slice/a.scope",
         ),
-        (
-            "match: {cgroup: /a/..}",
-            "3:21 match.cgroup found \"/a/..\", expected a path without `..`",
-        ),
+        ("match: {cgroup: /a/..}", "3:21 match.cgroup found \"/a/..\", expected a path without `..`"),
         (
             "match: {cgroup: /sys/fs/cgroup/a}",
             "3:21 match.cgroup found \"/sys/fs/cgroup/a\", expected a cgroup v2 path below the cgroup mount, such as /agents.slice/a.scope",
         ),
-        (
-            "match: {unit: a}",
-            "3:19 match.unit found \"a\", expected a systemd unit, such as openclaw@*.service",
-        ),
+        ("match: {unit: a}", "3:19 match.unit found \"a\", expected a systemd unit, such as openclaw@*.service"),
         (
             "match: {container: label=a}",
             "3:24 match.container found \"label=a\", expected a container's name, id prefix, image=… or label=KEY=VALUE",
@@ -380,37 +234,19 @@ fn binaries() {
 fn hints() {
     for (body, hint) in [
         ("allow_write: /srv", "write a list: [\"/srv\"]"),
-        (
-            "allow_write: [~]",
-            "a lone ~ is YAML for nothing; write \"~/\"",
-        ),
+        ("allow_write: [~]", "a lone ~ is YAML for nothing; write \"~/\""),
         ("allow_write:", "write [] for an empty list"),
         ("allow_binary: []", "did you mean `allow_binaries`?"),
         ("cgroup: /a", "`cgroup` is a key of `match`"),
-        (
-            "audit_level: strict",
-            "`audit_level` is a key of the manifest",
-        ),
+        ("audit_level: strict", "`audit_level` is a key of the manifest"),
         ("match: {group: /a}", "did you mean `cgroup`?"),
-        (
-            "match: {zzz: /a}",
-            "the keys are cgroup, unit, container, entrypoint",
-        ),
-        (
-            "<<: {}",
-            "merge keys are not supported; an alias can stand for a whole value",
-        ),
+        ("match: {zzz: /a}", "the keys are cgroup, unit, container, entrypoint"),
+        ("<<: {}", "merge keys are not supported; an alias can stand for a whole value"),
         ("mode: Audit", "did you mean `audit`?"),
         ("allow_jit: yes", "write true"),
-        (
-            "delete_budget: 50",
-            "a text that looks like a number needs quotes: \"50\"",
-        ),
+        ("delete_budget: 50", "a text that looks like a number needs quotes: \"50\""),
         ("approval: {timeout: '90'}", "write 90s for seconds"),
-        (
-            "match: {cgroup: /sys/fs/cgroup/a.slice}",
-            "leave out the mount: \"/a.slice\"",
-        ),
+        ("match: {cgroup: /sys/fs/cgroup/a.slice}", "leave out the mount: \"/a.slice\""),
     ] {
         let errors = parsed(&skill(body)).map(|_| ()).expect_err(body);
         let found: Vec<_> = errors.iter().map(|error| error.hint.as_deref()).collect();
@@ -421,18 +257,11 @@ fn hints() {
 #[test]
 fn errors_come_in_the_order_of_the_file_and_are_counted() {
     let body = "reason: ''\nmode: x\nallow_write: [a, b, /c, d]\nzzz: 1";
-    let places: Vec<_> = skill_faults(body)
-        .iter()
-        .map(|fault| fault.split(' ').next().map(str::to_owned))
-        .collect();
-    let expected =
-        ["3:13", "4:11", "5:19", "5:22", "5:29", "6:5"].map(|place| Some(place.to_owned()));
+    let places: Vec<_> = skill_faults(body).iter().map(|fault| fault.split(' ').next().map(str::to_owned)).collect();
+    let expected = ["3:13", "4:11", "5:19", "5:22", "5:29", "6:5"].map(|place| Some(place.to_owned()));
     assert_eq!(places, expected);
     let many = skill(&format!("allow_write: [{}]", "a,".repeat(250)));
     let errors = parsed(&many).expect_err("refused");
-    assert_eq!(
-        (errors.iter().count(), errors.more()),
-        (ManifestErrors::MAX, 150)
-    );
+    assert_eq!((errors.iter().count(), errors.more()), (ManifestErrors::MAX, 150));
     assert!(errors.to_string().ends_with("\nand 150 more"));
 }

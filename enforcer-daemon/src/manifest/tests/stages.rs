@@ -40,27 +40,15 @@ fn keys_that_are_not_built_are_refused_by_name_and_place() {
 fn what_is_no_key_of_its_own_is_refused_where_it_is_written() {
     for (body, feature, path) in [
         ("allow_jit: true", Feature::AllowJit, "skills.a.allow_jit"),
-        (
-            "require_2fa: [exec, write]",
-            Feature::ApproveWrite,
-            "skills.a.require_2fa",
-        ),
-        (
-            "network_scope: ['unix:@a']",
-            Feature::UnixSockets,
-            "skills.a.network_scope[0]",
-        ),
+        ("require_2fa: [exec, write]", Feature::ApproveWrite, "skills.a.require_2fa"),
+        ("network_scope: ['unix:@a']", Feature::UnixSockets, "skills.a.network_scope[0]"),
     ] {
         let manifest = parsed(&skill(body)).expect(body);
         let found = check_with(&manifest, |_| false);
         assert_eq!(found.len(), 1, "{body}");
         assert_eq!((found[0].feature, found[0].path.as_str()), (feature, path));
     }
-    for body in [
-        "allow_jit: false",
-        "require_2fa: true",
-        "network_scope: [a.b, 10.0.0.0/8, '::1']",
-    ] {
+    for body in ["allow_jit: false", "require_2fa: true", "network_scope: [a.b, 10.0.0.0/8, '::1']"] {
         assert_eq!(check(&parsed(&skill(body)).expect(body)), [], "{body}");
     }
 }
@@ -84,9 +72,7 @@ fn two_skills_of_one_cgroup() {
     let errors = validated(text).expect_err("refused");
     assert_eq!(
         faults(&errors),
-        [
-            "5:13 skills.a.match.cgroup found the same cgroup as skill \"b\", expected processes of its own"
-        ]
+        ["5:13 skills.a.match.cgroup found the same cgroup as skill \"b\", expected processes of its own"]
     );
 }
 
@@ -114,18 +100,9 @@ fn warnings() {
             "network_scope: [10.0.0.1, a.b, c.d, e.f:1]",
             "3:31 skills.a.network_scope[1] \"a.b\" and 2 more names are not resolved by this build: connects to them are denied until then",
         ),
-        (
-            "require_2fa: [delete]",
-            "3:5 skills.a.require_2fa nobody can approve in this build, so it denies: delete",
-        ),
-        (
-            "approval: {grant: once}",
-            "3:5 skills.a.approval without require_2fa, nothing asks for approval",
-        ),
-        (
-            "delete_budget: 1/s",
-            "3:5 skills.a.delete_budget without allow_delete, no delete is allowed anyway",
-        ),
+        ("require_2fa: [delete]", "3:5 skills.a.require_2fa nobody can approve in this build, so it denies: delete"),
+        ("approval: {grant: once}", "3:5 skills.a.approval without require_2fa, nothing asks for approval"),
+        ("delete_budget: 1/s", "3:5 skills.a.delete_budget without allow_delete, no delete is allowed anyway"),
         (
             "allow_write: [/srv, /usr/local]",
             "3:25 skills.a.allow_write[1] \"/usr/local\" overlaps \"/usr\" of allow_libraries: what the agent writes there can run as native code",
