@@ -26,8 +26,10 @@ const FMODE_WRITE: u32 = 2;
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
+    // No room to decide in is no permission.
+    let Some(findings) = subject::findings() else { return true };
     let rules = InForce::now();
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry));
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings);
     report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
     decision.refuses()
 }
@@ -54,14 +56,23 @@ pub fn path_rmdir(ctx: LsmContext) -> i32 {
 
 /// `security_path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)`: what is moved goes away from its place and comes to
 /// lie elsewhere, and what lies there goes away. With `RENAME_EXCHANGE` each does both, which the same questions cover.
+///
+/// Two programs on one hook, each with one walk: the verifier of 7.x does not get through two in one program. The one that is
+/// attached last runs first (`kernel/bpf/trampoline.c: bpf_trampoline_link_prog`); this one is to run last, because it
+/// charges the budget: one delete, whether or not there is a victim.
 #[lsm(hook = "path_rename")]
-pub fn path_rename(ctx: LsmContext) -> i32 {
+pub fn path_rename_from(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses(skill, Act { charge: true, ..Act::MOVE }, Dentry::new(ctx.arg(1))))
+}
+
+/// The other half of [`path_rename_from`]: what the new name is, and what lies there.
+#[lsm(hook = "path_rename")]
+pub fn path_rename_to(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Dentry::new(ctx.arg(3));
-    // The cost of one delete, whether or not there is a victim.
-    let moved = Act { charge: true, ..Act::MOVE };
-    let there = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
-    verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
+    let act = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
+    verdict::of(refuses(skill, act, target))
 }
 
 /// `security_path_mknod(dir, dentry, mode, dev)`: also the creation of regular files and of unix sockets.
@@ -90,8 +101,9 @@ pub fn path_symlink(ctx: LsmContext) -> i32 {
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
+    let Some(findings) = subject::findings() else { return verdict::refuse() };
     let rules = InForce::now();
-    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target));
+    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings);
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
     report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
