@@ -11,6 +11,8 @@ mod uring;
 mod way;
 pub(crate) mod worker;
 
+pub(crate) use net::TOKEN;
+
 use std::fmt;
 
 /// The status of an act that was not understood or could not be prepared: no errno of Linux.

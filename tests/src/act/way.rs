@@ -26,6 +26,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("chroot", [dir, act @ ..]) => chroot(dir).and_then(|()| perform_act(act)),
         ("cd", [dir, act @ ..]) => file::chdir(dir).and_then(|()| perform_act(act)),
         ("bind", [from, to, act @ ..]) => bind(from, to).and_then(|()| perform_act(act)),
+        ("thread-then-into-cgroup", [dir, act @ ..]) => moved_under_a_thread(dir, act),
         ("into-cgroup", [dir, act @ ..]) => into_cgroup(dir, act),
         ("born-in-cgroup", [dir, act @ ..]) => born_in_cgroup(dir, act),
         ("user", [uid, act @ ..]) => sys::number(uid).and_then(|uid| {
@@ -68,7 +69,7 @@ fn fork(body: impl FnOnce() -> u8) -> Act {
 fn orphan(act: &[&str]) -> Act {
     let mut pipe = [0; 2];
     // SAFETY: the array takes the descriptors.
-    prepare("pipe", unsafe { libc::pipe(pipe.as_mut_ptr()) })?;
+    prepare("pipe", unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) })?;
     fork(|| {
         // SAFETY: as in `fork`.
         if unsafe { libc::fork() } == 0 {
@@ -85,13 +86,14 @@ fn orphan(act: &[&str]) -> Act {
         }
         0
     })?;
-    let mut status = [super::BROKEN];
+    // A program that is executed closes the pipe and leaves this 0.
+    let mut status = [0_u8];
     // SAFETY: as above; without the closing, the read would wait for ourselves.
     unsafe {
         libc::close(pipe[1]);
         libc::read(pipe[0], status.as_mut_ptr().cast(), 1);
     }
-    of_status(i32::from(status[0]))
+    of_status(status[0].into())
 }
 
 /// A child that shares memory, while this thread waits.
@@ -162,6 +164,23 @@ fn mount(from: Option<&str>, to: &str, flags: libc::c_ulong) -> Act {
 fn into_cgroup(dir: &str, act: &[&str]) -> Act {
     std::fs::write(format!("{dir}/cgroup.procs"), "0").map_err(Failure::broken)?;
     perform_act(act)
+}
+
+/// A thread that is there before the whole process moves, and acts afterwards.
+fn moved_under_a_thread(dir: &str, act: &[&str]) -> Act {
+    let (go, gone) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || match gone.recv() {
+            Ok(()) => perform_act(act),
+            Err(_) => Err(Failure::broken("the move failed")),
+        });
+        let moved = std::fs::write(format!("{dir}/cgroup.procs"), std::process::id().to_string());
+        if moved.is_ok() {
+            let _ = go.send(());
+        }
+        drop(go);
+        thread.join().unwrap_or_else(|_| Err(Failure::broken("the thread panicked")))
+    })
 }
 
 /// A child that is in the cgroup from its first instruction.

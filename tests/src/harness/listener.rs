@@ -27,24 +27,24 @@ pub(crate) struct Server {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Vec<u8>>>>,
     stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts one on a free port of an address.
-    pub(crate) fn start(ip: &str) -> anyhow::Result<Self> {
-        Self::start_at(SocketAddr::new(ip.parse()?, 0))
+    /// Starts one.
+    pub(crate) fn start(ip: &str, port: u16) -> anyhow::Result<Self> {
+        Self::start_at(SocketAddr::new(ip.parse()?, port))
     }
 
-    /// Starts one.
-    pub(crate) fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
+    fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).with_context(|| address.to_string())?;
         let address = tcp.local_addr()?;
         let udp = UdpSocket::bind(address).with_context(|| address.to_string())?;
         tcp.set_nonblocking(true)?;
         udp.set_nonblocking(true)?;
-        let server = Self { address, received: Arc::default(), stop: Arc::default() };
+        let mut server = Self { address, received: Arc::default(), stop: Arc::default(), thread: None };
         let (received, stop) = (Arc::clone(&server.received), Arc::clone(&server.stop));
-        thread::spawn(move || {
+        server.thread = Some(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let mut idle = true;
                 if let Ok((mut stream, _)) = tcp.accept() {
@@ -68,7 +68,7 @@ impl Server {
                     thread::sleep(NAP);
                 }
             }
-        });
+        }));
         Ok(server)
     }
 
@@ -107,6 +107,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        // The next server may want this very port.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

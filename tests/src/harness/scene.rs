@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use super::{
     daemon::Daemon,
     events::{Event, Events, Mark},
+    files::Mount,
     runner::Suite,
     worker::{Entry, Outcome, Worker},
 };
@@ -38,6 +39,7 @@ impl Stage {
             events: Mutex::default(),
             daemon: Arc::clone(&self.daemon),
             workers: Mutex::default(),
+            mounts: Mutex::default(),
         };
         let Some(policy) = suite.policy else {
             *daemon = None;
@@ -68,6 +70,7 @@ pub(crate) struct Scene {
     events: Mutex<Events>,
     daemon: Arc<Mutex<Option<Daemon>>>,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
+    mounts: Mutex<Vec<Mount>>,
 }
 
 impl Scene {
@@ -86,6 +89,11 @@ impl Scene {
         }
         fs::write(&path, name).with_context(|| path.display().to_string())?;
         Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Keeps these mounted until the scene ends; the last is unmounted first.
+    pub(crate) fn keep_mounts(&self, mounts: Vec<Mount>) {
+        lock(&self.mounts).extend(mounts);
     }
 
     /// Asks the daemon something.
@@ -140,12 +148,20 @@ impl Scene {
     /// Ends the scene in good order.
     pub(crate) fn close(&self) {
         lock(&self.workers).clear();
+        self.unmount();
     }
 
     /// Ends whatever a test may wait for, and the daemon.
     pub(crate) fn abandon(&self) {
         for (_, worker) in lock(&self.workers).drain() {
             worker.kill();
+        }
+        self.unmount();
+    }
+
+    fn unmount(&self) {
+        while let Some(mount) = lock(&self.mounts).pop() {
+            drop(mount);
         }
     }
 }

@@ -20,13 +20,14 @@ pub(crate) struct Outcome {
     pub(crate) status: i32,
     /// What it printed.
     pub(crate) out: String,
+    /// The act, for messages.
+    act: String,
 }
 
 impl Outcome {
     /// It was done.
     pub(crate) fn done(&self) -> anyhow::Result<&Self> {
-        ensure!(self.status == 0, "it ended with {} instead of 0: {}", self.status, self.out);
-        Ok(self)
+        self.failed(0)
     }
 
     /// It was refused with EPERM.
@@ -36,7 +37,7 @@ impl Outcome {
 
     /// It failed with this errno.
     pub(crate) fn failed(&self, errno: i32) -> anyhow::Result<&Self> {
-        ensure!(self.status == errno, "it ended with {} instead of {errno}: {}", self.status, self.out);
+        ensure!(self.status == errno, "`{}` ended with {} instead of {errno}: {}", self.act, self.status, self.out);
         Ok(self)
     }
 }
@@ -112,7 +113,7 @@ impl Worker {
         inner.answers.read_line(&mut line)?;
         let answer: Value = serde_json::from_str(&line).with_context(|| format!("the worker's answer {line:?}"))?;
         let status = answer["status"].as_i64().and_then(|s| i32::try_from(s).ok()).context("no status")?;
-        Ok(Outcome { status, out: answer["out"].as_str().unwrap_or_default().to_owned() })
+        Ok(Outcome { status, out: answer["out"].as_str().unwrap_or_default().to_owned(), act: act.join(" ") })
     }
 
     /// Ends it at once, also while it is at work for another thread.
