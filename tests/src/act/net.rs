@@ -23,8 +23,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("fastopen", [address]) => target(address).and_then(|t| t.send_to(libc::SOCK_STREAM, libc::MSG_FASTOPEN)),
         ("sendmsg", [address]) => target(address).and_then(|t| t.send_msg(false)),
         ("sendmmsg", [address]) => target(address).and_then(|t| t.send_msg(true)),
-        ("tcp-fd", [fd, address]) => sys::number(fd).and_then(|fd| target(address)?.connect_and_send_on(fd)),
-        ("send-fd", [fd]) => sys::number(fd).and_then(send),
+        ("connect-fd", [fd, address]) => sys::number(fd).and_then(|fd| target(address)?.connect_and_send_on(fd)),
         ("socket", [family, kind, protocol]) => socket(family, kind, protocol),
         _ => return None,
     })

@@ -10,6 +10,7 @@ pub(crate) mod worker;
 
 use std::{
     io::Read as _,
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -43,10 +44,20 @@ pub(crate) fn command(words: &[&str]) -> anyhow::Result<Output> {
     output(&mut command)
 }
 
-/// Runs a prepared command to its end, within bounds.
-pub(crate) fn output(command: &mut Command) -> anyhow::Result<Output> {
+fn output(command: &mut Command) -> anyhow::Result<Output> {
+    command.stdin(Stdio::null());
+    bounded(command)
+}
+
+/// Runs an act as `enforcer run` lets it, with a descriptor that was opened outside as its standard input.
+pub(crate) fn act_with(fd: OwnedFd, skill: &str, act: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(ENFORCER);
+    command.args(["run", "--skill", skill, "--", SELF, "act"]).args(act).stdin(fd);
+    bounded(&mut command)
+}
+
+fn bounded(command: &mut Command) -> anyhow::Result<Output> {
     let mut child = command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -1,10 +1,12 @@
 //! Connect: by address, prefix, port and protocol, whatever call is used.
 
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
 use anyhow::ensure;
 
 use crate::{
     act::TOKEN,
-    harness::{listener::Server, runner::Suite, scene::Scene},
+    harness::{act_with, listener::Server, runner::Suite, scene::Scene},
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -22,6 +24,7 @@ pub(super) const SUITE: Suite = Suite {
         ("io_uring", io_uring),
         ("the_unspecified_address", unspecified),
         ("raw_packet_and_other_sockets", sockets),
+        ("a_socket_from_outside_the_skill", inherited),
         ("other_tasks_and_users", tasks),
         ("everything_is_allowed_by_a_star", star),
         ("outside_processes_are_untouched", outside),
@@ -185,6 +188,29 @@ fn sockets(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &["socket", &n(libc::AF_UNIX), &n(libc::SOCK_STREAM), "0"])?.done()?;
     scene.outside(&["socket", &n(libc::AF_INET), &n(libc::SOCK_RAW), &n(libc::IPPROTO_ICMP)])?.done()?;
     scene.outside(&["socket", &n(libc::AF_PACKET), &n(libc::SOCK_RAW), &n(0x0300)])?;
+    Ok(())
+}
+
+/// Opened by an ungoverned process, connected by a governed one.
+fn inherited(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+        let socket = || {
+            // SAFETY: no pointers; the descriptor is new and nobody else's.
+            let fd = unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0) };
+            ensure!(fd >= 0, "no socket");
+            // SAFETY: as above.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        };
+        let outcome = act_with(socket()?, SKILL, &["connect-fd", "0", &good.at()])?;
+        ensure!(outcome.status == 0, "{outcome:?}");
+        good.got(TOKEN)?;
+        let mark = scene.mark();
+        let outcome = act_with(socket()?, SKILL, &["connect-fd", "0", &bad.at()])?;
+        ensure!(outcome.status == libc::EPERM, "{outcome:?}");
+        bad.nothing()?;
+        scene.events().wait(mark, "a refusal", |e| e.text("verdict") == "deny" && e.object("address") == "127.0.0.2")?;
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::ensure;
 
 use crate::harness::{
+    act_with,
     runner::Suite,
     scene::{Scene, gone, holds, there},
 };
@@ -16,6 +17,7 @@ pub(super) const SUITE: Suite = Suite {
         ("unlink", unlink),
         ("unlink_in_nested_directories", nested),
         ("unlinkat_by_a_directory_descriptor", unlinkat),
+        ("a_directory_descriptor_from_outside_the_skill", inherited),
         ("rmdir", rmdir),
         ("rename_within_an_allowed_directory", rename_within),
         ("rename_away_from_a_denied_directory", rename_away),
@@ -83,6 +85,18 @@ fn unlinkat(scene: &Scene) -> anyhow::Result<()> {
         (&allowed, &["unlinkat", &dir(&allowed), "file"]),
         (&denied, &["unlinkat", &dir(&denied), "file"]),
     )
+}
+
+fn inherited(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = pair(scene, "inherited")?;
+    let delete = |path: &str| {
+        let dir = fs::File::open(path.trim_end_matches("/file"))?;
+        act_with(dir.into(), SKILL, &["unlinkat-fd", "0", "file"])
+    };
+    ensure!(delete(&allowed)?.status == 0, "the allowed one");
+    gone(&allowed)?;
+    ensure!(delete(&denied)?.status == libc::EPERM, "the denied one");
+    there(&denied)
 }
 
 fn rmdir(scene: &Scene) -> anyhow::Result<()> {
