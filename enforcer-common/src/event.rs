@@ -50,6 +50,18 @@ wire_enum! {
         Socket = 5 => "socket",
         /// A process was to be made.
         Fork = 6 => "fork",
+        /// A file was to be read.
+        Read = 7 => "read",
+        /// Another process was to be signalled.
+        Signal = 8 => "signal",
+        /// Another process's memory or files were to be reached.
+        Trace = 9 => "trace",
+        /// A filesystem was to be mounted.
+        Mount = 10 => "mount",
+        /// A governed process was moved to another cgroup.
+        Move = 11 => "move",
+        /// A process entered a skill.
+        Enter = 12 => "enter",
     }
 }
 
@@ -77,7 +89,7 @@ wire_enum! {
         /// The kernel could not measure the content.
         NotMeasured = 3 => "content could not be measured",
         /// No rule names the object or a directory above it.
-        PathNotListed = 4 => "no allow_delete rule covers it",
+        PathNotListed = 4 => "path not listed",
         /// The object lies deeper than [`crate::rules::MAX_DEPTH`].
         TooDeep = 5 => "path is too deep to decide",
         /// No prefix of the skill covers the destination.
@@ -90,6 +102,26 @@ wire_enum! {
         NoPolicy = 9 => "skill is not in the policy in force",
         /// A map was full, so that the child could not have been governed.
         NoRoom = 10 => "label map is full",
+        /// A `protect` rule is the nearest.
+        Protected = 11 => "protected",
+        /// The object hangs on no root that a rule could name, as after `open_by_handle_at`.
+        Unreachable = 12 => "no path leads to the object",
+        /// As many objects as the budget allows were deleted within its window.
+        OverBudget = 13 => "delete budget is used up",
+        /// The link would reach the object where the skill may do more with it.
+        LinkGains = 14 => "link would widen what the skill may do with the file",
+        /// The target is not in the same skill.
+        OtherSkill = 15 => "target is outside the skill",
+        /// A stacked filesystem would show objects under other identities.
+        StackedMount = 16 => "stacked filesystems hide what lies below",
+        /// A request with other credentials could not be told from the kernel's own.
+        Personality = 17 => "io_uring personalities are not allowed",
+        /// The label stays whatever cgroup the process is in.
+        LabelStays = 18 => "moved to another cgroup, the skill stays",
+        /// The process got its label.
+        Entered = 19 => "entered the skill",
+        /// A tracer would carry over what it holds into the other skill.
+        Traced = 20 => "a traced process may not change its skill",
     }
 }
 
@@ -162,6 +194,10 @@ pub struct Event {
     pub protocol: u16,
     /// The socket type, for a socket.
     pub socket_type: u16,
+    /// The process that was to be reached, for a signal or a trace.
+    pub target: u32,
+    /// Not used.
+    pub reserved: u32,
     /// The object's path.
     pub path: RawPath<PATH_CAPACITY>,
     /// The path of the program that the acting process runs.
@@ -169,5 +205,5 @@ pub struct Event {
 }
 
 const _: () = assert!(size_of::<RawPath<PATH_CAPACITY>>() == 16 + PATH_CAPACITY);
-const _: () = assert!(size_of::<Event>() == 136 + 16 + PATH_CAPACITY + 16 + EXE_CAPACITY);
+const _: () = assert!(size_of::<Event>() == 144 + 16 + PATH_CAPACITY + 16 + EXE_CAPACITY);
 const _: () = assert!(PATH_CAPACITY > NAME_CAPACITY && EXE_CAPACITY > NAME_CAPACITY);

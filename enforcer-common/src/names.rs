@@ -19,6 +19,10 @@ pub mod map {
     pub const OBJECTS: &str = "OBJECTS";
     /// Whether any inode with such a number may be in [`OBJECTS`].
     pub const OBJECT_FILTER: &str = "OBJECT_FILTER";
+    /// Skills by the digest of their entrypoint.
+    pub const ENTRYPOINTS: &str = "ENTRYPOINTS";
+    /// The times of each skill's last deletes.
+    pub const BUDGETS: &str = "BUDGETS";
     /// Network rules by address prefix.
     pub const DESTINATIONS: &str = "DESTINATIONS";
     /// The event ring.

@@ -16,6 +16,9 @@ macro_rules! offsets {
         pub const FIELDS: &[(&str, &str)] = &[$(($kernel_struct, $kernel_field),)+];
 
         impl Offsets {
+            /// What the kernel object carries until the daemon writes the real ones.
+            pub const UNSET: Self = Self { $($field: 0,)+ };
+
             /// From offsets in the order of [`FIELDS`]. `None` when there are more or fewer.
             #[must_use]
             pub fn from_list(list: &[u32]) -> Option<Self> {
@@ -42,6 +45,8 @@ offsets! {
     linux_binprm_file: "linux_binprm"."file",
     /// The path of an open file.
     file_f_path: "file"."f_path",
+    /// How a file was opened: `FMODE_*`.
+    file_f_mode: "file"."f_mode",
     /// The dentry of a path.
     path_dentry: "path"."dentry",
     /// The parent; a root is its own.
@@ -50,22 +55,48 @@ offsets! {
     dentry_d_inode: "dentry"."d_inode",
     /// The name.
     dentry_d_name: "dentry"."d_name",
+    /// The filesystem.
+    dentry_d_sb: "dentry"."d_sb",
     /// The characters of a name.
     qstr_name: "qstr"."name",
     /// Inode number.
     inode_i_ino: "inode"."i_ino",
+    /// Type and permissions.
+    inode_i_mode: "inode"."i_mode",
+    /// Device number of a device node.
+    inode_i_rdev: "inode"."i_rdev",
+    /// Size in bytes.
+    inode_i_size: "inode"."i_size",
     /// Superblock.
     inode_i_sb: "inode"."i_sb",
     /// Tells a reused inode number from the first.
     inode_i_generation: "inode"."i_generation",
-    /// Device number.
+    /// Device number of a filesystem.
     super_block_s_dev: "super_block"."s_dev",
+    /// Flags: `SB_*`.
+    super_block_s_flags: "super_block"."s_flags",
+    /// The number that tells the type of filesystem.
+    super_block_s_magic: "super_block"."s_magic",
+    /// The root directory.
+    super_block_s_root: "super_block"."s_root",
+    /// Which attributes are to be set: `ATTR_*`.
+    iattr_ia_valid: "iattr"."ia_valid",
+    /// The new size.
+    iattr_ia_size: "iattr"."ia_size",
     /// Thread group, which user space calls a process.
     task_tgid: "task_struct"."tgid",
+    /// Flags: `PF_*`.
+    task_flags: "task_struct"."flags",
+    /// Whether and how the task is traced: `PT_*`.
+    task_ptrace: "task_struct"."ptrace",
     /// The parent that will be told of the task's end.
     task_real_parent: "task_struct"."real_parent",
     /// Address space.
     task_mm: "task_struct"."mm",
+    /// The credentials that the task acts with.
+    task_cred: "task_struct"."cred",
+    /// The credentials that are the task's own.
+    task_real_cred: "task_struct"."real_cred",
     /// The program that the address space was made for.
     mm_exe_file: "mm_struct"."exe_file",
     /// The network half of a socket.

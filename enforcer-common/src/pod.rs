@@ -13,12 +13,16 @@ macro_rules! pod {
 }
 
 pod! {
+    ids::Digest,
     ids::ObjectId,
+    ids::SkillId,
     net::NetKey,
     rules::BinaryKey,
+    rules::Budget,
     rules::ObjectKey,
     rules::PolicyState,
     rules::Versioned<rules::BinaryRule>,
+    rules::Versioned<rules::EntrypointRule>,
     rules::Versioned<rules::ObjectRule>,
     rules::Versioned<rules::SkillConf>,
     rules::Versioned<net::PortSet>,

@@ -85,11 +85,55 @@ pub struct SkillConf {
     pub exec_any: RuleId,
     /// The rule behind [`skill_flag::DELETE_ANY`].
     pub delete_any: RuleId,
+    /// The rule behind [`skill_flag::WRITE_ANY`]; [`RuleId::NONE`] when writing is not governed.
+    pub write_any: RuleId,
     /// The rule behind [`skill_flag::CONNECT_ANY`].
     pub connect_any: RuleId,
     /// The `require_2fa` rule.
     pub require_2fa_rule: RuleId,
+    /// The `delete_budget` rule; [`RuleId::NONE`] when there is none.
+    pub budget_rule: RuleId,
+    /// How many deletes the budget allows within its window; at most [`BUDGET_LIMIT`].
+    pub budget: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// The window of the budget, in nanoseconds, as two halves: the low one first.
+    pub budget_window: [u32; 2],
 }
+
+impl SkillConf {
+    /// The window of the budget in nanoseconds.
+    #[must_use]
+    #[inline(always)]
+    pub const fn budget_window_ns(&self) -> u64 {
+        self.budget_window[0] as u64 | (self.budget_window[1] as u64) << 32
+    }
+}
+
+/// The kernel's lock for map values (`struct bpf_spin_lock`); it is found by this name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the kernel looks for this name in the map's type information")]
+pub struct bpf_spin_lock {
+    /// The kernel's own.
+    pub val: u32,
+}
+
+/// The value of `BUDGETS`: when the skill's last deletes were. The key is the [`SkillId`]. It belongs to no generation: a
+/// reload does not give the budget back.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Budget {
+    /// Taken while the rest is looked at.
+    pub lock: bpf_spin_lock,
+    /// How many deletes there were, modulo 2^32.
+    pub count: u32,
+    /// The time of delete `n` at `n % BUDGET_LIMIT`, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub times: [u64; BUDGET_LIMIT as usize],
+}
+
+/// The largest `delete_budget`: how many times of deletes are remembered per skill.
+pub const BUDGET_LIMIT: u32 = 4096;
 
 /// Bits of [`SkillConf::flags`].
 pub mod skill_flag {
@@ -103,6 +147,10 @@ pub mod skill_flag {
     pub const DELETE_ANY: u32 = 1 << 3;
     /// `network_scope: ["*"]`.
     pub const CONNECT_ANY: u32 = 1 << 4;
+    /// `allow_write: ["*"]`, or no `allow_write`: writing is left to the kernel's own permissions.
+    pub const WRITE_ANY: u32 = 1 << 5;
+    /// The skill has `protect` rules, so that reading is looked at, too.
+    pub const PROTECTS: u32 = 1 << 6;
 }
 
 /// Bits for the kinds of action, as `require_2fa` lists them.
@@ -115,6 +163,8 @@ pub mod action {
     pub const CONNECT: u32 = 1 << 2;
     /// Write to a file.
     pub const WRITE: u32 = 1 << 3;
+    /// Read a file; no approval can be asked for it.
+    pub const READ: u32 = 1 << 4;
     /// All of them.
     pub const ALL: u32 = EXEC | DELETE | CONNECT | WRITE;
 }
@@ -135,6 +185,14 @@ pub struct BinaryKey {
 pub struct BinaryRule {
     /// The rule that allows it.
     pub rule: RuleId,
+}
+
+/// The value of `ENTRYPOINTS`, within [`Versioned`]; the key is a [`Digest`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntrypointRule {
+    /// The skill that an exec of this content leads to.
+    pub skill: SkillId,
 }
 
 /// The key of `OBJECTS`.
@@ -164,6 +222,10 @@ impl ObjectKey {
 pub struct ObjectRule {
     /// The `allow_delete` rule, or [`RuleId::NONE`].
     pub allow_delete: RuleId,
+    /// The `allow_write` rule, or [`RuleId::NONE`].
+    pub allow_write: RuleId,
+    /// The `protect` rule, or [`RuleId::NONE`].
+    pub protect: RuleId,
     /// Not used.
     pub reserved: u32,
 }
@@ -185,12 +247,14 @@ pub const fn object_filter_slot(ino: u64) -> (u32, u64) {
 /// denied with [`crate::event::Reason::TooDeep`].
 pub const MAX_DEPTH: u32 = 64;
 
-const _: () = assert!(size_of::<SkillConf>() == 24);
+const _: () = assert!(size_of::<SkillConf>() == 48);
 const _: () = assert!(size_of::<BinaryKey>() == 36);
+const _: () = assert!(size_of::<Budget>() == 8 + 8 * BUDGET_LIMIT as usize);
+const _: () = assert!(BUDGET_LIMIT.is_power_of_two());
 const _: () = assert!(size_of::<ObjectKey>() == 24);
 const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 24);
-const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 32);
-const _: () = assert!(size_of::<Versioned<SkillConf>>() == 64);
+const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 48);
+const _: () = assert!(size_of::<Versioned<SkillConf>>() == 112);
 
 #[cfg(test)]
 mod tests {

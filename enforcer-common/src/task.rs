@@ -12,6 +12,8 @@ pub enum Origin {
     Parent = 2,
     /// The daemon put it there (`enforcer run`, `enforcer attach`, the daemon itself).
     Enrolled = 3,
+    /// It executed the skill's entrypoint.
+    Entrypoint = 4,
 }
 
 /// The value of the `TASKS` map; its key is the address of the `task_struct`.
@@ -22,6 +24,19 @@ pub struct Label {
     pub skill: SkillId,
     /// An [`Origin`].
     pub origin: u32,
+    /// The skill that the exec under way leads to, 0 when it leads to none.
+    pub pending: SkillId,
+    /// Not used.
+    pub reserved: u32,
+}
+
+impl Label {
+    /// A label of a task that is in no exec.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(skill: SkillId, origin: Origin) -> Self {
+        Self { skill, origin: origin as u32, pending: SkillId(0), reserved: 0 }
+    }
 }
 
 /// The value of the `CGROUPS` map; its key is the cgroup's kernfs id.
@@ -62,8 +77,10 @@ pub struct Enrolment {
     pub failed: u32,
     /// Out: threads of the process that were seen.
     pub seen: u32,
+    /// Out: open files that the skill may not have as they are open.
+    pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 8);
+const _: () = assert!(size_of::<Label>() == 16);
 const _: () = assert!(size_of::<CgroupLabel>() == 8);
-const _: () = assert!(size_of::<Enrolment>() == 28);
+const _: () = assert!(size_of::<Enrolment>() == 32);

@@ -124,7 +124,11 @@ fn version(release: &str) -> Check {
     const NAME: &str = "kernel";
     let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64";
     match parse_release(release) {
-        Some(v) if v < OLDEST => missing(NAME, format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"), newer),
+        Some(v) if v < OLDEST => missing(
+            NAME,
+            format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"),
+            newer,
+        ),
         Some(v) if v < ENFORCED_FROM => {
             missing(NAME, format!("{release}: this build measures binaries in the kernel, which takes 6.1"), newer)
         }
@@ -137,7 +141,9 @@ fn btf() -> Check {
     const NAME: &str = "types (BTF)";
     match offsets::read(Path::new(BTF_PATH)) {
         Ok(_) => ok(NAME, BTF_PATH),
-        Err(e) => missing(NAME, e.to_string(), "boot a distribution's kernel, or build one with CONFIG_DEBUG_INFO_BTF=y"),
+        Err(e) => {
+            missing(NAME, e.to_string(), "boot a distribution's kernel, or build one with CONFIG_DEBUG_INFO_BTF=y")
+        }
     }
 }
 
@@ -149,7 +155,10 @@ fn lsm() -> Check {
         Ok(list) => missing(
             NAME,
             format!("`bpf` is not among the active LSMs: {}", list.trim()),
-            &format!("add `lsm={},bpf` to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and reboot", list.trim()),
+            &format!(
+                "add `lsm={},bpf` to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and reboot",
+                list.trim()
+            ),
         ),
         Err(e) => missing(NAME, format!("{LIST}: {e}"), "mount -t securityfs securityfs /sys/kernel/security"),
     }
@@ -160,7 +169,11 @@ fn ima() -> Check {
     const DIR: &str = "/sys/kernel/security/ima";
     let policy = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if !Path::new(DIR).exists() {
-        return missing(NAME, "the kernel cannot measure files: no IMA", "boot a kernel with CONFIG_IMA=y and `integrity` in its lsm= list");
+        return missing(
+            NAME,
+            "the kernel cannot measure files: no IMA",
+            "boot a kernel with CONFIG_IMA=y and `integrity` in its lsm= list",
+        );
     }
     if policy.split_whitespace().any(|w| w.starts_with("ima_policy=") || w.starts_with("ima_appraise=")) {
         return Check {
@@ -190,7 +203,11 @@ fn lockdown() -> Check {
     const NAME: &str = "lockdown";
     let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if mode.contains("[confidentiality]") {
-        return missing(NAME, "confidentiality: programs may not read kernel memory", "boot with lockdown=integrity or without lockdown");
+        return missing(
+            NAME,
+            "confidentiality: programs may not read kernel memory",
+            "boot with lockdown=integrity or without lockdown",
+        );
     }
     ok(NAME, if mode.is_empty() { "not built in" } else { mode.trim() })
 }
@@ -216,7 +233,11 @@ fn namespace() -> Check {
     const NAME: &str = "pid namespace";
     match fs::read_link("/proc/self/ns/pid") {
         Ok(link) if link.as_os_str() == INITIAL_PID_NAMESPACE => ok(NAME, "initial"),
-        Ok(_) => missing(NAME, "not the host's: the daemon would not know its own processes", "run it on the host, or with --pid=host"),
+        Ok(_) => missing(
+            NAME,
+            "not the host's: the daemon would not know its own processes",
+            "run it on the host, or with --pid=host",
+        ),
         Err(e) => missing(NAME, format!("/proc/self/ns/pid: {e}"), "mount -t proc proc /proc"),
     }
 }

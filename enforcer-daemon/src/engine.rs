@@ -180,9 +180,7 @@ impl Engine {
                 }
             })
             .map_err(StartError::Thread)?;
-        let (ring, debug, warnings) = outcome
-            .recv()
-            .map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
+        let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
         Ok(Started { engine: Self { requests, directory }, ring, debug, warnings })
     }
 
@@ -208,7 +206,11 @@ impl Engine {
     ///
     /// # Errors
     /// When it is not taken: the policy in force stays in force.
-    pub async fn apply(&self, manifest: ValidManifest, file: PathBuf) -> Option<Result<(Generation, Vec<Remark>), PolicyError>> {
+    pub async fn apply(
+        &self,
+        manifest: ValidManifest,
+        file: PathBuf,
+    ) -> Option<Result<(Generation, Vec<Remark>), PolicyError>> {
         self.ask(|reply| Request::Apply(Box::new(manifest), file, reply)).await
     }
 

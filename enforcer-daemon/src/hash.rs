@@ -68,19 +68,10 @@ pub enum OpenError {
 /// If the file cannot be opened or read, is not a regular file, or changed while it was read.
 pub fn sha256_file(path: &Path) -> Result<Digest, HashError> {
     let (file, before) = open_regular(path)?;
-    let read = |source| HashError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| HashError::Read { path: path.to_owned(), source };
     let digest = sha256(&file).map_err(read)?;
     let after = file.metadata().map_err(read)?;
-    if state(&before) == state(&after) {
-        Ok(digest)
-    } else {
-        Err(HashError::Changed {
-            path: path.to_owned(),
-        })
-    }
+    if state(&before) == state(&after) { Ok(digest) } else { Err(HashError::Changed { path: path.to_owned() }) }
 }
 
 /// The SHA-256 of everything that `reader` gives.
@@ -107,26 +98,16 @@ pub fn sha256(mut reader: impl Read) -> io::Result<Digest> {
 ///
 /// If it cannot be opened or is not a regular file.
 pub fn open_regular(path: &Path) -> Result<(File, Metadata), OpenError> {
-    let io = |source| OpenError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
     let regular = |metadata: &Metadata| match kind(metadata.file_type()) {
         None => Ok(()),
-        Some(kind) => Err(OpenError::NotRegular {
-            path: path.to_owned(),
-            kind,
-        }),
+        Some(kind) => Err(OpenError::NotRegular { path: path.to_owned(), kind }),
     };
     // Opening a device can act on it, so look before; what lies there may change in between, so look after, too.
     regular(&path.metadata().map_err(io)?)?;
     // std adds O_CLOEXEC. O_NONBLOCK: the open of a FIFO would wait for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(io)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     regular(&metadata)?;
     Ok((file, metadata))
@@ -171,18 +152,9 @@ mod tests {
     fn digests_are_those_of_sha256sum() {
         let dir = tempfile::tempdir().expect("a directory");
         for (content, digest) in [
-            (
-                vec![],
-                "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            ),
-            (
-                b"abc".to_vec(),
-                "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-            ),
-            (
-                vec![b'a'; 1_000_000],
-                "sha256:cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
-            ),
+            (vec![], "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+            (b"abc".to_vec(), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            (vec![b'a'; 1_000_000], "sha256:cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
         ] {
             let path = dir.path().join("file");
             std::fs::write(&path, content).expect("written");
@@ -194,14 +166,8 @@ mod tests {
     fn what_is_not_a_regular_file_is_refused_without_waiting() {
         let dir = tempfile::tempdir().expect("a directory");
         let fifo = dir.path().join("fifo");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR,
-            0,
-        )
-        .expect("a FIFO");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("a FIFO");
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         for (path, kind) in [
@@ -211,16 +177,10 @@ mod tests {
             (Path::new("/dev/zero"), "a character device"),
         ] {
             let error = sha256_file(path).expect_err("refused").to_string();
-            assert_eq!(
-                error,
-                format!("{}: is {kind}, not a regular file", path.display())
-            );
+            assert_eq!(error, format!("{}: is {kind}, not a regular file", path.display()));
         }
         let missing = dir.path().join("missing");
-        assert!(matches!(
-            sha256_file(&missing),
-            Err(HashError::Open(OpenError::Io { .. }))
-        ));
+        assert!(matches!(sha256_file(&missing), Err(HashError::Open(OpenError::Io { .. }))));
     }
 
     #[test]

@@ -66,9 +66,6 @@ mod tests {
     fn a_line_is_understood() {
         let text = b"36 35 98:3 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw\nnonsense\n";
         let mounts = parse(text);
-        assert_eq!(
-            mounts,
-            [Mount { dev: 98 << 20 | 3, root: "/mnt1".into(), mount_point: "/mnt two".into() }]
-        );
+        assert_eq!(mounts, [Mount { dev: 98 << 20 | 3, root: "/mnt1".into(), mount_point: "/mnt two".into() }]);
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
+};
 
 use crate::{
     compile::Remark,
@@ -100,7 +103,9 @@ impl Service {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
-            bail!("enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo");
+            bail!(
+                "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
+            );
         }
         let lock = InstanceLock::take(runtime)?;
         let Started { engine, ring, debug, warnings } = Engine::start(manifest, policy, home)?;
@@ -110,12 +115,8 @@ impl Service {
         let mut enricher = Enricher::new(engine.directory());
         stream.publish(enricher.own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
-        let service = Arc::new(Self {
-            engine,
-            stream,
-            policy: Mutex::new(policy.to_owned()),
-            runtime: runtime.to_owned(),
-        });
+        let service =
+            Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
         Ok(Running { service, warnings, pump, _control: control, _lock: lock, _debug: debug })
@@ -159,7 +160,9 @@ impl Service {
 
 /// Writes the kernel programs' debug messages to the daemon's log.
 async fn debug_messages(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
-    let Ok(mut logger) = tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) else { return };
+    // SAFETY: the logger owns its ring's descriptor, which stays the same and open as long as it lives.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let Ok(mut logger) = logger else { return };
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();

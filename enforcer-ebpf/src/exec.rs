@@ -4,10 +4,16 @@
 //! anything of the old program is given up; each pass must be allowed.
 
 use aya_ebpf::{helpers::generated::bpf_ima_file_hash, macros::lsm, programs::LsmContext};
-use enforcer_common::{decide, event::Kind, ids::Digest};
+use enforcer_common::{
+    decide::{self, Decision},
+    event::{Kind, Reason, Verdict},
+    ids::{Digest, RuleId, SkillId},
+    task::{Label, Origin},
+};
 
 use crate::{
-    kernel::{Binprm, File},
+    kernel::{Binprm, File, Task},
+    maps::TASKS,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -16,13 +22,32 @@ use crate::{
 /// `HASH_ALGO_SHA256` of `include/uapi/linux/hash_info.h`.
 const HASH_ALGO_SHA256: i64 = 4;
 
+/// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass.
+#[lsm(hook = "bprm_creds_for_exec")]
+pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
+    if subject::current().is_some() {
+        set_pending(SkillId(0));
+    }
+    verdict::pass()
+}
+
+/// `security_bprm_check(bprm)`: once per file.
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let file = Binprm::new(ctx.arg(0)).file();
     let digest = measure(file);
     let rules = InForce::now();
-    let decision = decide::exec(&rules, skill, digest.as_ref());
+    let mut decision = decide::exec(&rules, skill, digest.as_ref());
+    if decision.allows()
+        && let Some(digest) = &digest
+    {
+        match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
+            Ok(None) => {}
+            Ok(Some(target)) => set_pending(target),
+            Err(refusal) => decision = refusal,
+        }
+    }
     report::decision(
         Kind::Exec,
         skill,
@@ -31,6 +56,34 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
         &Object::File { dentry: file.dentry(), digest: digest.as_ref() },
     );
     verdict::of(decision.refuses())
+}
+
+/// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to
+/// its skill.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
+    let task = Task::current().key();
+    let Some(label) = TASKS.get_ptr_mut(task) else { return verdict::pass() };
+    // SAFETY: the label is the current task's own; nobody else writes it while the task is in exec.
+    let target = unsafe { (*label).pending };
+    if target.0 != 0 {
+        let entered = Label::new(target, Origin::Entrypoint);
+        // SAFETY: as above.
+        unsafe { *label = entered };
+        let generation = InForce::now().generation;
+        let decision = Decision { verdict: Verdict::Allow, reason: Reason::Entered, rule: RuleId::NONE, report: true };
+        report::decision(Kind::Enter, target, generation, &decision, &Object::None);
+    }
+    verdict::pass()
+}
+
+/// Notes the skill that the exec under way leads to.
+#[inline(always)]
+fn set_pending(skill: SkillId) {
+    if let Some(label) = TASKS.get_ptr_mut(Task::current().key()) {
+        // SAFETY: the label is the current task's own.
+        unsafe { (*label).pending = skill };
+    }
 }
 
 /// The SHA-256 of the file's content, read by the kernel now. `None` when the kernel has no IMA, its default algorithm is

@@ -1,49 +1,212 @@
-//! Delete: unlink, rmdir, and rename over or away.
+//! Files: delete, write, read.
 //!
-//! The `path_*` hooks see what the system call names, once, whichever filesystem is behind it; the `inode_*` hooks run
-//! again for the layers below an overlay, where no rule lies.
+//! The `path_*` hooks see what the system call names, once, whichever filesystem is behind it. The `inode_*` hooks and
+//! `file_open` run again for the layers below an overlay, in the kernel's own name: those calls are told apart by their
+//! credentials and are none of ours.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use enforcer_common::{decide, event::Kind, ids::SkillId};
+use enforcer_common::{
+    decide::{self, Act},
+    ids::SkillId,
+    rules::action,
+};
 
 use crate::{
-    kernel::Dentry,
-    policy::{Ascent, InForce},
+    ascent::Ascent,
+    kernel::{Dentry, File, Iattr, Inode, Task},
+    policy::InForce,
     report::{self, Object},
     subject, verdict,
 };
 
-/// Decides and reports the removal of one object; true when it is refused.
+/// `FMODE_READ` and `FMODE_WRITE` of `include/linux/fs.h`.
+const FMODE_READ: u32 = 1;
+const FMODE_WRITE: u32 = 2;
+
+/// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
-fn refuses_delete(skill: SkillId, dentry: Dentry) -> bool {
+fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
     let rules = InForce::now();
-    let decision = decide::delete(&rules, skill, &mut Ascent::from(dentry));
-    report::decision(Kind::Delete, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry));
+    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
     decision.refuses()
+}
+
+/// The skill that acts, unless the kernel acts for itself.
+#[inline(always)]
+fn actor() -> Option<SkillId> {
+    subject::current().filter(|_| !Task::current().is_kernel_internal())
 }
 
 /// `security_path_unlink(dir, dentry)`.
 #[lsm(hook = "path_unlink")]
 pub fn path_unlink(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    verdict::of(refuses_delete(skill, Dentry::new(ctx.arg(1))))
+    verdict::of(refuses(skill, Act::DELETE, Dentry::new(ctx.arg(1))))
 }
 
 /// `security_path_rmdir(dir, dentry)`.
 #[lsm(hook = "path_rmdir")]
 pub fn path_rmdir(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    verdict::of(refuses_delete(skill, Dentry::new(ctx.arg(1))))
+    verdict::of(refuses(skill, Act::DELETE, Dentry::new(ctx.arg(1))))
 }
 
-/// `security_path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)`: the old name goes away, and so does what lies
-/// under the new one. With `RENAME_EXCHANGE` each goes away from its place, which is the same two questions.
+/// `security_path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)`: what is moved goes away from its place and comes to
+/// lie elsewhere, and what lies there goes away. With `RENAME_EXCHANGE` each does both, which the same questions cover.
 #[lsm(hook = "path_rename")]
 pub fn path_rename(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    if refuses_delete(skill, Dentry::new(ctx.arg(1))) {
-        return verdict::refuse();
+    let target = Dentry::new(ctx.arg(3));
+    // The cost of one delete, whether or not there is a victim.
+    let moved = Act { charge: true, ..Act::MOVE };
+    let there = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
+    verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
+}
+
+/// `security_path_mknod(dir, dentry, mode, dev)`: also the creation of regular files and of unix sockets.
+#[lsm(hook = "path_mknod")]
+pub fn path_mknod(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses(skill, Act::WRITE, Dentry::new(ctx.arg(1))))
+}
+
+/// `security_path_mkdir(dir, dentry, mode)`.
+#[lsm(hook = "path_mkdir")]
+pub fn path_mkdir(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses(skill, Act::WRITE, Dentry::new(ctx.arg(1))))
+}
+
+/// `security_path_symlink(dir, dentry, old_name)`.
+#[lsm(hook = "path_symlink")]
+pub fn path_symlink(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses(skill, Act::WRITE, Dentry::new(ctx.arg(1))))
+}
+
+/// `security_path_link(old_dentry, new_dir, new_dentry)`.
+#[lsm(hook = "path_link")]
+pub fn path_link(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
+    let rules = InForce::now();
+    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target));
+    let about = if decision.refuses() { source } else { target };
+    let object = Object::File { dentry: about, digest: None };
+    report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
+    verdict::of(decision.refuses())
+}
+
+/// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.
+#[lsm(hook = "file_open")]
+pub fn file_open(ctx: LsmContext) -> i32 {
+    let Some(skill) = actor() else { return verdict::pass() };
+    verdict::of(refuses_file(skill, File::new(ctx.arg(0))))
+}
+
+/// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.
+#[lsm(hook = "file_receive")]
+pub fn file_receive(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses_file(skill, File::new(ctx.arg(0))))
+}
+
+/// Decides and reports a file as it is open; true when it is refused.
+#[inline(always)]
+fn refuses_file(skill: SkillId, file: File) -> bool {
+    match actions_of(file) {
+        0 => false,
+        actions => refuses(skill, Act { actions, charge: false }, file.dentry()),
     }
-    let victim = Dentry::new(ctx.arg(3));
-    verdict::of(!victim.inode().is_null() && refuses_delete(skill, victim))
+}
+
+/// What may be done through an open file that rules have a say in.
+#[inline(always)]
+pub fn actions_of(file: File) -> u32 {
+    let dentry = file.dentry();
+    // Pipes, sockets and memfds have no path that a rule could name.
+    if dentry.superblock().is_internal() {
+        return 0;
+    }
+    let mode = file.mode();
+    let mut actions = 0;
+    if mode & FMODE_READ != 0 {
+        actions |= action::READ;
+    }
+    if mode & FMODE_WRITE != 0 && !is_bottomless(dentry.inode()) {
+        actions |= action::WRITE;
+    }
+    actions
+}
+
+/// Whether writing to this device changes nothing: `null`, `zero`, `full`, `random`, `urandom` (`drivers/char/mem.c`), and the
+/// process's own terminal and a new one (`drivers/tty/tty_io.c`). No shell starts without them.
+#[inline(always)]
+fn is_bottomless(inode: Inode) -> bool {
+    const S_IFMT: u16 = 0o170_000;
+    const S_IFCHR: u16 = 0o020_000;
+    const MEM: u32 = 1 << 20;
+    const TTY: u32 = 5 << 20;
+    if inode.mode() & S_IFMT != S_IFCHR {
+        return false;
+    }
+    let rdev = inode.rdev();
+    rdev == MEM | 3 || rdev == MEM | 5 || (rdev >= MEM | 7 && rdev <= MEM | 9) || rdev == TTY || rdev == TTY | 2
+}
+
+/// Decides a change of attributes: mode, owner, times, size. A size of 0 deletes what was there.
+#[inline(always)]
+fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
+    let Some(skill) = actor() else { return false };
+    if dentry.superblock().is_internal() {
+        return false;
+    }
+    let inode = dentry.inode();
+    let emptied = attributes.size() == Some(0) && inode.size() > 0;
+    let act = if emptied { Act::TRUNCATE } else { Act::WRITE };
+    (emptied || !is_bottomless(inode)) && refuses(skill, act, dentry)
+}
+
+/// `security_inode_setattr(dentry, attr)`, before 6.3.
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_setattr(Dentry::new(ctx.arg(0)), Iattr::new(ctx.arg(1))))
+}
+
+/// `security_inode_setattr(idmap, dentry, attr)`, from 6.3 on.
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr_idmap(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_setattr(Dentry::new(ctx.arg(1)), Iattr::new(ctx.arg(2))))
+}
+
+/// Decides a change of extended attributes.
+#[inline(always)]
+fn refuses_xattr(dentry: Dentry) -> bool {
+    let Some(skill) = actor() else { return false };
+    !dentry.superblock().is_internal() && refuses(skill, Act::WRITE, dentry)
+}
+
+/// `security_inode_setxattr(idmap, dentry, name, value, size, flags)`.
+#[lsm(hook = "inode_setxattr")]
+pub fn inode_setxattr(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
+}
+
+/// `security_inode_removexattr(idmap, dentry, name)`.
+#[lsm(hook = "inode_removexattr")]
+pub fn inode_removexattr(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
+}
+
+/// `security_inode_set_acl(idmap, dentry, acl_name, kacl)`, from 6.2 on; before, an ACL is an extended attribute.
+#[lsm(hook = "inode_set_acl")]
+pub fn inode_set_acl(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
+}
+
+/// `security_inode_remove_acl(idmap, dentry, acl_name)`, from 6.2 on.
+#[lsm(hook = "inode_remove_acl")]
+pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
+    verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
 }

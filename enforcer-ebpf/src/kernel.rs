@@ -11,29 +11,7 @@ use enforcer_common::{ids::ObjectId, offsets::Offsets};
 
 /// Filled in by the daemon from the running kernel's BTF.
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets {
-    linux_binprm_file: 0,
-    file_f_path: 0,
-    path_dentry: 0,
-    dentry_d_parent: 0,
-    dentry_d_inode: 0,
-    dentry_d_name: 0,
-    qstr_name: 0,
-    inode_i_ino: 0,
-    inode_i_sb: 0,
-    inode_i_generation: 0,
-    super_block_s_dev: 0,
-    task_tgid: 0,
-    task_real_parent: 0,
-    task_mm: 0,
-    mm_exe_file: 0,
-    socket_sk: 0,
-    sock_sk_protocol: 0,
-    cgroup_kn: 0,
-    cgroup_self: 0,
-    css_parent: 0,
-    kernfs_node_id: 0,
-};
+static OFFSETS: Offsets = Offsets::UNSET;
 
 /// The offset of a field.
 macro_rules! offset {
@@ -97,6 +75,10 @@ kernel_pointer! {
     Socket,
     /// `struct cgroup`.
     Cgroup,
+    /// `struct iattr`.
+    Iattr,
+    /// `struct super_block`.
+    SuperBlock,
 }
 
 /// Reads a field.
@@ -117,9 +99,8 @@ unsafe fn field<T: Copy>(base: *const c_void, offset: usize) -> T {
 unsafe fn probe<T: Copy + Default>(base: *const c_void, offset: usize) -> Option<T> {
     let mut value = T::default();
     // SAFETY: writes `size_of::<T>()` bytes into `value`; the source may be any address.
-    let status = unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast())
-    };
+    let status =
+        unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast()) };
     if status == 0 { Some(value) } else { None }
 }
 
@@ -141,7 +122,32 @@ impl File {
     }
 }
 
+impl File {
+    /// `FMODE_*`: how the file was opened.
+    #[inline(always)]
+    pub fn mode(self) -> u32 {
+        // SAFETY: `file.f_mode` is an unsigned int.
+        unsafe { field(self.0, offset!(file_f_mode)) }
+    }
+}
+
 impl Dentry {
+    /// The filesystem.
+    #[inline(always)]
+    pub fn superblock(self) -> SuperBlock {
+        // SAFETY: `dentry.d_sb` is a pointer to a super_block.
+        SuperBlock(unsafe { field(self.0, offset!(dentry_d_sb)) })
+    }
+
+    /// Whether this is the root that paths of its filesystem begin at. A dentry without a parent is not, when it was found by
+    /// a file handle and never connected, or belongs to a file without a name.
+    #[inline(always)]
+    pub fn is_root_of_filesystem(self) -> bool {
+        let superblock = self.superblock();
+        // SAFETY: `super_block.s_root` is a pointer to a dentry.
+        !superblock.is_null() && Self(unsafe { field(superblock.0, offset!(super_block_s_root)) }) == self
+    }
+
     /// The directory that holds this name; a root is its own.
     #[inline(always)]
     pub fn parent(self) -> Self {
@@ -169,7 +175,60 @@ impl Dentry {
     }
 }
 
+impl SuperBlock {
+    /// Whether the filesystem is mounted nowhere that a path could lead to: pipes, sockets, memfds.
+    #[inline(always)]
+    pub fn is_internal(self) -> bool {
+        /// `SB_NOUSER` of `include/linux/fs.h`.
+        const SB_NOUSER: u64 = 1 << 31;
+        // SAFETY: `super_block.s_flags` is an unsigned long.
+        !self.is_null() && unsafe { field::<u64>(self.0, offset!(super_block_s_flags)) } & SB_NOUSER != 0
+    }
+
+    /// The number that tells the type of filesystem.
+    #[inline(always)]
+    pub fn magic(self) -> u64 {
+        // SAFETY: `super_block.s_magic` is an unsigned long.
+        if self.is_null() { 0 } else { unsafe { field(self.0, offset!(super_block_s_magic)) } }
+    }
+}
+
+impl Iattr {
+    /// The size that a file is to be cut or grown to, if its size is to be set.
+    #[inline(always)]
+    pub fn size(self) -> Option<i64> {
+        /// `ATTR_SIZE` of `include/linux/fs.h`.
+        const ATTR_SIZE: u32 = 1 << 3;
+        // SAFETY: `iattr.ia_valid` is an unsigned int, `ia_size` a long long.
+        unsafe {
+            let valid: u32 = field(self.0, offset!(iattr_ia_valid));
+            if valid & ATTR_SIZE == 0 { None } else { Some(field(self.0, offset!(iattr_ia_size))) }
+        }
+    }
+}
+
 impl Inode {
+    /// Type and permissions.
+    #[inline(always)]
+    pub fn mode(self) -> u16 {
+        // SAFETY: `inode.i_mode` is an unsigned short.
+        if self.is_null() { 0 } else { unsafe { field(self.0, offset!(inode_i_mode)) } }
+    }
+
+    /// The size in bytes.
+    #[inline(always)]
+    pub fn size(self) -> i64 {
+        // SAFETY: `inode.i_size` is a long long.
+        if self.is_null() { 0 } else { unsafe { field(self.0, offset!(inode_i_size)) } }
+    }
+
+    /// The device that a device node stands for: `major << 20 | minor`.
+    #[inline(always)]
+    pub fn rdev(self) -> u32 {
+        // SAFETY: `inode.i_rdev` is a u32.
+        if self.is_null() { 0 } else { unsafe { field(self.0, offset!(inode_i_rdev)) } }
+    }
+
     /// The kernel's identity of this inode; of none, one that no object has.
     #[inline(always)]
     pub fn id(self) -> ObjectId {
@@ -209,6 +268,29 @@ impl Task {
     pub fn tgid(self) -> u32 {
         // SAFETY: `task_struct.tgid` is an int.
         unsafe { field(self.0, offset!(task_tgid)) }
+    }
+
+    /// Whether it is traced.
+    #[inline(always)]
+    pub fn is_traced(self) -> bool {
+        // SAFETY: `task_struct.ptrace` is an unsigned int.
+        unsafe { field::<u32>(self.0, offset!(task_ptrace)) != 0 }
+    }
+
+    /// Whether the kernel acts for itself within the task's system call, with credentials other than the task's: overlayfs
+    /// does so for the layers below, on which no rule lies. Only the kernel can bring that about: a task's own
+    /// credentials are both pointers (`kernel/cred.c: commit_creds`), and io_uring's personalities are refused. A polling
+    /// thread of io_uring may act with a ring's credentials; it is not taken for the kernel.
+    #[inline(always)]
+    pub fn is_kernel_internal(self) -> bool {
+        /// `PF_IO_WORKER` of `include/linux/sched.h`.
+        const PF_IO_WORKER: u32 = 0x10;
+        // SAFETY: `task_struct.cred` and `real_cred` are pointers, `flags` is an unsigned int.
+        unsafe {
+            let acting: *const c_void = field(self.0, offset!(task_cred));
+            let own: *const c_void = field(self.0, offset!(task_real_cred));
+            acting != own && field::<u32>(self.0, offset!(task_flags)) & PF_IO_WORKER == 0
+        }
     }
 
     /// The parent.

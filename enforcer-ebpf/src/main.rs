@@ -3,13 +3,15 @@
 //! Thin on purpose: a program finds out who acts ([`subject`]), reads the facts of the act from kernel structures
 //! ([`kernel`]), lets the decision core of `enforcer-common` decide over the maps ([`policy`]), writes the event
 //! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`file`], [`net`],
-//! [`task`]; [`resolve`] tells the daemon what the kernel calls a file.
+//! [`task`], [`wall`]; [`resolve`] tells the daemon what the kernel calls a file.
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
 // `verdict` writes return values as opaque constants; see there.
 #![feature(asm_experimental_arch)]
 
+mod ascent;
+mod budget;
 mod exec;
 mod file;
 mod kernel;
@@ -21,6 +23,7 @@ mod resolve;
 mod subject;
 mod task;
 mod verdict;
+mod wall;
 
 /// The programs call helpers that the kernel gives to GPL-compatible programs only.
 #[unsafe(no_mangle)]

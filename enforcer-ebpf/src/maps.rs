@@ -7,9 +7,12 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     event::Event,
-    ids::ObjectId,
+    ids::{Digest, ObjectId, SkillId},
     net::{NetKey, PortSet},
-    rules::{BinaryKey, BinaryRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned},
+    rules::{
+        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
+        SkillConf, Versioned,
+    },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, Enrolment, Label},
 };
 
@@ -32,7 +35,7 @@ pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::
 pub static POLICY: Array<PolicyState, 1> = Array::new();
 
 #[btf_map]
-pub static SKILLS: Array<Versioned<SkillConf>, { enforcer_common::ids::SkillId::LIMIT as usize }> = Array::new();
+pub static SKILLS: Array<Versioned<SkillConf>, { SkillId::LIMIT as usize }> = Array::new();
 
 #[btf_map]
 pub static BINARIES: HashMap<BinaryKey, Versioned<BinaryRule>, 1_048_576, LAZY> = HashMap::new();
@@ -42,6 +45,13 @@ pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> =
 
 #[btf_map]
 pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
+
+#[btf_map]
+pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
+
+/// The daemon makes the element of a skill that has a budget.
+#[btf_map]
+pub static BUDGETS: HashMap<SkillId, Budget, 4096, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static DESTINATIONS: LpmTrie<NetKey, Versioned<PortSet>, 1_048_576> = LpmTrie::new();

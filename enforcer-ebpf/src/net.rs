@@ -70,7 +70,9 @@ fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, u16)
     let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
     let port = u16::from_be_bytes([bytes[2], bytes[3]]);
     match family {
-        AF_INET if len >= SOCKADDR_IN => Some((family, Address::from_v4([bytes[4], bytes[5], bytes[6], bytes[7]]), port)),
+        AF_INET if len >= SOCKADDR_IN => {
+            Some((family, Address::from_v4([bytes[4], bytes[5], bytes[6], bytes[7]]), port))
+        }
         AF_INET6 if len >= SOCKADDR_IN6 as i32 => {
             let mut address = [0u8; 16];
             address.copy_from_slice(&bytes[8..24]);
@@ -121,9 +123,7 @@ fn v6(ctx: &SockAddrContext) -> Address {
             (*ctx.sock_addr).user_ip6[3].to_ne_bytes(),
         ]
     };
-    Address([
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-    ])
+    Address([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
 }
 
 #[cgroup_sock_addr(connect4)]

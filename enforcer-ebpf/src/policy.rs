@@ -2,15 +2,15 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_common::{
-    decide::{self, Ancestry, Rules},
+    decide::{self, Rules},
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{Address, NetKey, SKILL_BITS},
-    rules::{BinaryKey, BinaryRule, MAX_DEPTH, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
+    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
 };
 
 use crate::{
-    kernel::Dentry,
-    maps::{BINARIES, DESTINATIONS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
+    budget,
+    maps::{BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
 };
 
 /// The maps as one generation sees them. A program takes this once, so that it decides by one policy as a whole.
@@ -56,34 +56,16 @@ impl Rules for InForce {
         let ports = DESTINATIONS.get(&key).and_then(|ports| ports.at(self.generation));
         decide::port_allowed(ports, port, protocols)
     }
-}
 
-/// The way from a dentry up to its filesystem's root.
-pub struct Ascent {
-    dentry: Dentry,
-    ended: bool,
-}
-
-impl Ascent {
-    /// From the object itself.
     #[inline(always)]
-    pub fn from(dentry: Dentry) -> Self {
-        Self { dentry, ended: false }
+    fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
+        // SAFETY: as above.
+        unsafe { ENTRYPOINTS.get(digest) }?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    #[inline(always)]
+    fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool {
+        // Without an element there is no counting, so there is nothing left to spend.
+        BUDGETS.get_ptr_mut(skill).is_some_and(|budget| budget::spend(budget, conf))
     }
 }
-
-impl Ancestry for Ascent {
-    #[inline(always)]
-    fn next(&mut self) -> Option<ObjectId> {
-        if self.ended {
-            return None;
-        }
-        let id = self.dentry.inode().id();
-        let parent = self.dentry.parent();
-        self.ended = parent == self.dentry;
-        self.dentry = parent;
-        Some(id)
-    }
-}
-
-const _: () = assert!(MAX_DEPTH <= 64, "the verifier walks every step");

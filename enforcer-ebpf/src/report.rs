@@ -8,15 +8,16 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
     generated::bpf_ktime_get_boot_ns,
 };
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
-    event::{Event, Kind, NAME_CAPACITY, RawPath},
+    event::{Event, Kind, RawPath},
     ids::{Digest, Generation, ObjectId, SkillId},
     net::Address,
-    rules::MAX_DEPTH,
 };
 
 use crate::{
+    ascent::write_path,
     kernel::{Dentry, Task},
     maps::{DROPS, EVENTS},
 };
@@ -29,6 +30,10 @@ pub enum Object<'a> {
     Destination { destination: &'a Destination, family: u16 },
     /// A socket.
     Socket { family: u16, socket_type: u16, protocol: u16 },
+    /// Another process.
+    Process(Task),
+    /// A cgroup that a process was moved to, by its id.
+    Cgroup(u64),
     /// Nothing that has a name.
     None,
 }
@@ -39,19 +44,52 @@ pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &D
     if !decision.report {
         return;
     }
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        if let Some(drops) = DROPS.get_ptr_mut(0) {
-            // Atomic, although the slot is this CPU's: another task's program may preempt this one.
-            // SAFETY: the pointer is a map value's; `core` has no atomics for this target.
-            unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) drops, one = in(reg) 1u64) };
-        }
-        return;
-    };
+    let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: `event` points to a reserved record of the ring, which is as large as an `Event`; every field is written
     // through raw pointers before the record is submitted, but for the path bytes behind `len`, which nobody reads.
     unsafe { fill(event, kind, skill, generation, decision, object) };
     entry.submit(0);
+}
+
+/// Writes the event of a process that somebody moved to another cgroup.
+#[inline(always)]
+pub fn moved(skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
+    let Some(mut entry) = reserve() else { return };
+    let event = entry.as_mut_ptr();
+    // SAFETY: as in `decision`. The acting process is the one that moved it; the event is about the one that was moved.
+    unsafe {
+        fill(event, Kind::Move, skill, generation, what, &Object::Cgroup(to));
+        (*event).target = task.tgid();
+    }
+    entry.submit(0);
+}
+
+/// Writes the event of an open file that a process has and may not have. The daemon asks, so that the process is the target.
+#[inline(always)]
+pub fn brought_along(kind: Kind, skill: SkillId, generation: Generation, what: &Decision, task: Task, dentry: Dentry) {
+    let Some(mut entry) = reserve() else { return };
+    let event = entry.as_mut_ptr();
+    // SAFETY: as in `decision`.
+    unsafe {
+        fill(event, kind, skill, generation, what, &Object::File { dentry, digest: None });
+        (*event).target = task.tgid();
+    }
+    entry.submit(0);
+}
+
+/// Room for an event, or one more drop.
+#[inline(always)]
+fn reserve() -> Option<RingBufEntry<Event>> {
+    let entry = EVENTS.reserve(0);
+    if entry.is_none()
+        && let Some(drops) = DROPS.get_ptr_mut(0)
+    {
+        // Atomic, although the slot is this CPU's: another task's program may preempt this one.
+        // SAFETY: the pointer is a map value's; `core` has no atomics for this target.
+        unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) drops, one = in(reg) 1u64) };
+    }
+    entry
 }
 
 /// Fills a record.
@@ -92,6 +130,8 @@ unsafe fn fill(
         (*event).family = 0;
         (*event).protocol = 0;
         (*event).socket_type = 0;
+        (*event).target = 0;
+        (*event).reserved = 0;
         clear(&raw mut (*event).path);
         clear(&raw mut (*event).exe);
         match *object {
@@ -114,6 +154,8 @@ unsafe fn fill(
                 (*event).protocol = protocol;
                 (*event).socket_type = socket_type;
             }
+            Object::Process(target) => (*event).target = target.tgid(),
+            Object::Cgroup(id) => (*event).object.ino = id,
             Object::None => {}
         }
         let exe = task.exe();
@@ -135,39 +177,5 @@ unsafe fn clear<const N: usize>(path: *mut RawPath<N>) {
         (*path).dev = 0;
         (*path).truncated = 0;
         (*path).reserved = 0;
-    }
-}
-
-/// Writes the names from `dentry` towards the root of its filesystem.
-///
-/// # Safety
-/// `path` must point to writable memory.
-#[inline(always)]
-unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
-    let mut dentry = dentry;
-    let mut len: u32 = 0;
-    let mut step = 0;
-    // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
-    unsafe {
-        (*path).dev = dentry.inode().id().dev;
-        let bytes = (&raw mut (*path).bytes).cast::<u8>();
-        while step < MAX_DEPTH {
-            let parent = dentry.parent();
-            if parent == dentry {
-                break;
-            }
-            if len > (N - NAME_CAPACITY) as u32 {
-                (*path).truncated = 1;
-                break;
-            }
-            let read = dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32);
-            if read <= 0 {
-                break;
-            }
-            len += read as u32;
-            dentry = parent;
-            step += 1;
-        }
-        (*path).len = len;
     }
 }

@@ -37,6 +37,6 @@ pub fn label() -> Option<SkillId> {
     // SAFETY: as above.
     let skill = unsafe { CGROUPS.get(cgroup) }?.skill;
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = TASKS.insert(task, Label { skill, origin: Origin::Cgroup as u32 }, 0);
+    let _ = TASKS.insert(task, Label::new(skill, Origin::Cgroup), 0);
     Some(skill)
 }

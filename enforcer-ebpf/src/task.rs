@@ -7,14 +7,16 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 use enforcer_common::{
-    decide::Decision,
+    decide::{self, Act, Decision},
     event::{Kind, Reason, Verdict},
     ids::RuleId,
     task::{CgroupLabel, Label, Origin, cgroup_filter_slot},
 };
 
 use crate::{
-    kernel::{Cgroup, Task},
+    ascent::Ascent,
+    file::actions_of,
+    kernel::{Cgroup, File, Task},
     maps::{CGROUP_FILTER, CGROUPS, ENROL, TASKS},
     policy::InForce,
     report::{self, Object},
@@ -27,7 +29,7 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if TASKS.insert(child.key(), Label { skill, origin: Origin::Parent as u32 }, 0).is_ok() {
+    if TASKS.insert(child.key(), Label::new(skill, Origin::Parent), 0).is_ok() {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child.
@@ -76,6 +78,64 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: tells that a governed process was moved; its label stays.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
+    let task = Task::new(ctx.arg(2));
+    // SAFETY: an update replaces the element.
+    if let Some(label) = unsafe { TASKS.get(task.key()) }
+        && label.skill.governs()
+    {
+        let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
+        let decision =
+            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays, rule: RuleId::NONE, report: true };
+        report::moved(label.skill, InForce::now().generation, &decision, task, to);
+    }
+    0
+}
+
+/// Looks at the open files of the process that `ENROL` names: what it may not open itself it may not bring along. Each such
+/// file makes an event and is counted.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
+    // SAFETY: the kernel calls the program with such a context; task and file are null at the end of the iteration.
+    let (task, file) = unsafe { (Task::new((*ctx).task), File::new((*ctx).file)) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended.
+    let (skill, concerned) = unsafe {
+        // The standard streams are the operator's choice.
+        ((*request).skill, task.tgid() == (*request).tgid && (*ctx).fd > 2)
+    };
+    let actions = if concerned { actions_of(file) } else { 0 };
+    if actions == 0 {
+        return 0;
+    }
+    let rules = InForce::now();
+    let act = Act { actions, charge: false };
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()));
+    if !decision.allows() {
+        report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());
+    }
+    if decision.refuses() {
+        // SAFETY: as above.
+        unsafe { (*request).violations += 1 };
+    }
+    0
+}
+
+/// The context of `iter/task_file`: `struct bpf_iter__task_file`.
+#[repr(C)]
+pub struct IterTaskFile {
+    meta: *const c_void,
+    task: *const c_void,
+    fd: u32,
+    file: *const c_void,
+}
+
 /// The context of `iter/task`: `struct bpf_iter__task`.
 #[repr(C)]
 pub struct IterTask {
@@ -106,7 +166,7 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
             Some(label) if label.skill == skill && (*request).query == 0 => {}
             Some(label) if label.skill.governs() => (*request).refused += 1,
             _ if (*request).query != 0 => {}
-            _ if TASKS.insert(task.key(), Label { skill, origin: Origin::Enrolled as u32 }, 0).is_ok() => {
+            _ if TASKS.insert(task.key(), Label::new(skill, Origin::Enrolled), 0).is_ok() => {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,

@@ -29,18 +29,10 @@ pub(crate) struct Binaries {
 pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
     let toolchain = toolchain::setup(paths)?;
     let mut shown = String::new();
-    for (features, object) in [
-        (&[][..], "enforcer.bpf.o"),
-        (&["--features", "log"][..], "enforcer-log.bpf.o"),
-    ] {
+    for (features, object) in [(&[][..], "enforcer.bpf.o"), (&["--features", "log"][..], "enforcer-log.bpf.o")] {
         let mut cargo = toolchain.cargo(paths);
         cargo.arg("build").args(EBPF).args(features);
-        let warnings = compile(
-            paths,
-            &format!("compiling {object} with {}", toolchain.name()),
-            object,
-            &mut cargo,
-        )?;
+        let warnings = compile(paths, &format!("compiling {object} with {}", toolchain.name()), object, &mut cargo)?;
         // Both have the same ones, mostly.
         if warnings != shown {
             eprint!("{warnings}");
@@ -53,16 +45,8 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
 }
 
 /// Cargo's arguments for the kernel programs.
-pub(crate) const EBPF: [&str; 8] = [
-    "--package",
-    "enforcer-ebpf",
-    "--release",
-    "--target",
-    "bpfel-unknown-none",
-    "-Z",
-    "build-std=core",
-    "--locked",
-];
+pub(crate) const EBPF: [&str; 8] =
+    ["--package", "enforcer-ebpf", "--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--locked"];
 
 /// Compiles everything.
 pub(crate) fn all(paths: &Paths) -> Result<Binaries> {
@@ -71,32 +55,16 @@ pub(crate) fn all(paths: &Paths) -> Result<Binaries> {
     let mut cargo = paths.cargo();
     cargo
         .args(["build", "--release", "--locked", "--target", &host])
-        .args([
-            "--package",
-            "enforcer-daemon",
-            "--package",
-            "enforcer-tests",
-        ])
+        .args(["--package", "enforcer-daemon", "--package", "enforcer-tests"])
         // With an explicit target these flags spare proc macros, which cannot be static.
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    let warnings = compile(
-        paths,
-        "compiling enforcer and enforcer-tests",
-        "enforcer",
-        &mut cargo,
-    )?;
+    let warnings = compile(paths, "compiling enforcer and enforcer-tests", "enforcer", &mut cargo)?;
     eprint!("{warnings}");
     let dir = paths.target.join(&host).join("release");
-    let binaries = Binaries {
-        enforcer: dir.join("enforcer"),
-        tests: dir.join("enforcer-tests"),
-    };
+    let binaries = Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests") };
     for file in [&binaries.enforcer, &binaries.tests] {
         if !is_static(file)? {
-            bail!(
-                "{} asks for a dynamic linker: it is not static",
-                file.display()
-            );
+            bail!("{} asks for a dynamic linker: it is not static", file.display());
         }
     }
     Ok(binaries)
@@ -114,10 +82,7 @@ fn compile(paths: &Paths, what: &str, log: &str, cargo: &mut Command) -> Result<
 /// The triple of the machine that we run on.
 pub(crate) fn host_triple() -> Result<String> {
     let text = ui::capture(Command::new("rustc").arg("-vV"))?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .context("rustc -vV names no host")
+    text.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned).context("rustc -vV names no host")
 }
 
 /// Leaves the destination's time alone when nothing changed: the daemon embeds it and would be built anew.
@@ -132,17 +97,12 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
 /// Whether an ELF file runs without a dynamic linker.
 pub(crate) fn is_static(file: &Path) -> Result<bool> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    has_interpreter(&bytes)
-        .map(|dynamic| !dynamic)
-        .with_context(|| format!("{} is no 64-bit ELF file", file.display()))
+    has_interpreter(&bytes).map(|dynamic| !dynamic).with_context(|| format!("{} is no 64-bit ELF file", file.display()))
 }
 
 fn has_interpreter(bytes: &[u8]) -> Result<bool> {
     let file = ElfFile64::<object::Endianness>::parse(bytes)?;
-    Ok(file
-        .elf_program_headers()
-        .iter()
-        .any(|header| header.p_type(file.endian()) == elf::PT_INTERP))
+    Ok(file.elf_program_headers().iter().any(|header| header.p_type(file.endian()) == elf::PT_INTERP))
 }
 
 #[cfg(test)]

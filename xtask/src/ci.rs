@@ -18,43 +18,28 @@ use crate::{
 const LIMIT: Duration = Duration::from_mins(20);
 
 pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
-    check(
-        "format",
-        paths.cargo().args(["fmt", "--all", "--check"]),
-        LIMIT,
-    )?;
+    check("format", paths.cargo().args(["fmt", "--all", "--check"]), LIMIT)?;
     toolchain::setup_ci(paths)?;
     let compiler = toolchain::setup(paths)?;
     // The daemon embeds them; without them it cannot even be checked.
     build::ebpf(paths)?;
     check(
         "clippy",
-        paths
-            .cargo()
-            .args([
-                "clippy",
-                "--quiet",
-                "--locked",
-                "--workspace",
-                "--exclude",
-                "enforcer-ebpf",
-            ])
-            .args(["--all-targets", "--", "-D", "warnings"]),
+        paths.cargo().args(["clippy", "--quiet", "--locked", "--workspace", "--exclude", "enforcer-ebpf"]).args([
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
         LIMIT,
     )?;
     let mut kernel_side = compiler.cargo(paths);
     if compiler.has_clippy() {
-        kernel_side
-            .arg("clippy")
-            .args(build::EBPF)
-            .args(["--all-features", "--quiet"]);
+        kernel_side.arg("clippy").args(build::EBPF).args(["--all-features", "--quiet"]);
         kernel_side.args(["--", "-D", "warnings"]);
         check("clippy, kernel programs", &mut kernel_side, LIMIT)?;
     } else {
-        ui::note(&format!(
-            "{} has no clippy: the kernel programs are only compiled",
-            compiler.name()
-        ));
+        ui::note(&format!("{} has no clippy: the kernel programs are only compiled", compiler.name()));
     }
     deny(paths)?;
     suite::run(paths, &TestArgs::default())
@@ -65,33 +50,17 @@ fn deny(paths: &Paths) -> Result<()> {
     let program = toolchain::cargo_deny(paths).context("cargo-deny is not installed")?;
     let deny = || {
         let mut command = Command::new(&program);
-        command
-            .current_dir(&paths.root)
-            .args(["--workspace", "--all-features", "check"]);
+        command.current_dir(&paths.root).args(["--workspace", "--all-features", "check"]);
         command
     };
-    check(
-        "licences, bans, sources",
-        deny().args(["bans", "licenses", "sources"]),
-        LIMIT,
-    )?;
+    check("licences, bans, sources", deny().args(["bans", "licenses", "sources"]), LIMIT)?;
     // A database that cannot be reached is no fault of the change; an advisory is.
-    let fetched = wait(
-        Command::new(&program)
-            .current_dir(&paths.root)
-            .arg("fetch")
-            .arg("db"),
-        Duration::from_mins(2),
-    );
+    let fetched = wait(Command::new(&program).current_dir(&paths.root).arg("fetch").arg("db"), Duration::from_mins(2));
     if !fetched.unwrap_or(false) {
         ui::note("advisories: not checked, their database cannot be reached");
         return Ok(());
     }
-    check(
-        "advisories",
-        deny().args(["--disable-fetch", "advisories"]),
-        LIMIT,
-    )
+    check("advisories", deny().args(["--disable-fetch", "advisories"]), LIMIT)
 }
 
 /// Runs one check with its output shown.
@@ -105,17 +74,11 @@ fn check(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
 
 /// Whether the command succeeded within the limit.
 fn wait(command: &mut Command, limit: Duration) -> Result<bool> {
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {}", ui::describe(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", ui::describe(command)))?;
     if let Some(status) = child.wait_timeout(limit)? {
         return Ok(status.success());
     }
     child.kill()?;
     child.wait()?;
-    bail!(
-        "{} was not done after {} s",
-        ui::describe(command),
-        limit.as_secs()
-    );
+    bail!("{} was not done after {} s", ui::describe(command), limit.as_secs());
 }

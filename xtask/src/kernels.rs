@@ -122,10 +122,7 @@ pub(crate) fn get(paths: &Paths, series: Series) -> Result<Kernel> {
         (Ok(version), _) => {
             fs::write(dir.join("current"), &version)?;
             let kernel = open(&dir, series, &version)?;
-            ui::note(&format!(
-                "kernel {series} is {version} ({})",
-                kernel.release
-            ));
+            ui::note(&format!("kernel {series} is {version} ({})", kernel.release));
             Ok(kernel)
         }
         (Err(error), Some((kernel, _))) => {
@@ -162,20 +159,11 @@ fn open(dir: &Path, series: Series, version: &str) -> Result<Kernel> {
         .to_string_lossy()
         .into_owned();
     // Up to 6.12 the image is in /boot, later it lies with the modules.
-    let image = [
-        modules.join(format!("boot/vmlinuz-{release}")),
-        tree.join(&release).join("vmlinuz"),
-    ]
-    .into_iter()
-    .find(|image| image.is_file())
-    .with_context(|| format!("no kernel image for {release} in {}", modules.display()))?;
-    Ok(Kernel {
-        series,
-        version: version.to_owned(),
-        release,
-        image,
-        modules,
-    })
+    let image = [modules.join(format!("boot/vmlinuz-{release}")), tree.join(&release).join("vmlinuz")]
+        .into_iter()
+        .find(|image| image.is_file())
+        .with_context(|| format!("no kernel image for {release} in {}", modules.display()))?;
+    Ok(Kernel { series, version: version.to_owned(), release, image, modules })
 }
 
 /// An apt of our own for one suite.
@@ -191,12 +179,9 @@ impl Apt {
             fs::create_dir_all(state.join(dir))?;
         }
         fs::write(state.join("status"), "")?;
-        let targets = ui::capture(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
-        ]))
-        .context("the kernels come by apt, from the mirror that this machine uses")?;
+        let targets =
+            ui::capture(Command::new("apt-get").args(["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
+                .context("the kernels come by apt, from the mirror that this machine uses")?;
         fs::write(state.join("sources.sources"), sources(series, &targets)?)?;
         Ok(Self { series, state })
     }
@@ -222,14 +207,8 @@ impl Apt {
             ("APT::Sandbox::User", "root".into()),
             ("Acquire::Languages", "none".into()),
             ("Acquire::Retries", "3".into()),
-            (
-                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled",
-                "false".into(),
-            ),
-            (
-                "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled",
-                "false".into(),
-            ),
+            ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false".into()),
+            ("Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled", "false".into()),
         ] {
             command.arg("-o").arg(format!("{key}={value}"));
         }
@@ -247,16 +226,9 @@ impl Apt {
             Duration::from_mins(5),
             self.command("apt-get").args(["update", "--error-on=any"]),
         )?;
-        let show = |package: &str| {
-            ui::capture(
-                self.command("apt-cache")
-                    .args(["show", "--no-all-versions", package]),
-            )
-        };
+        let show = |package: &str| ui::capture(self.command("apt-cache").args(["show", "--no-all-versions", package]));
         let meta = show(META_PACKAGE)?;
-        let version = field(&meta, "Version")
-            .context("apt knows no version of the kernel")?
-            .to_owned();
+        let version = field(&meta, "Version").context("apt knows no version of the kernel")?.to_owned();
         if open(dir, series, &version).is_ok() {
             return Ok(version);
         }
@@ -273,10 +245,7 @@ impl Apt {
             &format!("downloading kernel {series} ({version})"),
             &format!("apt-{series}"),
             Duration::from_mins(20),
-            self.command("apt-get")
-                .arg("download")
-                .args(&packages)
-                .current_dir(unpacked.path()),
+            self.command("apt-get").arg("download").args(&packages).current_dir(unpacked.path()),
         )?;
         let root = unpacked.path().join("root");
         for entry in fs::read_dir(unpacked.path())? {
@@ -293,8 +262,7 @@ impl Apt {
             .context("no depmod")?;
         let release = open(unpacked.path(), series, "root")?.release;
         ui::capture(Command::new(depmod).arg("-b").arg(&root).arg(&release))?;
-        fs::rename(&root, dir.join(&version))
-            .with_context(|| format!("cannot keep kernel {version}"))?;
+        fs::rename(&root, dir.join(&version)).with_context(|| format!("cannot keep kernel {version}"))?;
         Ok(version)
     }
 }
@@ -322,9 +290,7 @@ fn sources(series: Series, targets: &str) -> Result<String> {
         bail!("no Debian archive among this machine's apt sources: the kernels come from there");
     };
     let stanza = |uri: &str, suite: &str| {
-        format!(
-            "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n"
-        )
+        format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n")
     };
     let mut text = stanza(main, series.suite());
     if let (Some(uri), Some(suite)) = (uri("Debian-Security"), series.security_suite()) {
@@ -335,10 +301,7 @@ fn sources(series: Series, targets: &str) -> Result<String> {
 
 /// The value of a field of a package's record.
 fn field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
-    record
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
+    record.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// The packages with a part of the kernel that a record depends on.
@@ -348,14 +311,9 @@ fn dependencies(record: &str) -> Vec<String> {
         .split([',', '|'])
         .filter_map(|clause| clause.split_whitespace().next())
         .filter(|name| {
-            [
-                "linux-image-",
-                "linux-binary-",
-                "linux-modules-",
-                "linux-base-",
-            ]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+            ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
         })
         .map(str::to_owned)
         .collect()

@@ -53,16 +53,9 @@ pub(crate) struct LoadArgs {
 }
 
 pub(crate) fn run(paths: &Paths, args: &LoadArgs) -> Result<ExitCode> {
-    let policy = args
-        .policy
-        .clone()
-        .unwrap_or_else(|| paths.root.join("policies/demo.yaml"));
+    let policy = args.policy.clone().unwrap_or_else(|| paths.root.join("policies/demo.yaml"));
     // Before the build: a typing error should not take minutes to show.
-    ensure!(
-        policy.exists(),
-        "the policy {} does not exist",
-        policy.display()
-    );
+    ensure!(policy.exists(), "the policy {} does not exist", policy.display());
     let binaries = build::all(paths)?;
     if args.host {
         return on_host(&binaries, &policy, &args.words);
@@ -98,9 +91,7 @@ fn doctor(binaries: &Binaries) -> Result<Verdict> {
 
 fn parse_doctor(json: &[u8]) -> Result<Verdict> {
     let report: Value = serde_json::from_slice(json).context("enforcer doctor printed no JSON")?;
-    let verdict = report["verdict"]
-        .as_str()
-        .context("enforcer doctor gave no verdict")?;
+    let verdict = report["verdict"].as_str().context("enforcer doctor gave no verdict")?;
     if verdict == "full" {
         return Ok(Verdict::Full);
     }
@@ -134,52 +125,26 @@ fn on_host(binaries: &Binaries, policy: &Path, words: &[OsString]) -> Result<Exi
     if !words.is_empty() {
         command.arg("--").args(words);
     }
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {}", ui::describe(&command)))?;
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .and_then(|code| u8::try_from(code).ok());
+    let status = command.status().with_context(|| format!("cannot run {}", ui::describe(&command)))?;
+    let code =
+        status.code().or_else(|| status.signal().map(|signal| 128 + signal)).and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-fn in_guest(
-    paths: &Paths,
-    args: &LoadArgs,
-    binaries: &Binaries,
-    policy: PathBuf,
-) -> Result<ExitCode> {
+fn in_guest(paths: &Paths, args: &LoadArgs, binaries: &Binaries, policy: PathBuf) -> Result<ExitCode> {
     let kernel = kernels::get(paths, args.kernel.unwrap_or(Series::V6_12))?;
-    ui::note(&format!(
-        "booting a guest with kernel {} ({})",
-        kernel.version, kernel.release
-    ));
-    let mut copies = vec![Copied {
-        from: policy,
-        to: GUEST_POLICY.to_owned(),
-    }];
+    ui::note(&format!("booting a guest with kernel {} ({})", kernel.version, kernel.release));
+    let mut copies = vec![Copied { from: policy, to: GUEST_POLICY.to_owned() }];
     let agent = paths.root.join("policies/demo-agent.sh");
     if agent.is_file() {
-        copies.push(Copied {
-            from: agent,
-            to: GUEST_AGENT.to_owned(),
-        });
+        copies.push(Copied { from: agent, to: GUEST_AGENT.to_owned() });
     }
-    let mut words: Vec<OsString> = ["enforcer", "demo", "--policy", GUEST_POLICY]
-        .map(OsString::from)
-        .to_vec();
+    let mut words: Vec<OsString> = ["enforcer", "demo", "--policy", GUEST_POLICY].map(OsString::from).to_vec();
     if !args.words.is_empty() {
         words.push("--".into());
         words.extend(args.words.iter().cloned());
     }
-    let job = Job {
-        kernel,
-        machine: Machine::from(&args.machine),
-        copies,
-        environment: vm::environment(),
-        words,
-    };
+    let job = Job { kernel, machine: Machine::from(&args.machine), copies, environment: vm::environment(), words };
     let ending = guest::run(paths, binaries, &job, &mut io::stdout(), &mut io::stderr())?;
     Ok(vm::exit_code(&job, &ending))
 }
@@ -190,10 +155,7 @@ mod tests {
 
     #[test]
     fn full_is_full() -> Result<()> {
-        assert_eq!(
-            parse_doctor(br#"{"verdict":"full","missing":[]}"#)?,
-            Verdict::Full
-        );
+        assert_eq!(parse_doctor(br#"{"verdict":"full","missing":[]}"#)?, Verdict::Full);
         Ok(())
     }
 
@@ -201,14 +163,10 @@ mod tests {
     fn less_says_why_and_what_to_type() -> Result<()> {
         let json = br#"{"verdict":"none","missing":[{"what":"bpf","why":"not in the list","fix":"lsm=bpf"},
                         {"what":"btf","why":"absent"}]}"#;
-        let expected =
-            "this kernel cannot enforce:\n  bpf: not in the list\n      lsm=bpf\n  btf: absent";
+        let expected = "this kernel cannot enforce:\n  bpf: not in the list\n      lsm=bpf\n  btf: absent";
         assert_eq!(parse_doctor(json)?, Verdict::Less(expected.to_owned()));
         let partial = parse_doctor(br#"{"verdict":"partial"}"#)?;
-        assert_eq!(
-            partial,
-            Verdict::Less("this kernel cannot enforce everything:".to_owned())
-        );
+        assert_eq!(partial, Verdict::Less("this kernel cannot enforce everything:".to_owned()));
         Ok(())
     }
 

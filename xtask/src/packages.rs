@@ -24,30 +24,21 @@ pub(crate) struct Need {
 impl Need {
     /// A need for one file or program.
     pub(crate) fn new(package: impl Into<String>, one: impl Into<String>) -> Self {
-        Self {
-            package: package.into(),
-            any_of: vec![one.into()],
-        }
+        Self { package: package.into(), any_of: vec![one.into()] }
     }
 
     fn is_met(&self) -> bool {
-        self.any_of.iter().any(|file| {
-            if file.starts_with('/') {
-                Path::new(file).exists()
-            } else {
-                which(file).is_some()
-            }
-        })
+        self.any_of.iter().any(
+            |file| {
+                if file.starts_with('/') { Path::new(file).exists() } else { which(file).is_some() }
+            },
+        )
     }
 }
 
 /// Installs what is missing of `needs`: by itself as root on Debian, else it says what to type and stops.
 pub(crate) fn ensure(paths: &Paths, needs: &[Need]) -> Result<()> {
-    let missing: Vec<&str> = needs
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.package.as_str())
-        .collect();
+    let missing: Vec<&str> = needs.iter().filter(|need| !need.is_met()).map(|need| need.package.as_str()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -65,33 +56,29 @@ pub(crate) fn ensure(paths: &Paths, needs: &[Need]) -> Result<()> {
         );
     }
     let what = format!("installing {names}");
-    if let Err(first) = install(paths, &what, &missing) {
-        // No lists yet, or lists older than the archive.
-        ui::note(&format!(
-            "apt-get install failed ({}): updating the package lists",
-            first.to_string().lines().next().unwrap_or_default()
-        ));
-        ui::quiet(
-            paths,
-            "apt-get update",
-            "apt-update",
-            Duration::from_mins(5),
-            apt_get().arg("update"),
-        )?;
+    // On a machine as it came there are no lists yet.
+    let known = missing.iter().all(|package| is_available(package));
+    if !known {
+        update(paths)?;
+    }
+    if let Err(error) = install(paths, &what, &missing) {
+        if !known {
+            return Err(error);
+        }
+        ui::note("once more, with new package lists: these may be older than the archive");
+        update(paths)?;
         install(paths, &what, &missing)?;
     }
-    let still: Vec<&str> = needs
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.package.as_str())
-        .collect();
+    let still: Vec<&str> = needs.iter().filter(|need| !need.is_met()).map(|need| need.package.as_str()).collect();
     if !still.is_empty() {
-        bail!(
-            "installed, and yet not usable: {}. Is another package in its place?",
-            still.join(" ")
-        );
+        bail!("installed, and yet not usable: {}. Is another package in its place?", still.join(" "));
     }
     Ok(())
+}
+
+fn update(paths: &Paths) -> Result<()> {
+    let limit = Duration::from_mins(5);
+    ui::quiet(paths, "updating the package lists", "apt-update", limit, apt_get().arg("update")).map(drop)
 }
 
 fn install(paths: &Paths, what: &str, packages: &[&str]) -> Result<()> {
@@ -100,44 +87,27 @@ fn install(paths: &Paths, what: &str, packages: &[&str]) -> Result<()> {
         what,
         "apt-install",
         Duration::from_mins(30),
-        apt_get()
-            .args([
-                "install",
-                "--yes",
-                "--no-install-recommends",
-                "-o",
-                "DPkg::Lock::Timeout=300",
-            ])
-            .args(packages),
+        apt_get().args(["install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]).args(packages),
     )
     .map(drop)
 }
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     command
 }
 
 /// Whether apt knows a version of `package` that it could install.
 pub(crate) fn is_available(package: &str) -> bool {
     which("apt-cache").is_some()
-        && ui::capture(
-            Command::new("apt-cache")
-                .args(["policy", package])
-                .env("LC_ALL", "C"),
-        )
-        .is_ok_and(|text| has_candidate(&text))
+        && ui::capture(Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C"))
+            .is_ok_and(|text| has_candidate(&text))
 }
 
 /// Whether `apt-cache policy` names a candidate.
 fn has_candidate(policy: &str) -> bool {
-    policy
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Candidate:"))
-        .any(|version| version.trim() != "(none)")
+    policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate:")).any(|version| version.trim() != "(none)")
 }
 
 /// Whether this process acts as root.
@@ -147,13 +117,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 fn effective_uid(status: &str) -> Option<u32> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))?
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -162,12 +126,8 @@ mod tests {
 
     #[test]
     fn candidate_is_read() {
-        assert!(has_candidate(
-            "llvm:\n  Installed: (none)\n  Candidate: 1:22\n"
-        ));
-        assert!(!has_candidate(
-            "llvm:\n  Installed: (none)\n  Candidate: (none)\n"
-        ));
+        assert!(has_candidate("llvm:\n  Installed: (none)\n  Candidate: 1:22\n"));
+        assert!(!has_candidate("llvm:\n  Installed: (none)\n  Candidate: (none)\n"));
         assert!(!has_candidate(""));
     }
 

@@ -22,19 +22,13 @@ pub(crate) struct Paths {
 impl Paths {
     /// Finds the workspace from the place cargo started us, and creates the cache.
     pub(crate) fn find() -> Result<Self> {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest
-            .parent()
-            .context("xtask's manifest has no parent directory")?
-            .to_path_buf();
-        let target =
-            env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let cache =
-            env::var_os("ENFORCER_CACHE").map_or_else(|| root.join(".cache"), PathBuf::from);
+        let manifest =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest.parent().context("xtask's manifest has no parent directory")?.to_path_buf();
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let cache = env::var_os("ENFORCER_CACHE").map_or_else(|| root.join(".cache"), PathBuf::from);
         fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-        fs::create_dir_all(&target)
-            .with_context(|| format!("cannot create {}", target.display()))?;
+        fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
         Ok(Self {
             root,
             // Children run elsewhere: only absolute paths mean the same to them.
@@ -53,10 +47,7 @@ impl Paths {
     /// The stable cargo that runs this very command.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", &self.target)
-            .env("ENFORCER_BPF_DIR", &self.target);
+        cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target).env("ENFORCER_BPF_DIR", &self.target);
         // Set by `cargo run` for this process alone: a build that saw them would not be the build that the user's own
         // `cargo build` makes, and would be done twice.
         for name in env::vars_os().map(|(name, _)| name) {

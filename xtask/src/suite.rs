@@ -6,6 +6,7 @@ use std::{
     process::{ExitCode, Stdio},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,9 @@ use crate::{
     ui,
     vm::MachineArgs,
 };
+
+/// Compiling the tests included.
+const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -76,26 +80,15 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         total += guests(paths, args, &binaries)?;
     }
     println!("{} passed, {} failed", total.passed, total.failed);
-    Ok(if total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Cargo's tests.
 fn unit(paths: &Paths) -> Result<Tally> {
     ui::note("unit and property tests");
-    let mut child = paths
-        .cargo()
-        .args([
-            "test",
-            "--locked",
-            "--workspace",
-            "--exclude",
-            "enforcer-ebpf",
-            "--no-fail-fast",
-        ])
+    let mut cargo = paths.cargo();
+    cargo.args(["test", "--locked", "--workspace", "--exclude", "enforcer-ebpf", "--no-fail-fast"]);
+    let mut child = ui::bounded(&cargo, UNIT_LIMIT)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -110,7 +103,7 @@ fn unit(paths: &Paths) -> Result<Tally> {
     }
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
-        // It did not compile, or a test binary died before its summary.
+        // It did not compile, or a test binary died or hung before its summary.
         println!("cargo test ended with {status}");
         tally += Tally::BROKEN;
     }
@@ -119,11 +112,7 @@ fn unit(paths: &Paths) -> Result<Tally> {
 
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
-    let mut wanted = if args.kernel.is_empty() {
-        Series::ALL.to_vec()
-    } else {
-        args.kernel.clone()
-    };
+    let mut wanted = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel.clone() };
     wanted.sort_unstable();
     wanted.dedup();
     let queue = Mutex::new(wanted.into_iter());
@@ -142,9 +131,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
             })
             .collect();
         for worker in workers {
-            worker
-                .join()
-                .map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??;
+            worker.join().map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??;
         }
         anyhow::Ok(())
     })?;
@@ -154,9 +141,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
 
 /// A lock that another thread's panic does not take away: the panic itself is reported when that thread is joined.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The suite in one guest.
@@ -176,10 +161,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) ->
         kernel,
         machine: Machine::from(&args.machine),
         copies: Vec::new(),
-        environment: vec![
-            ("HOME".to_owned(), "/root".to_owned()),
-            ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
-        ],
+        environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         words,
     };
     let prefix = format!("[{series}] ");
@@ -216,10 +198,7 @@ struct Lines<F> {
 
 impl<F: FnMut(&str)> Lines<F> {
     fn new(each: F) -> Self {
-        Self {
-            rest: Vec::new(),
-            each,
-        }
+        Self { rest: Vec::new(), each }
     }
 
     /// What came without a newline is a line as well.

@@ -20,17 +20,11 @@ impl AddAssign for Tally {
 
 impl Tally {
     /// One failure that no test reported.
-    pub(crate) const BROKEN: Self = Self {
-        passed: 0,
-        failed: 1,
-    };
+    pub(crate) const BROKEN: Self = Self { passed: 0, failed: 1 };
 
     /// Adds cargo's summary of one test binary: `test result: ok. 3 passed; 0 failed; …`.
     pub(crate) fn cargo_line(&mut self, line: &str) {
-        let Some((_, counts)) = line
-            .strip_prefix("test result: ")
-            .and_then(|rest| rest.split_once(". "))
-        else {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };
         for count in counts.split(';') {
@@ -67,20 +61,15 @@ impl Suite {
     /// The result, given the suite's exit status, and what is wrong with it beyond failed tests.
     pub(crate) fn end(&self, status: u8) -> (Tally, Option<String>) {
         let wrong = match self.summary {
-            None => Some(format!(
-                "the suite ended without a summary, with status {status}"
-            )),
+            None => Some(format!("the suite ended without a summary, with status {status}")),
             Some(summary) if summary != self.seen => Some(format!(
                 "the suite counts {} passed, {} failed, but its lines say {} and {}",
                 summary.passed, summary.failed, self.seen.passed, self.seen.failed
             )),
-            Some(Tally {
-                passed: 0,
-                failed: 0,
-            }) => Some("the suite ran no test".to_owned()),
-            Some(Tally { failed: 0, .. }) if status != 0 => Some(format!(
-                "no test failed, and yet the suite's status is {status}"
-            )),
+            Some(Tally { passed: 0, failed: 0 }) => Some("the suite ran no test".to_owned()),
+            Some(Tally { failed: 0, .. }) if status != 0 => {
+                Some(format!("no test failed, and yet the suite's status is {status}"))
+            }
             Some(Tally { failed: 1.., .. }) if status == 0 => {
                 Some("tests failed, and yet the suite's status is 0".to_owned())
             }
@@ -132,48 +121,17 @@ mod tests {
     fn cargo_is_added_up() {
         let mut tally = Tally::default();
         tally.cargo_line("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0s");
-        tally.cargo_line(
-            "test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out",
-        );
+        tally.cargo_line("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out");
         tally.cargo_line("test a::b ... ok");
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 5,
-                failed: 4
-            }
-        );
+        assert_eq!(tally, Tally { passed: 5, failed: 4 });
     }
 
     #[test]
     fn a_good_suite_is_what_it_says() {
-        let good = suite(&[
-            "test a ... ok",
-            "noise",
-            "test b ... ok",
-            "2 passed, 0 failed",
-        ]);
-        assert_eq!(
-            good.end(0),
-            (
-                Tally {
-                    passed: 2,
-                    failed: 0
-                },
-                None
-            )
-        );
+        let good = suite(&["test a ... ok", "noise", "test b ... ok", "2 passed, 0 failed"]);
+        assert_eq!(good.end(0), (Tally { passed: 2, failed: 0 }, None));
         let bad = suite(&["test a ... ok", "test b ... FAILED", "1 passed, 1 failed"]);
-        assert_eq!(
-            bad.end(1),
-            (
-                Tally {
-                    passed: 1,
-                    failed: 1
-                },
-                None
-            )
-        );
+        assert_eq!(bad.end(1), (Tally { passed: 1, failed: 1 }, None));
     }
 
     #[test]
@@ -198,25 +156,13 @@ mod tests {
     #[test]
     fn a_dead_guest_is_a_failure_even_after_its_summary() {
         let done = suite(&["test a ... ok", "1 passed, 0 failed"]);
-        assert_eq!(
-            done.died(),
-            Tally {
-                passed: 1,
-                failed: 1
-            }
-        );
+        assert_eq!(done.died(), Tally { passed: 1, failed: 1 });
         assert_eq!(suite(&[]).died(), Tally::BROKEN);
     }
 
     #[test]
     fn summaries_are_read() {
-        assert_eq!(
-            parse_summary("12 passed, 3 failed"),
-            Some(Tally {
-                passed: 12,
-                failed: 3
-            })
-        );
+        assert_eq!(parse_summary("12 passed, 3 failed"), Some(Tally { passed: 12, failed: 3 }));
         for wrong in ["12 passed", "a passed, 3 failed", "1 failed, 2 passed", ""] {
             assert_eq!(parse_summary(wrong), None, "{wrong}");
         }

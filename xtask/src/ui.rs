@@ -23,13 +23,7 @@ pub(crate) fn note(text: &str) {
 
 /// Runs `command` with its output in `log`, bounded by `limit`; says what is going on and how long it took, unless it is
 /// done in no time, and shows the output when it fails. Returns the output.
-pub(crate) fn quiet(
-    paths: &Paths,
-    what: &str,
-    log: &str,
-    limit: Duration,
-    command: &mut Command,
-) -> Result<String> {
+pub(crate) fn quiet(paths: &Paths, what: &str, log: &str, limit: Duration, command: &mut Command) -> Result<String> {
     let log = paths.log(log)?;
     let start = Instant::now();
     let live = io::stderr().is_terminal();
@@ -52,29 +46,16 @@ pub(crate) fn quiet(
     let status = status.with_context(|| format!("{what}: {}", describe(command)))?;
     if !status.success() {
         eprintln!("{}", output.trim_end());
-        bail!(
-            "{what} failed ({status}): {}\n(output: {})",
-            describe(command),
-            log.display()
-        );
+        bail!("{what} failed ({status}): {}\n(output: {})", describe(command), log.display());
     }
     Ok(output)
 }
 
 /// Runs `command` to its end or to `limit`, calling `tick` every second meanwhile.
-fn run(
-    log: &Path,
-    limit: Duration,
-    command: &mut Command,
-    mut tick: impl FnMut(),
-) -> Result<ExitStatus> {
+fn run(log: &Path, limit: Duration, command: &mut Command, mut tick: impl FnMut()) -> Result<ExitStatus> {
     let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()
-        .context("cannot start it")?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn().context("cannot start it")?;
     let start = Instant::now();
     loop {
         if let Some(status) = child.wait_timeout(Duration::from_secs(1))? {
@@ -89,19 +70,31 @@ fn run(
     }
 }
 
+/// The same command with an end: after `limit`, or when we are gone, it and its children are ended.
+pub(crate) fn bounded(command: &Command, limit: Duration) -> Command {
+    let mut bounded = Command::new("setpriv");
+    bounded
+        .args(["--pdeathsig", "TERM", "--", "timeout", "--kill-after=10"])
+        .arg(limit.as_secs().to_string())
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bounded.env(name, value),
+            None => bounded.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        bounded.current_dir(dir);
+    }
+    bounded
+}
+
 /// Runs a short command and returns its stdout; its stderr becomes part of the error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", describe(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", describe(command)))?;
     if !output.status.success() {
-        bail!(
-            "{} failed ({}): {}",
-            describe(command),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{} failed ({}): {}", describe(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -138,6 +131,16 @@ mod tests {
         assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc");
         assert_eq!(last_lines("a", 5), "a");
         assert_eq!(last_lines("", 5), "");
+    }
+
+    #[test]
+    fn a_bounded_command_ends() -> Result<()> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $A; sleep 100"]).env("A", "kept");
+        let output = bounded(&command, Duration::from_secs(1)).output()?;
+        assert_eq!(output.stdout, b"kept\n");
+        assert_eq!(output.status.code(), Some(124));
+        Ok(())
     }
 
     #[test]

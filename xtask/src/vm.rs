@@ -33,11 +33,7 @@ pub(crate) struct MachineArgs {
 
 impl From<&MachineArgs> for Machine {
     fn from(args: &MachineArgs) -> Self {
-        Self {
-            memory: args.memory,
-            icount: args.icount,
-            timeout: Duration::from_secs(args.timeout),
-        }
+        Self { memory: args.memory, icount: args.icount, timeout: Duration::from_secs(args.timeout) }
     }
 }
 

@@ -63,7 +63,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
-        println!("==> enforcing {} on kernel {}", policy.display(), rustix::system::uname().release().to_string_lossy());
+        println!(
+            "==> enforcing {} on kernel {}",
+            policy.display(),
+            rustix::system::uname().release().to_string_lossy()
+        );
         let records = Arc::new(Mutex::new(vec![]));
         let printer = tokio::spawn(print(Arc::clone(&running.service), Arc::clone(&records)));
         let command = if args.command.is_empty() { Stage::command() } else { args.command.clone() };
@@ -204,14 +208,18 @@ impl Stage {
         let refusals = |kind: &str| records.iter().any(|r| r.kind == kind && r.verdict.as_deref() == Some("deny"));
         let as_expected = steps.iter().all(|s| s.allowed == s.happened)
             && ["exec", "delete", "connect"].iter().all(|kind| refusals(kind));
-        println!("\n{}", if as_expected { "every step ended as the policy has it" } else { "NOT as the policy has it" });
+        println!(
+            "\n{}",
+            if as_expected { "every step ended as the policy has it" } else { "NOT as the policy has it" }
+        );
         Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
 /// A server that notes when a byte arrives.
 async fn server(port: u16) -> anyhow::Result<(Arc<AtomicBool>, JoinHandle<()>)> {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("cannot listen on port {port}"))?;
+    let listener =
+        TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("cannot listen on port {port}"))?;
     let reached = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&reached);
     let task = tokio::spawn(async move {

@@ -21,11 +21,7 @@ pub struct HashArgs {
 ///
 /// If standard output cannot be written.
 pub fn run(args: &HashArgs) -> anyhow::Result<ExitCode> {
-    Ok(hash(
-        &args.files,
-        &mut io::stdout().lock(),
-        &mut io::stderr().lock(),
-    )?)
+    Ok(hash(&args.files, &mut io::stdout().lock(), &mut io::stderr().lock())?)
 }
 
 fn hash(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
@@ -47,15 +43,8 @@ fn hash(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Re
 
 /// The absolute path, on one line whatever is in it.
 fn comment(file: &Path) -> String {
-    let path = std::path::absolute(file)
-        .unwrap_or_else(|_| file.to_owned())
-        .display()
-        .to_string();
-    if path.contains(char::is_control) {
-        path.escape_debug().to_string()
-    } else {
-        path
-    }
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned()).display().to_string();
+    if path.contains(char::is_control) { path.escape_debug().to_string() } else { path }
 }
 
 #[cfg(test)]
@@ -70,36 +59,19 @@ mod tests {
         std::fs::write(&a, "abc").expect("written");
         std::fs::write(&b, "").expect("written");
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code =
-            hash(&[a.clone(), dir.path().to_owned(), b], &mut out, &mut err).expect("output");
+        let code = hash(&[a.clone(), dir.path().to_owned(), b], &mut out, &mut err).expect("output");
         assert_eq!(code, ExitCode::FAILURE);
         let out = String::from_utf8(out).expect("UTF-8");
-        let line =
-            "- \"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"  # ";
-        assert_eq!(
-            out.lines().next(),
-            Some(format!("{line}{}", a.display()).as_str())
-        );
+        let line = "- \"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"  # ";
+        assert_eq!(out.lines().next(), Some(format!("{line}{}", a.display()).as_str()));
         assert_eq!(out.lines().count(), 2);
         let err = String::from_utf8(err).expect("UTF-8");
-        assert_eq!(
-            err,
-            format!(
-                "enforcer: {}: is a directory, not a regular file\n",
-                dir.path().display()
-            )
-        );
+        assert_eq!(err, format!("enforcer: {}: is a directory, not a regular file\n", dir.path().display()));
 
         let list = out.replace("- ", "      - ");
         let text = format!("skills:\n  a:\n    allow_binaries:\n{list}");
         let source = manifest::Source::from_bytes("m", text.into_bytes()).expect("text");
         let parsed = manifest::parse(&source).expect("a manifest");
-        assert_eq!(
-            parsed.skills["a"]
-                .allow_binaries
-                .as_ref()
-                .map(|list| list.entries().len()),
-            Some(2)
-        );
+        assert_eq!(parsed.skills["a"].allow_binaries.as_ref().map(|list| list.entries().len()), Some(2));
     }
 }

@@ -51,53 +51,29 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs, out: &mut impl Write) -> io::Result<ExitCode> {
-    let results: Vec<_> = args
-        .files
-        .iter()
-        .map(|file| (file.display().to_string(), load(file)))
-        .collect();
+    let results: Vec<_> = args.files.iter().map(|file| (file.display().to_string(), load(file))).collect();
     if args.json {
-        let reports: Vec<_> = results
-            .iter()
-            .map(|(file, result)| Report::new(file, result))
-            .collect();
+        let reports: Vec<_> = results.iter().map(|(file, result)| Report::new(file, result)).collect();
         serde_json::to_writer_pretty(&mut *out, &reports)?;
         writeln!(out)?;
     } else {
         for (file, result) in &results {
             match result {
                 Ok(valid) => {
-                    let (skills, warnings) =
-                        (valid.manifest().skills.len(), valid.warnings().len());
-                    writeln!(
-                        out,
-                        "{file}: ok ({}, {})",
-                        count(skills, "skill"),
-                        count(warnings, "warning")
-                    )?;
-                    valid
-                        .warnings()
-                        .iter()
-                        .try_for_each(|warning| writeln!(out, "{warning}"))?;
+                    let (skills, warnings) = (valid.manifest().skills.len(), valid.warnings().len());
+                    writeln!(out, "{file}: ok ({}, {})", count(skills, "skill"), count(warnings, "warning"))?;
+                    valid.warnings().iter().try_for_each(|warning| writeln!(out, "{warning}"))?;
                 }
                 Err(errors) => writeln!(out, "{errors}")?,
             }
         }
     }
     out.flush()?;
-    Ok(if results.iter().all(|(_, result)| result.is_ok()) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if results.iter().all(|(_, result)| result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn load(file: &Path) -> Result<ValidManifest, ManifestErrors> {
-    if file == "-" {
-        manifest::parse(&Source::read_stdin()?)?.validate()
-    } else {
-        manifest::load(file)
-    }
+    if file == "-" { manifest::parse(&Source::read_stdin()?)?.validate() } else { manifest::load(file) }
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -138,21 +114,10 @@ struct WarningReport<'a> {
 impl<'a> Report<'a> {
     fn new(file: &'a str, result: &'a Result<ValidManifest, ManifestErrors>) -> Self {
         let (skills, warnings) = match result {
-            Ok(valid) => (
-                valid
-                    .manifest()
-                    .skills
-                    .keys()
-                    .map(manifest::SkillName::as_str)
-                    .collect(),
-                valid.warnings(),
-            ),
+            Ok(valid) => (valid.manifest().skills.keys().map(manifest::SkillName::as_str).collect(), valid.warnings()),
             Err(_) => (Vec::new(), [].as_slice()),
         };
-        let errors = result
-            .as_ref()
-            .err()
-            .map_or_else(Vec::new, |errors| errors.iter().collect());
+        let errors = result.as_ref().err().map_or_else(Vec::new, |errors| errors.iter().collect());
         Self {
             file,
             ok: result.is_ok(),
@@ -192,27 +157,14 @@ mod tests {
         let file = dir.path().join("policy.yaml");
         std::fs::write(&file, text).expect("written");
         let mut out = Vec::new();
-        let code = check(
-            &CheckArgs {
-                files: vec![file.clone()],
-                json,
-            },
-            &mut out,
-        )
-        .expect("output");
-        (
-            code,
-            String::from_utf8(out).expect("UTF-8"),
-            file.display().to_string(),
-        )
+        let code = check(&CheckArgs { files: vec![file.clone()], json }, &mut out).expect("output");
+        (code, String::from_utf8(out).expect("UTF-8"), file.display().to_string())
     }
 
     #[test]
     fn text_and_status() {
-        let (code, out, file) = checked(
-            "skills: {a: {allow_binaries: [], allow_delete: [], network_scope: []}}\n",
-            false,
-        );
+        let (code, out, file) =
+            checked("skills: {a: {allow_binaries: [], allow_delete: [], network_scope: []}}\n", false);
         assert_eq!(code, ExitCode::SUCCESS);
         assert_eq!(
             out,

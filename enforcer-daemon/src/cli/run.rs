@@ -14,10 +14,7 @@ use anyhow::{Context as _, bail};
 use super::Instance;
 use crate::{
     control::{Request, client},
-    events::{
-        Record,
-        text::Format,
-    },
+    events::{Record, text::Format},
     service::Service,
     users,
 };
@@ -128,9 +125,13 @@ fn become_command(args: &Args) -> anyhow::Result<ExitCode> {
     }
     client::ask(&args.instance.runtime_dir, &Request::Enter { skill: args.skill.clone(), pid: None })?;
     let error = command.exec();
-    eprintln!("enforcer: {}: {error}{}", program.display(), match error.kind() {
-        io::ErrorKind::PermissionDenied => " (the event says which rule is missing)",
-        _ => "",
-    });
+    eprintln!(
+        "enforcer: {}: {error}{}",
+        program.display(),
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => " (the event says which rule is missing)",
+            _ => "",
+        }
+    );
     Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE }))
 }

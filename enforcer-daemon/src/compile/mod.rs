@@ -11,14 +11,17 @@ use std::{collections::HashMap, path::Path};
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag},
+    rules::{
+        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
+    },
     task::CgroupLabel,
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
 pub use self::world::World;
 use crate::manifest::{
-    Action, AuditLevel, Binary, BinaryEntry, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
+    Skill, SkillName, TwoFactor,
 };
 
 /// Something about a place of the manifest.
@@ -156,8 +159,28 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::DELETE_ANY;
                 conf.delete_any = self.rule(name, "allow_delete: *".into());
             }
-            Some(Listed::Only(paths)) => self.delete_rules(name, id, &at.key("allow_delete"), paths),
+            Some(Listed::Only(paths)) => self.paths(name, id, &at, "allow_delete", paths, |r| &mut r.allow_delete),
             None => {}
+        }
+        match &skill.allow_write {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::WRITE_ANY;
+                conf.write_any = self.rule(name, "allow_write: *".into());
+            }
+            Some(Listed::Only(paths)) => self.paths(name, id, &at, "allow_write", paths, |r| &mut r.allow_write),
+            // Not governed: the kernel's own permissions decide.
+            None => conf.flags |= skill_flag::WRITE_ANY,
+        }
+        if !skill.protect.is_empty() {
+            conf.flags |= skill_flag::PROTECTS;
+            self.paths(name, id, &at, "protect", &skill.protect, |r| &mut r.protect);
+        }
+        if let Some(budget) = skill.delete_budget {
+            self.budget(name, &mut conf, &at.key("delete_budget"), budget);
+        }
+        if let Some(entrypoint) = skill.matching.entrypoint {
+            let digest = enforcer_common::ids::Digest(*entrypoint.as_bytes());
+            self.ruleset.entrypoints.insert(digest, EntrypointRule { skill: id });
         }
         match &skill.network_scope {
             Some(Listed::Everything) => {
@@ -207,32 +230,60 @@ impl Compiler<'_> {
         }
     }
 
-    fn delete_rules(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, paths: &[ManifestPath]) {
+    /// Path rules of one key: each is resolved to the objects that it names.
+    fn paths(
+        &mut self,
+        name: &SkillName,
+        skill: SkillId,
+        at: &KeyPath,
+        key: &str,
+        paths: &[ManifestPath],
+        slot: impl Fn(&mut ObjectRule) -> &mut RuleId,
+    ) {
         for (index, path) in paths.iter().enumerate() {
+            let at = at.key(key).index(index);
             let expanded = self.world.expand(path);
             match self.world.objects(Path::new(&expanded)) {
                 Ok(objects) if objects.is_empty() => {
-                    self.warn(&at.index(index), format!("{path} does not exist: it allows nothing until the policy is compiled again"));
+                    self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));
                 }
                 Ok(objects) => {
-                    let rule = self.rule(name, format!("allow_delete: {path}"));
+                    let rule = self.rule(name, format!("{key}: {path}"));
                     for object in objects {
-                        // Of two rules that reach one object the first named stands in events; they allow the same.
-                        self.ruleset
-                            .objects
-                            .entry(ObjectKey::new(skill, object))
-                            .or_insert(ObjectRule { allow_delete: rule, reserved: 0 });
+                        let rules = self.ruleset.objects.entry(ObjectKey::new(skill, object)).or_default();
+                        // Of two rules of a key that reach one object the first named stands in events.
+                        let slot = slot(rules);
+                        if *slot == RuleId::NONE {
+                            *slot = rule;
+                        }
                     }
                 }
-                Err(e) => self.error(&at.index(index), e),
+                Err(e) => self.error(&at, e),
             }
+            self.ruleset.watched.insert(expanded.into());
         }
+    }
+
+    fn budget(&mut self, name: &SkillName, conf: &mut SkillConf, at: &KeyPath, budget: DeleteBudget) {
+        if budget.limit() > BUDGET_LIMIT {
+            return self.error(
+                at,
+                format!("{budget} is more than this build counts: at most {BUDGET_LIMIT} deletes per window"),
+            );
+        }
+        let window = budget.window_ns();
+        conf.budget = budget.limit();
+        conf.budget_window = [(window & u64::from(u32::MAX)) as u32, (window >> 32) as u32];
+        conf.budget_rule = self.rule(name, format!("delete_budget: {budget}"));
     }
 
     fn cgroup(&mut self, skill: SkillId, at: &KeyPath, path: &str) {
         match self.world.cgroups(path) {
             Ok(cgroups) if cgroups.is_empty() => {
-                self.warn(at, format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"));
+                self.warn(
+                    at,
+                    format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"),
+                );
             }
             Ok(cgroups) => {
                 for (id, depth) in cgroups {

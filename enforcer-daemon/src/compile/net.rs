@@ -18,7 +18,13 @@ use crate::manifest::{Destination, KeyPath, Protocol, SkillName};
 const V4_BITS: u32 = 96;
 
 impl Compiler<'_> {
-    pub(super) fn destinations(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, destinations: &[Destination]) {
+    pub(super) fn destinations(
+        &mut self,
+        name: &SkillName,
+        skill: SkillId,
+        at: &KeyPath,
+        destinations: &[Destination],
+    ) {
         let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
         for (index, destination) in destinations.iter().enumerate() {
             match destination {
@@ -27,7 +33,10 @@ impl Compiler<'_> {
                     named.entry(net_prefix(skill, prefix)).or_default().push(port_rule(*port, *protocol, rule));
                 }
                 Destination::Name { .. } => {
-                    self.warn(&at.index(index), format!("{destination} is not resolved by this build: connects to it are denied"));
+                    self.warn(
+                        &at.index(index),
+                        format!("{destination} is not resolved by this build: connects to it are denied"),
+                    );
                 }
                 // The validator refuses these until they are enforced.
                 Destination::UnixPath(_) | Destination::UnixAbstract(_) => {
@@ -101,9 +110,8 @@ fn port_set(ports: &[PortRule]) -> Option<PortSet> {
     let mut set = PortSet::default();
     for port in ports {
         let used = &set.ports[..set.count as usize];
-        let covered = used
-            .iter()
-            .any(|u| (u.port == 0 || u.port == port.port) && u.protocols & port.protocols == port.protocols);
+        let covered =
+            used.iter().any(|u| (u.port == 0 || u.port == port.port) && u.protocols & port.protocols == port.protocols);
         if covered {
             continue;
         }
@@ -123,9 +131,9 @@ mod tests {
 
     fn allows(merged: &HashMap<NetPrefix, Vec<PortRule>>, address: &str, port: u16) -> bool {
         let full = net_prefix(SkillId(1), &IpNet::from(address.parse::<IpAddr>().expect("an address")));
-        let longest = (0..=128u32)
-            .rev()
-            .find_map(|len| merged.get(&NetPrefix { key: NetKey { address: truncate(full.key.address, len), ..full.key }, len }));
+        let longest = (0..=128u32).rev().find_map(|len| {
+            merged.get(&NetPrefix { key: NetKey { address: truncate(full.key.address, len), ..full.key }, len })
+        });
         longest.is_some_and(|ports| port_set(ports).expect("few ports").find(port, protocol::TCP).is_some())
     }
 

@@ -1,11 +1,14 @@
 //! A compiled policy: what the maps shall hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+};
 
 use enforcer_common::{
-    ids::{RuleId, SkillId},
+    ids::{Digest, RuleId, SkillId},
     net::{NetKey, PortSet},
-    rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf},
+    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf},
     task::CgroupLabel,
 };
 
@@ -38,6 +41,10 @@ pub struct Ruleset {
     pub binaries: HashMap<BinaryKey, BinaryRule>,
     /// Path rules.
     pub objects: HashMap<ObjectKey, ObjectRule>,
+    /// Skills by the digest of their entrypoint.
+    pub entrypoints: HashMap<Digest, EntrypointRule>,
+    /// The paths that path rules name: what lies there may come, go and be replaced.
+    pub watched: BTreeSet<PathBuf>,
     /// Network rules.
     pub destinations: HashMap<NetPrefix, PortSet>,
     /// Governed cgroups by id, descendants included.

@@ -90,7 +90,10 @@ fn the_narrower_cgroup_wins_whatever_the_order_of_names() {
 
 #[test]
 fn absent_lists_allow_nothing_and_a_star_everything() {
-    let out = compiled("skills: {s: {}, t: {allow_binaries: ['*'], allow_delete: ['*'], network_scope: ['*']}}", &mut Ids::default());
+    let out = compiled(
+        "skills: {s: {}, t: {allow_binaries: ['*'], allow_delete: ['*'], network_scope: ['*']}}",
+        &mut Ids::default(),
+    );
     let flags: Vec<u32> = [SkillId(1), SkillId(2)].map(|id| out.ruleset.skills[&id].flags).into();
     let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY;
     assert_eq!(flags, [0, any]);

@@ -43,12 +43,13 @@ pub trait World {
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
     home: PathBuf,
+    mount_points: Option<Vec<PathBuf>>,
 }
 
 impl<'a> Host<'a> {
     /// A host whose objects are resolved by the attached programs; `home` is what `~` means.
     pub fn new(resolver: &'a mut Resolver, home: PathBuf) -> Self {
-        Self { resolver, home }
+        Self { resolver, home, mount_points: None }
     }
 }
 
@@ -73,10 +74,14 @@ impl World for Host<'_> {
         let mut objects = vec![top];
         // A walk ends at its filesystem's root, so the root of whatever is mounted below carries the rule, too.
         let canonical = path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?;
-        for mount in mount_points().map_err(|e| format!("/proc/self/mountinfo: {e}"))? {
-            if mount != canonical
+        let mount_points = match &self.mount_points {
+            Some(known) => known,
+            None => self.mount_points.insert(mount_points().map_err(|e| format!("/proc/self/mountinfo: {e}"))?),
+        };
+        for mount in mount_points {
+            if *mount != canonical
                 && mount.starts_with(&canonical)
-                && let Ok(root) = self.resolver.resolve(&mount)
+                && let Ok(root) = self.resolver.resolve(mount)
                 && !objects.contains(&root)
             {
                 objects.push(root);

@@ -1,10 +1,6 @@
 //! Bytes of the ring buffer → [`Event`].
 
-use std::{
-    ffi::OsString,
-    os::unix::ffi::OsStringExt as _,
-    path::PathBuf,
-};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 use enforcer_common::event::{Event, RawPath};
 

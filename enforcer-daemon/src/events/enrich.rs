@@ -53,7 +53,13 @@ impl Enricher {
     /// A record of the daemon's own.
     #[must_use]
     pub fn own(&mut self, kind: &str, reason: String) -> Record {
-        Record { time: rfc3339(nanoseconds(ClockId::Realtime)), id: self.next_id(), kind: kind.into(), reason, ..Record::default() }
+        Record {
+            time: rfc3339(nanoseconds(ClockId::Realtime)),
+            id: self.next_id(),
+            kind: kind.into(),
+            reason,
+            ..Record::default()
+        }
     }
 
     /// The record of an event.
@@ -63,7 +69,9 @@ impl Enricher {
             time: rfc3339(wall_clock(event.time_ns)),
             id: self.next_id(),
             kind: Kind::from_raw(event.kind).map_or_else(|| event.kind.to_string(), |k| k.as_str().into()),
-            verdict: Some(Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into())),
+            verdict: Some(
+                Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into()),
+            ),
             reason: Reason::from_raw(event.reason).map_or_else(|| event.reason.to_string(), |r| r.as_str().into()),
             pid: event.pid,
             tid: event.tid,

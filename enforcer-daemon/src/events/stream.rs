@@ -67,8 +67,14 @@ impl Stream {
 ///
 /// # Errors
 /// When the ring's descriptor cannot be waited for.
-pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine, stream: Stream) -> std::io::Result<()> {
-    let mut ring = AsyncFd::new(ring)?;
+pub async fn pump(
+    ring: RingBuf<MapData>,
+    mut enricher: Enricher,
+    engine: Engine,
+    stream: Stream,
+) -> std::io::Result<()> {
+    // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
+    let mut ring = unsafe { AsyncFd::register(ring) }?;
     let mut reported = 0;
     let mut check_at = Instant::now();
     let mut unchecked = true;

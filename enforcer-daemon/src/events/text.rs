@@ -60,7 +60,11 @@ pub fn subject(record: &Record) -> String {
         (None, Some(address)) => {
             let port = object.port.unwrap_or_default();
             let protocol = object.protocol.as_deref().unwrap_or_default();
-            if address.contains(':') { format!("[{address}]:{port}/{protocol}") } else { format!("{address}:{port}/{protocol}") }
+            if address.contains(':') {
+                format!("[{address}]:{port}/{protocol}")
+            } else {
+                format!("{address}:{port}/{protocol}")
+            }
         }
         (None, None) => match (&object.family, &object.protocol) {
             (Some(family), Some(protocol)) => format!("family {family} protocol {protocol}"),

@@ -29,6 +29,16 @@ pub enum EnrolError {
     /// It made new threads through every pass.
     #[error("process {0} keeps making threads; stop it and try again")]
     Restless(u32),
+    /// It brings open files along that the skill may not have.
+    #[error(
+        "process {pid} has {count} files open as the skill may not have them; `enforcer events` names them. Close them, or allow them"
+    )]
+    OpenFiles {
+        /// The process.
+        pid: u32,
+        /// How many.
+        count: u32,
+    },
     /// The iterator could not be run.
     #[error("cannot run the task iterator: {0}")]
     Iterator(String),
@@ -61,7 +71,7 @@ impl Enroller {
         for _ in 0..MAX_PASSES {
             let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
             self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-            pass(kernel).map_err(|e| failed(&e))?;
+            pass(kernel, "task").map_err(|e| failed(&e))?;
             let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
             if outcome.refused > 0 {
                 return Err(EnrolError::AlreadyGoverned(pid));
@@ -81,6 +91,19 @@ impl Enroller {
         Err(EnrolError::Restless(pid))
     }
 
+    /// How many open files process `pid` has that `skill` may not have as they are open. Each makes an event. Standard input,
+    /// output and error are left out.
+    ///
+    /// # Errors
+    /// When the open files cannot be walked.
+    pub fn inspect_files(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        pass(kernel, "task_file").map_err(|e| failed(&e))?;
+        Ok(self.request.get(&0, 0).map_err(|e| failed(&e))?.violations)
+    }
+
     /// Whether process `pid` is in any skill.
     ///
     /// # Errors
@@ -89,21 +112,21 @@ impl Enroller {
         let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
         let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
         self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel).map_err(|e| failed(&e))?;
+        pass(kernel, "task").map_err(|e| failed(&e))?;
         let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
 }
 
-/// One pass over all tasks.
-fn pass(kernel: &mut Kernel) -> anyhow::Result<()> {
-    let program = PROGRAMS.iter().find(|p| p.hook == Hook::TaskIterator);
-    let Some(Ok(Loaded::TaskIterator(iter))) = program.map(|p| p.find(kernel.ebpf())) else {
-        anyhow::bail!("the kernel object has no task iterator");
+/// One pass over all kernel objects of a kind.
+fn pass(kernel: &mut Kernel, over: &str) -> anyhow::Result<()> {
+    let program = PROGRAMS.iter().find(|p| matches!(p.hook, Hook::Iterator(kind) if kind == over));
+    let Some(Ok(Loaded::Iterator(iter, _))) = program.map(|p| p.find(kernel.ebpf())) else {
+        anyhow::bail!("the kernel object has no iterator over {over}");
     };
     let link = iter.attach()?;
     let mut output = iter.take_link(link)?.into_file()?;
-    // The program prints nothing; reading to the end runs it for every task.
+    // The program prints nothing; reading to the end runs it for every object.
     let mut sink = Vec::new();
     output.read_to_end(&mut sink)?;
     Ok(())

@@ -9,7 +9,7 @@ use aya::{
 use enforcer_common::names;
 
 use super::{
-    offsets::{self, BTF_PATH, OffsetsError},
+    offsets::{self, BTF_PATH, Layout, OffsetsError},
     programs::{Loaded, PROGRAMS, Program},
 };
 
@@ -64,6 +64,7 @@ pub enum LoadError {
 pub struct Kernel {
     ebpf: Ebpf,
     btf: Btf,
+    layout: Layout,
 }
 
 impl Kernel {
@@ -72,7 +73,8 @@ impl Kernel {
     /// # Errors
     /// When this kernel refuses any of it; the error names the program or the field and keeps the kernel's words.
     pub fn load() -> Result<Self, LoadError> {
-        let offsets = offsets::read(Path::new(BTF_PATH))?.to_bytes();
+        let layout = offsets::read(Path::new(BTF_PATH))?;
+        let offsets = layout.offsets.to_bytes();
         let btf = Btf::from_sys_fs()?;
         let object = if std::env::var_os(LOG_VARIABLE).is_some() { OBJECT_WITH_LOG } else { OBJECT };
         let ebpf = EbpfLoader::new()
@@ -80,21 +82,24 @@ impl Kernel {
             .override_global(names::OFFSETS, offsets.as_slice(), true)
             .load(object)
             .map_err(|e| LoadError::Object(Box::new(e)))?;
-        let mut kernel = Self { ebpf, btf };
+        let mut kernel = Self { ebpf, btf, layout };
         for program in PROGRAMS {
+            if !kernel.layout.wants(program) {
+                continue;
+            }
             kernel.load_program(program)?;
         }
         Ok(kernel)
     }
 
     fn load_program(&mut self, program: &Program) -> Result<(), LoadError> {
-        let Self { ebpf, btf } = self;
+        let Self { ebpf, btf, .. } = self;
         let failed = |cause| LoadError::Program { program: program.name, purpose: program.purpose, cause };
         match program.find(ebpf).map_err(failed)? {
             Loaded::Lsm(lsm, hook) => lsm.load(hook, btf),
             Loaded::Tracepoint(tracepoint, name) => tracepoint.load(name, btf),
             Loaded::CgroupSockAddr(sock_addr) => sock_addr.load(),
-            Loaded::TaskIterator(iter) => iter.load("task", btf),
+            Loaded::Iterator(iter, over) => iter.load(over, btf),
         }
         .map_err(|e| failed(explain(&e)))
     }
@@ -105,14 +110,14 @@ impl Kernel {
     /// When the kernel refuses a program its hook. Those attached so far are detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<(), LoadError> {
         let cgroup = File::open(CGROUP_ROOT).map_err(LoadError::Cgroup)?;
-        for program in PROGRAMS {
+        for program in PROGRAMS.iter().filter(|p| self.layout.wants(p)) {
             let failed = |cause| LoadError::Program { program: program.name, purpose: program.purpose, cause };
             match program.find(&mut self.ebpf).map_err(failed)? {
                 Loaded::Lsm(lsm, _) => lsm.attach().map(drop),
                 Loaded::Tracepoint(tracepoint, _) => tracepoint.attach().map(drop),
                 // Links always stack, whatever the mode; the kernel refuses the flags of the other modes for links.
                 Loaded::CgroupSockAddr(sock_addr) => sock_addr.attach(&cgroup, CgroupAttachMode::Single).map(drop),
-                Loaded::TaskIterator(_) => Ok(()),
+                Loaded::Iterator(..) => Ok(()),
             }
             .map_err(|e| failed(explain(&e)))?;
         }
@@ -157,7 +162,11 @@ fn explain(error: &ProgramError) -> String {
     let log = verifier_log.to_string();
     let lines: Vec<&str> = log.lines().collect();
     let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-    if tail.is_empty() { format!("BPF_PROG_LOAD: {io_error}") } else { format!("BPF_PROG_LOAD: {io_error}\n    {tail}") }
+    if tail.is_empty() {
+        format!("BPF_PROG_LOAD: {io_error}")
+    } else {
+        format!("BPF_PROG_LOAD: {io_error}\n    {tail}")
+    }
 }
 
 /// An error with its sources.

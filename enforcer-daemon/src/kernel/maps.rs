@@ -5,20 +5,17 @@
 //! 3. One store of the generation puts the new policy in force.
 //! 4. When no program can still be in the old generation, what only that one needed is collected.
 
-use std::{
-    collections::HashMap as StdHashMap,
-    hash::Hash,
-    time::Duration,
-};
+use std::{collections::HashMap as StdHashMap, hash::Hash, time::Duration};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use enforcer_common::{
     LAYOUT_VERSION,
-    ids::{Generation, SkillId},
+    ids::{Digest, Generation, RuleId, SkillId},
     names::map,
     net::{NetKey, PortSet, SKILL_BITS},
     rules::{
-        BinaryKey, BinaryRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState, SkillConf, Versioned, object_filter_slot,
+        BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
+        PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
     },
     task::{CgroupLabel, cgroup_filter_slot},
 };
@@ -94,6 +91,16 @@ impl RuleMap<ObjectKey, ObjectRule> for HashMap<MapData, ObjectKey, Versioned<Ob
     }
 }
 
+impl RuleMap<Digest, EntrypointRule> for HashMap<MapData, Digest, Versioned<EntrypointRule>> {
+    const NAME: &'static str = map::ENTRYPOINTS;
+    fn put(&mut self, key: &Digest, value: Versioned<EntrypointRule>) -> Result<(), aya::maps::MapError> {
+        self.insert(key, value, 0)
+    }
+    fn drop_rule(&mut self, key: &Digest) -> Result<(), aya::maps::MapError> {
+        self.remove(key)
+    }
+}
+
 impl RuleMap<NetPrefix, PortSet> for LpmTrie<MapData, NetKey, Versioned<PortSet>> {
     const NAME: &'static str = map::DESTINATIONS;
     fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
@@ -109,10 +116,7 @@ type Changes<K, V> = Vec<(K, Option<V>, Option<V>)>;
 
 fn changes<K: Copy + Eq + Hash, V: Copy + PartialEq>(old: &StdHashMap<K, V>, new: &StdHashMap<K, V>) -> Changes<K, V> {
     let gone = old.iter().filter(|(k, _)| !new.contains_key(k)).map(|(k, v)| (*k, Some(*v), None));
-    let come = new
-        .iter()
-        .filter(|(k, v)| old.get(k) != Some(v))
-        .map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
+    let come = new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
     gone.chain(come).collect()
 }
 
@@ -131,7 +135,11 @@ fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
 }
 
 /// Collects what no generation needs: the rules that `keep` says have no value.
-fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool) {
+fn collect<K, V, M: RuleMap<K, V>>(
+    map: &mut M,
+    changes: &Changes<K, V>,
+    keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool,
+) {
     for change in changes.iter().filter(|c| !keep(c)) {
         // An element that is not there is as good as collected.
         let _ = map.drop_rule(&change.0);
@@ -146,6 +154,8 @@ pub struct PolicyMaps {
     objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
     object_filter: Array<MapData, u64>,
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
+    entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
+    budgets: HashMap<MapData, SkillId, Budget>,
     cgroups: HashMap<MapData, u64, CgroupLabel>,
     cgroup_filter: Array<MapData, u32>,
     generation: Generation,
@@ -165,6 +175,8 @@ impl PolicyMaps {
             objects: kernel.map(map::OBJECTS)?,
             object_filter: kernel.map(map::OBJECT_FILTER)?,
             destinations: kernel.map(map::DESTINATIONS)?,
+            entrypoints: kernel.map(map::ENTRYPOINTS)?,
+            budgets: kernel.map(map::BUDGETS)?,
             cgroups: kernel.map(map::CGROUPS)?,
             cgroup_filter: kernel.map(map::CGROUP_FILTER)?,
             generation: Generation(0),
@@ -197,12 +209,15 @@ impl PolicyMaps {
         let binaries = changes(&old.binaries, &next.binaries);
         let objects = changes(&old.objects, &next.objects);
         let destinations = changes(&old.destinations, &next.destinations);
+        let entrypoints = changes(&old.entrypoints, &next.entrypoints);
         let (from, to) = (self.generation, Generation(self.generation.0 + 1));
 
         let staged = stage(&mut self.skills, &skills, from, to)
             .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
             .and_then(|()| stage(&mut self.objects, &objects, from, to))
             .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
+            .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
+            .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
         if let Err(error) = staged {
@@ -211,6 +226,7 @@ impl PolicyMaps {
             collect(&mut self.binaries, &binaries, |c| c.1.is_some());
             collect(&mut self.objects, &objects, |c| c.1.is_some());
             collect(&mut self.destinations, &destinations, |c| c.1.is_some());
+            collect(&mut self.entrypoints, &entrypoints, |c| c.1.is_some());
             return Err(error);
         }
         let previous = std::mem::replace(&mut self.in_force, next);
@@ -222,6 +238,7 @@ impl PolicyMaps {
         collect(&mut self.binaries, &binaries, |c| c.2.is_some());
         collect(&mut self.objects, &objects, |c| c.2.is_some());
         collect(&mut self.destinations, &destinations, |c| c.2.is_some());
+        collect(&mut self.entrypoints, &entrypoints, |c| c.2.is_some());
         Ok(to)
     }
 
@@ -230,6 +247,22 @@ impl PolicyMaps {
         self.policy
             .set(0, PolicyState { generation: to, layout: LAYOUT_VERSION }, 0)
             .map_err(|e| ApplyError::Map { map: map::POLICY, cause: full_or(&e) })
+    }
+
+    /// Makes room for the counts of skills that have a budget and had none. What was counted stays over a reload.
+    fn make_budgets(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
+        /// `BPF_NOEXIST`: an element that is there keeps its counts.
+        const NOEXIST: u64 = 1;
+        let empty = Box::new(Budget { lock: bpf_spin_lock { val: 0 }, count: 0, times: [0; BUDGET_LIMIT as usize] });
+        for (skill, _) in next.skills.iter().filter(|(_, conf)| conf.budget_rule != RuleId::NONE) {
+            match self.budgets.insert(skill, &*empty, NOEXIST) {
+                Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
+                }
+                Err(e) => return Err(ApplyError::Map { map: map::BUDGETS, cause: full_or(&e) }),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sets the filter's bits for the old and the new objects; bits that neither needs are cleared with the next policy.
@@ -251,7 +284,8 @@ impl PolicyMaps {
     /// Makes the cgroup map hold the policy in force. A cgroup that vanished meanwhile was removed by the kernel program.
     fn set_cgroups(&mut self, previous: &Ruleset) {
         for (id, label) in &self.in_force.cgroups {
-            let put = self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
+            let put =
+                self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
             if let Err(e) = put {
                 tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
             }
@@ -269,7 +303,9 @@ fn check_size(what: &'static str, count: usize) -> Result<(), ApplyError> {
 /// A map error, with E2BIG in words.
 fn full_or(error: &aya::maps::MapError) -> String {
     match error {
-        aya::maps::MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) => {
+        aya::maps::MapError::SyscallError(e)
+            if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) =>
+        {
             "the map is full".into()
         }
         aya::maps::MapError::SyscallError(e) => e.io_error.to_string(),

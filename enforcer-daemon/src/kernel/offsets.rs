@@ -1,9 +1,11 @@
 //! Field offsets from the running kernel's BTF (`/sys/kernel/btf/vmlinux`).
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use btf_rs::{Btf, Struct, Type};
 use enforcer_common::offsets::{FIELDS, Offsets};
+
+use super::programs::{Hook, PROGRAMS, Program, When};
 
 /// Where the kernel shows its BTF (since 5.4, with `CONFIG_DEBUG_INFO_BTF`).
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -16,7 +18,9 @@ const ANONYMOUS_DEPTH: u32 = 8;
 #[non_exhaustive]
 pub enum OffsetsError {
     /// No BTF, or not readable.
-    #[error("cannot read the kernel's type information at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y shows it there")]
+    #[error(
+        "cannot read the kernel's type information at {path}: {source}; a kernel with CONFIG_DEBUG_INFO_BTF=y shows it there"
+    )]
     Btf {
         /// Where it was looked for.
         path: String,
@@ -24,7 +28,9 @@ pub enum OffsetsError {
         source: btf_rs::Error,
     },
     /// The kernel has no such field.
-    #[error("this kernel's type information has no field `{field}` in `struct {structure}`: its layout is not known to this build")]
+    #[error(
+        "this kernel's type information has no field `{field}` in `struct {structure}`: its layout is not known to this build"
+    )]
     Missing {
         /// The structure.
         structure: &'static str,
@@ -33,17 +39,59 @@ pub enum OffsetsError {
     },
 }
 
-/// Reads the offsets of all [`FIELDS`] from a BTF file.
+/// What the programs need to know of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Where the fields are.
+    pub offsets: Offsets,
+    /// How many arguments each LSM hook takes that was asked for; a hook that the kernel does not have is not in it.
+    hooks: HashMap<&'static str, usize>,
+}
+
+impl Layout {
+    /// Whether a program is used on this kernel.
+    #[must_use]
+    pub fn wants(&self, program: &Program) -> bool {
+        let Hook::Lsm(hook) = program.hook else { return true };
+        match program.when {
+            When::Always => true,
+            When::HookExists => self.hooks.contains_key(hook),
+            When::Arguments(count) => self.hooks.get(hook) == Some(&count),
+        }
+    }
+}
+
+/// Reads the offsets of all [`FIELDS`] from a BTF file, and the shapes of the hooks of all programs.
 ///
 /// # Errors
 /// When the file cannot be read, or a field is missing, which is named.
-pub fn read(path: &Path) -> Result<Offsets, OffsetsError> {
+pub fn read(path: &Path) -> Result<Layout, OffsetsError> {
     let btf = Btf::from_file(path).map_err(|source| OffsetsError::Btf { path: path.display().to_string(), source })?;
+    let hooks = PROGRAMS.iter().filter_map(|program| match program.hook {
+        Hook::Lsm(hook) => Some((hook, arguments(&btf, hook)?)),
+        _ => None,
+    });
+    Ok(Layout { offsets: read_offsets(&btf)?, hooks: hooks.collect() })
+}
+
+/// How many arguments an LSM hook takes.
+fn arguments(btf: &Btf, hook: &str) -> Option<usize> {
+    let types = btf.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+    types.iter().find_map(|t| match t {
+        Type::Func(function) => match btf.resolve_chained_type(function) {
+            Ok(Type::FuncProto(prototype)) => Some(prototype.parameters.len()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn read_offsets(btf: &Btf) -> Result<Offsets, OffsetsError> {
     let mut list = Vec::with_capacity(FIELDS.len());
     for &(structure, field) in FIELDS {
-        let offset = structures(&btf, structure)
+        let offset = structures(btf, structure)
             .iter()
-            .find_map(|found| offset_of(&btf, found, field, ANONYMOUS_DEPTH))
+            .find_map(|found| offset_of(btf, found, field, ANONYMOUS_DEPTH))
             .ok_or(OffsetsError::Missing { structure, field })?;
         list.push(offset);
     }
@@ -94,7 +142,7 @@ mod tests {
             // The guests' kernels show theirs; the build host need not.
             return;
         }
-        let offsets = read(path).expect("every field is there");
+        let offsets = read(path).expect("every field is there").offsets;
         assert_ne!(offsets.inode_i_ino, offsets.inode_i_sb);
     }
 }

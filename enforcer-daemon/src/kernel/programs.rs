@@ -1,6 +1,6 @@
 //! Which program hangs on which hook, and what is missing without it.
 
-use aya::programs::{CgroupSockAddr, Iter, Lsm, BtfTracePoint};
+use aya::programs::{BtfTracePoint, CgroupSockAddr, Iter, Lsm};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +11,8 @@ pub enum Hook {
     Tracepoint(&'static str),
     /// The root of the cgroup v2 hierarchy.
     CgroupSockAddr,
-    /// Not attached: run by the daemon over all tasks.
-    TaskIterator,
+    /// Not attached: run by the daemon over all tasks, or all their open files.
+    Iterator(&'static str),
 }
 
 /// A program of the kernel object.
@@ -24,6 +24,19 @@ pub struct Program {
     pub hook: Hook,
     /// What is not enforced without it.
     pub purpose: &'static str,
+    /// On which kernels it is used.
+    pub when: When,
+}
+
+/// On which kernels a program is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// On all of them: its absence is an error.
+    Always,
+    /// Where the kernel has the hook; where it has not, another program sees the act.
+    HookExists,
+    /// Where the hook takes this many arguments.
+    Arguments(usize),
 }
 
 /// All programs, in the order in which they are attached: labels first, so that the first verdict finds its subject.
@@ -32,28 +45,64 @@ pub const PROGRAMS: &[Program] = &[
     lsm("task_alloc", "children inherit their parent's skill"),
     tracepoint("cgroup_mkdir", "new cgroups below a governed one are governed"),
     tracepoint("cgroup_rmdir", "labels of removed cgroups are forgotten"),
-    Program { name: "enrol", hook: Hook::TaskIterator, purpose: "processes can be put into a skill" },
+    tracepoint("cgroup_attach_task", "moves of governed processes to other cgroups are reported"),
+    iterator("enrol", "task", "processes can be put into a skill"),
+    iterator("inspect_files", "task_file", "open files that a process brings into its skill"),
     lsm("inode_getxattr", "path rules are resolved to the kernel's identities"),
+    lsm("bprm_creds_for_exec", "an exec that failed leads to no skill"),
     lsm("bprm_check_security", "exec"),
+    lsm("bprm_committed_creds", "entrypoints lead to their skill"),
     lsm("path_unlink", "delete by unlink"),
     lsm("path_rmdir", "delete by rmdir"),
-    lsm("path_rename", "delete by rename over or away"),
+    lsm("path_rename", "delete and write by rename"),
+    lsm("path_mknod", "making files"),
+    lsm("path_mkdir", "making directories"),
+    lsm("path_symlink", "making symbolic links"),
+    lsm("path_link", "making hard links"),
+    lsm("file_open", "opening files for writing, and protected ones for reading"),
+    lsm("file_receive", "open files that come from other processes"),
+    Program { when: When::Arguments(2), ..lsm("inode_setattr", "truncation, and changes of mode, owner and times") },
+    Program {
+        name: "inode_setattr_idmap",
+        when: When::Arguments(3),
+        ..lsm("inode_setattr", "truncation, and changes of mode, owner and times")
+    },
+    lsm("inode_setxattr", "setting extended attributes"),
+    lsm("inode_removexattr", "removing extended attributes"),
+    Program { when: When::HookExists, ..lsm("inode_set_acl", "setting access control lists") },
+    Program { when: When::HookExists, ..lsm("inode_remove_acl", "removing access control lists") },
+    lsm("task_kill", "signals to processes outside the skill"),
+    lsm("file_send_sigiotask", "signals by way of a file's owner"),
+    lsm("ptrace_access_check", "tracing, memory and files of processes outside the skill"),
+    lsm("ptrace_traceme", "being traced by a process of another skill"),
+    lsm("sb_kern_mount", "stacked filesystems that would hide protected files"),
+    lsm("uring_override_creds", "io_uring requests with other credentials"),
     lsm("socket_create", "sockets of families and types that no rule can name"),
     lsm("socket_connect", "connect, as the acting task is seen"),
-    Program { name: "connect4", hook: Hook::CgroupSockAddr, purpose: "connect to IPv4, TCP fast open included" },
-    Program { name: "connect6", hook: Hook::CgroupSockAddr, purpose: "connect to IPv6, TCP fast open included" },
-    Program { name: "sendmsg4", hook: Hook::CgroupSockAddr, purpose: "datagrams to IPv4 without a connect" },
-    Program { name: "sendmsg6", hook: Hook::CgroupSockAddr, purpose: "datagrams to IPv6 without a connect" },
+    cgroup("connect4", "connect to IPv4, TCP fast open included"),
+    cgroup("connect6", "connect to IPv6, TCP fast open included"),
+    cgroup("sendmsg4", "datagrams to IPv4 without a connect"),
+    cgroup("sendmsg6", "datagrams to IPv6 without a connect"),
 ];
 
 /// A program named like its LSM hook.
 const fn lsm(name: &'static str, purpose: &'static str) -> Program {
-    Program { name, hook: Hook::Lsm(name), purpose }
+    Program { name, hook: Hook::Lsm(name), purpose, when: When::Always }
 }
 
 /// A program named like its tracepoint.
 const fn tracepoint(name: &'static str, purpose: &'static str) -> Program {
-    Program { name, hook: Hook::Tracepoint(name), purpose }
+    Program { name, hook: Hook::Tracepoint(name), purpose, when: When::Always }
+}
+
+/// A program named like its attach type.
+const fn cgroup(name: &'static str, purpose: &'static str) -> Program {
+    Program { name, hook: Hook::CgroupSockAddr, purpose, when: When::Always }
+}
+
+/// A program that is run over kernel objects.
+const fn iterator(name: &'static str, over: &'static str, purpose: &'static str) -> Program {
+    Program { name, hook: Hook::Iterator(over), purpose, when: When::Always }
 }
 
 /// A program of the loaded object, by the type that its hook asks for.
@@ -65,8 +114,8 @@ pub enum Loaded<'a> {
     Tracepoint(&'a mut BtfTracePoint, &'static str),
     /// For [`Hook::CgroupSockAddr`].
     CgroupSockAddr(&'a mut CgroupSockAddr),
-    /// For [`Hook::TaskIterator`].
-    TaskIterator(&'a mut Iter),
+    /// For [`Hook::Iterator`].
+    Iterator(&'a mut Iter, &'static str),
 }
 
 impl Program {
@@ -75,13 +124,14 @@ impl Program {
     /// # Errors
     /// When the object has no such program, or one of another type: a build whose two halves do not fit.
     pub fn find<'a>(&self, ebpf: &'a mut aya::Ebpf) -> Result<Loaded<'a>, String> {
-        let program = ebpf.program_mut(self.name).ok_or_else(|| format!("the kernel object has no program `{}`", self.name))?;
+        let program =
+            ebpf.program_mut(self.name).ok_or_else(|| format!("the kernel object has no program `{}`", self.name))?;
         let wrong = |e: aya::programs::ProgramError| format!("program `{}`: {e}", self.name);
         Ok(match self.hook {
             Hook::Lsm(hook) => Loaded::Lsm(program.try_into().map_err(wrong)?, hook),
             Hook::Tracepoint(name) => Loaded::Tracepoint(program.try_into().map_err(wrong)?, name),
             Hook::CgroupSockAddr => Loaded::CgroupSockAddr(program.try_into().map_err(wrong)?),
-            Hook::TaskIterator => Loaded::TaskIterator(program.try_into().map_err(wrong)?),
+            Hook::Iterator(over) => Loaded::Iterator(program.try_into().map_err(wrong)?, over),
         })
     }
 }

@@ -66,9 +66,7 @@ fn depth(bytes: &[u8]) -> usize {
     let mut previous = b'\n';
     let mut bytes = bytes.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
-        let next_blank = bytes
-            .peek()
-            .is_none_or(|b| b.is_ascii_whitespace() || b"[]{},".contains(b));
+        let next_blank = bytes.peek().is_none_or(|b| b.is_ascii_whitespace() || b"[]{},".contains(b));
         let opens = matches!(byte, b'[' | b'{');
         state = match (state, byte) {
             (State::Double, b'\\') => {
@@ -77,9 +75,7 @@ fn depth(bytes: &[u8]) -> usize {
                 bytes.next_if(|b| matches!(b, b'"' | b'\\'));
                 State::Double
             }
-            (State::Double, b'"') | (State::Single, b'\'') | (State::Comment, b'\n') => {
-                State::Start
-            }
+            (State::Double, b'"') | (State::Single, b'\'') | (State::Comment, b'\n') => State::Start,
             (State::Double | State::Single | State::Comment, _) => {
                 stray += usize::from(opens);
                 state
@@ -92,14 +88,8 @@ fn depth(bytes: &[u8]) -> usize {
                 open = open.saturating_sub(1);
                 State::Start
             }
-            (State::Start | State::Plain | State::Property, b',') | (State::Start, b':') => {
-                State::Start
-            }
-            (State::Start | State::Plain | State::Property, b'#')
-                if previous.is_ascii_whitespace() =>
-            {
-                State::Comment
-            }
+            (State::Start | State::Plain | State::Property, b',') | (State::Start, b':') => State::Start,
+            (State::Start | State::Plain | State::Property, b'#') if previous.is_ascii_whitespace() => State::Comment,
             (State::Start, b'"') => State::Double,
             (State::Start, b'\'') => State::Single,
             (State::Start, b'&' | b'!') => State::Property,
@@ -143,17 +133,8 @@ mod tests {
     #[test]
     fn limits() {
         assert_eq!(exceeded(&"- \"sha256:0\"\n".repeat(200_000)), None);
-        assert_eq!(
-            exceeded(&"[".repeat(300)),
-            Some("256 levels of lists and mappings")
-        );
-        assert_eq!(
-            exceeded(&"- ".repeat(1_000_001)),
-            Some("2,000,000 YAML tokens")
-        );
-        assert_eq!(
-            exceeded(&"%TAG !a b:\n".repeat(17)),
-            Some("16 YAML directives")
-        );
+        assert_eq!(exceeded(&"[".repeat(300)), Some("256 levels of lists and mappings"));
+        assert_eq!(exceeded(&"- ".repeat(1_000_001)), Some("2,000,000 YAML tokens"));
+        assert_eq!(exceeded(&"%TAG !a b:\n".repeat(17)), Some("16 YAML directives"));
     }
 }

@@ -27,8 +27,7 @@ impl Digest {
 
     /// Whether `text` is meant to be a digest rather than a path.
     pub(crate) fn is_meant_by(text: &str) -> bool {
-        text.get(..PREFIX.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+        text.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
     }
 }
 
@@ -56,13 +55,11 @@ impl FromStr for Digest {
                 .hint("`enforcer hash FILE` prints the line to paste")
         };
         let Some(hex) = text.strip_prefix(PREFIX) else {
-            return Err(
-                if text.len() == HEX_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-                    invalid("without `sha256:`".into()).hint(format!("write \"{PREFIX}{text}\""))
-                } else {
-                    invalid("no `sha256:`".into())
-                },
-            );
+            return Err(if text.len() == HEX_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+                invalid("without `sha256:`".into()).hint(format!("write \"{PREFIX}{text}\""))
+            } else {
+                invalid("no `sha256:`".into())
+            });
         };
         if let Some(wrong) = hex.chars().find(|c| !c.is_ascii_hexdigit()) {
             return Err(invalid(format!("{wrong:?} is no hex digit")));

@@ -56,11 +56,7 @@ impl KeyPath {
         if !path.is_empty() {
             path.push('.');
         }
-        if !key.is_empty()
-            && key
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-        {
+        if !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
             path.push_str(key);
         } else {
             path.push_str(&quoted(key));
@@ -152,9 +148,7 @@ impl ManifestError {
     /// The fault in one line, without its place and its hint.
     #[must_use]
     pub fn message(&self) -> String {
-        self.message
-            .clone()
-            .unwrap_or_else(|| format!("found {}, expected {}", self.found, self.expected))
+        self.message.clone().unwrap_or_else(|| format!("found {}, expected {}", self.found, self.expected))
     }
 }
 
@@ -219,10 +213,7 @@ impl<'a> IntoIterator for &'a ManifestErrors {
 
 impl From<ManifestError> for ManifestErrors {
     fn from(error: ManifestError) -> Self {
-        Self {
-            errors: vec![error],
-            more: 0,
-        }
+        Self { errors: vec![error], more: 0 }
     }
 }
 
@@ -258,11 +249,7 @@ pub struct InvalidValue {
 impl InvalidValue {
     /// `value` is not `expected`.
     pub(crate) fn new(value: &str, expected: impl Into<String>) -> Self {
-        Self {
-            found: quoted(value),
-            expected: expected.into(),
-            hint: None,
-        }
+        Self { found: quoted(value), expected: expected.into(), hint: None }
     }
 
     /// Says what is wrong with the value, in parentheses after it.

@@ -24,21 +24,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidValue> {
         return Err(error());
     }
     if unit.is_empty() {
-        return Err(error()
-            .because("no unit")
-            .hint(format!("write {text}s for seconds")));
+        return Err(error().because("no unit").hint(format!("write {text}s for seconds")));
     }
     let Some((_, seconds)) = UNITS.iter().find(|(word, _)| *word == unit) else {
-        return Err(error()
-            .because(format!("unknown unit {}", super::quoted(unit)))
-            .hint("the units are s, m and h"));
+        return Err(error().because(format!("unknown unit {}", super::quoted(unit))).hint("the units are s, m and h"));
     };
     // Too many digits for a u64 are too long a time, too.
-    match count
-        .parse::<u64>()
-        .ok()
-        .and_then(|count| count.checked_mul(*seconds))
-    {
+    match count.parse::<u64>().ok().and_then(|count| count.checked_mul(*seconds)) {
         Some(0) => Err(error().because("shorter than 1s")),
         Some(seconds) if seconds <= MAX_DURATION.as_secs() => Ok(Duration::from_secs(seconds)),
         _ => Err(error().because("longer than 24h")),
@@ -47,11 +39,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidValue> {
 
 /// Writes a duration as [`parse_duration`] reads it, in the largest unit that divides it.
 fn format_duration(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
-    let (unit, size) = UNITS
-        .iter()
-        .rev()
-        .find(|(_, size)| seconds >= *size && seconds.is_multiple_of(*size))
-        .unwrap_or(&UNITS[0]);
+    let (unit, size) =
+        UNITS.iter().rev().find(|(_, size)| seconds >= *size && seconds.is_multiple_of(*size)).unwrap_or(&UNITS[0]);
     write!(f, "{}{unit}", seconds / size)
 }
 
@@ -103,25 +92,17 @@ impl FromStr for DeleteBudget {
         if count.is_empty() || !count.bytes().all(|b| b.is_ascii_digit()) {
             return Err(error().because("no whole number before the `/`"));
         }
-        let limit = count
-            .parse()
-            .map_err(|_| error().because(format!("more than {}", u32::MAX)))?;
+        let limit = count.parse().map_err(|_| error().because(format!("more than {}", u32::MAX)))?;
         let window = match window {
             "s" => Duration::from_secs(1),
             "m" | "min" => Duration::from_mins(1),
             "h" => Duration::from_hours(1),
-            other => parse_duration(
-                other
-                    .strip_suffix("min")
-                    .map(|n| format!("{n}m"))
-                    .as_deref()
-                    .unwrap_or(other),
-            )
-            .map_err(|wrong| InvalidValue {
-                found: format!("{} (window: {})", super::quoted(text), wrong.found),
-                expected: "NUMBER/WINDOW, with a window of s, min, h, or from 1s to 24h".into(),
-                hint: Some("write 50/min or 10/30s".into()),
-            })?,
+            other => parse_duration(other.strip_suffix("min").map(|n| format!("{n}m")).as_deref().unwrap_or(other))
+                .map_err(|wrong| InvalidValue {
+                    found: format!("{} (window: {})", super::quoted(text), wrong.found),
+                    expected: "NUMBER/WINDOW, with a window of s, min, h, or from 1s to 24h".into(),
+                    hint: Some("write 50/min or 10/30s".into()),
+                })?,
         };
         Ok(Self { limit, window })
     }
@@ -138,10 +119,7 @@ pub struct Approval {
 
 impl Default for Approval {
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_mins(5),
-            grant: Grant::Once,
-        }
+        Self { timeout: Duration::from_mins(5), grant: Grant::Once }
     }
 }
 
@@ -175,10 +153,7 @@ impl FromStr for Grant {
             "session" => Ok(Self::Session),
             other => parse_duration(other)
                 .map(Self::For)
-                .map_err(|error| InvalidValue {
-                    expected: "once, session, or a duration such as 10m".into(),
-                    ..error
-                }),
+                .map_err(|error| InvalidValue { expected: "once, session, or a duration such as 10m".into(), ..error }),
         }
     }
 }

@@ -37,10 +37,7 @@ impl CgroupPath {
 
     /// The cgroups above it, nearest first, without the root.
     pub fn ancestors(&self) -> impl Iterator<Item = Self> {
-        self.0
-            .rmatch_indices('/')
-            .filter(|(at, _)| *at > 0)
-            .map(|(at, _)| Self(self.0[..at].to_owned()))
+        self.0.rmatch_indices('/').filter(|(at, _)| *at > 0).map(|(at, _)| Self(self.0[..at].to_owned()))
     }
 }
 
@@ -59,10 +56,7 @@ impl FromStr for CgroupPath {
         if !text.starts_with('/') {
             return Err(InvalidValue::new(text, expected).because("it does not start with `/`"));
         }
-        if let Some(rest) = text
-            .strip_prefix(MOUNT)
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-        {
+        if let Some(rest) = text.strip_prefix(MOUNT).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
             let hint = if rest.is_empty() {
                 "name a cgroup".to_owned()
             } else {
@@ -72,8 +66,7 @@ impl FromStr for CgroupPath {
         }
         let path: ManifestPath = text.parse()?;
         if path.as_str() == "/" {
-            return Err(InvalidValue::new(text, expected)
-                .because("the root holds every process of the host"));
+            return Err(InvalidValue::new(text, expected).because("the root holds every process of the host"));
         }
         Ok(Self(path.as_str().to_owned()))
     }
@@ -104,10 +97,7 @@ impl FromStr for UnitPattern {
         if text.is_empty() || text.len() > 255 {
             return Err(error.because(format!("{} bytes", text.len())));
         }
-        if ![".service", ".scope", ".slice", "*"]
-            .iter()
-            .any(|end| text.ends_with(end))
-        {
+        if ![".service", ".scope", ".slice", "*"].iter().any(|end| text.ends_with(end)) {
             return Err(error.hint("end it with .service, .scope, .slice or *"));
         }
         Ok(Self(text.to_owned()))
@@ -134,12 +124,7 @@ impl FromStr for ContainerSelector {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || {
-            InvalidValue::new(
-                text,
-                "a container's name, id prefix, image=… or label=KEY=VALUE",
-            )
-        };
+        let error = || InvalidValue::new(text, "a container's name, id prefix, image=… or label=KEY=VALUE");
         if text.len() > 512 {
             return Err(error().because(format!("{} bytes", text.len())));
         }
@@ -149,16 +134,13 @@ impl FromStr for ContainerSelector {
         match text.split_once('=') {
             Some(("image", image)) if !image.is_empty() => Ok(Self::Image(image.to_owned())),
             Some(("label", label)) => match label.split_once('=') {
-                Some((key, value)) if !key.is_empty() => Ok(Self::Label {
-                    key: key.to_owned(),
-                    value: value.to_owned(),
-                }),
+                Some((key, value)) if !key.is_empty() => {
+                    Ok(Self::Label { key: key.to_owned(), value: value.to_owned() })
+                }
                 _ => Err(error().hint("write label=KEY=VALUE")),
             },
             None if text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && text
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) =>
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) =>
             {
                 Ok(Self::NameOrId(text.to_owned()))
             }

@@ -26,8 +26,8 @@ pub use self::error::{ErrorKind, InvalidValue, KeyPath, ManifestError, ManifestE
 pub use self::limits::{Approval, DeleteBudget, Grant, MAX_DURATION, parse_duration};
 pub use self::matching::{CgroupPath, ContainerSelector, Match, UnitPattern};
 pub use self::model::{
-    Action, AuditLevel, Binary, BinaryEntry, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest,
-    Mode, ParentRef, Skill, SkillName, TwoFactor,
+    Action, AuditLevel, Binary, BinaryEntry, DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Mode, ParentRef, Skill,
+    SkillName, TwoFactor,
 };
 pub use self::network::{Destination, HostName, ListenAddress, Protocol};
 pub use self::path::ManifestPath;
@@ -45,3 +45,6 @@ pub(crate) use self::error::quoted;
 pub fn load(path: &std::path::Path) -> Result<ValidManifest, ManifestErrors> {
     parse(&Source::read(path)?)?.validate()
 }
+
+#[cfg(test)]
+mod tests;

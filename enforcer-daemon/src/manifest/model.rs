@@ -77,8 +77,7 @@ pub enum Mode {
 
 impl Mode {
     /// Every mode, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] =
-        &[("enforce", Self::Enforce), ("audit", Self::Audit)];
+    pub const WORDS: &'static [(&'static str, Self)] = &[("enforce", Self::Enforce), ("audit", Self::Audit)];
 }
 
 /// Which decisions become events (`audit_level`); each level includes the one before it.
@@ -96,11 +95,8 @@ pub enum AuditLevel {
 
 impl AuditLevel {
     /// Every level, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] = &[
-        ("basic", Self::Basic),
-        ("standard", Self::Standard),
-        ("strict", Self::Strict),
-    ];
+    pub const WORDS: &'static [(&'static str, Self)] =
+        &[("basic", Self::Basic), ("standard", Self::Standard), ("strict", Self::Strict)];
 }
 
 /// The name of a skill: 1 to 64 of `A-Z a-z 0-9 _ . -`.
@@ -283,18 +279,9 @@ impl FromStr for BinaryEntry {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let binary = digest_or_path(
-            text,
-            |digest| Binary::Content(vec![digest]),
-            |path| Binary::Path {
-                path,
-                sha256: vec![],
-            },
-        )?;
-        Ok(Self {
-            binary,
-            parents: vec![],
-        })
+        let binary =
+            digest_or_path(text, |digest| Binary::Content(vec![digest]), |path| Binary::Path { path, sha256: vec![] })?;
+        Ok(Self { binary, parents: vec![] })
     }
 }
 
@@ -330,12 +317,8 @@ pub enum Action {
 
 impl Action {
     /// Every action, with the word for it.
-    pub const WORDS: &'static [(&'static str, Self)] = &[
-        ("exec", Self::Exec),
-        ("delete", Self::Delete),
-        ("connect", Self::Connect),
-        ("write", Self::Write),
-    ];
+    pub const WORDS: &'static [(&'static str, Self)] =
+        &[("exec", Self::Exec), ("delete", Self::Delete), ("connect", Self::Connect), ("write", Self::Write)];
 
     /// The word for it.
     #[must_use]
@@ -373,20 +356,13 @@ impl TwoFactor {
 
     /// The actions that need approval.
     pub fn iter(self) -> impl Iterator<Item = Action> {
-        Action::WORDS
-            .iter()
-            .map(|(_, action)| *action)
-            .filter(move |action| self.contains(*action))
+        Action::WORDS.iter().map(|(_, action)| *action).filter(move |action| self.contains(*action))
     }
 }
 
 impl FromIterator<Action> for TwoFactor {
     fn from_iter<I: IntoIterator<Item = Action>>(actions: I) -> Self {
-        Self(
-            actions
-                .into_iter()
-                .fold(0, |set, action| set | 1 << action as u8),
-        )
+        Self(actions.into_iter().fold(0, |set, action| set | 1 << action as u8))
     }
 }
 

@@ -113,17 +113,11 @@ impl FromStr for HostName {
             if label.is_empty() {
                 return Err(error().because("a label is empty"));
             }
-            if let Some(other) = label
-                .chars()
-                .find(|c| !c.is_ascii_alphanumeric() && *c != '-')
-            {
+            if let Some(other) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
                 return Err(error().because(format!("it has {other:?}")));
             }
             if label.len() > LABEL_MAX {
-                return Err(error().because(format!(
-                    "a label has {} bytes, at most {LABEL_MAX}",
-                    label.len()
-                )));
+                return Err(error().because(format!("a label has {} bytes, at most {LABEL_MAX}", label.len())));
             }
             if label.starts_with('-') || label.ends_with('-') {
                 return Err(error().because("a label starts or ends with `-`"));
@@ -131,12 +125,9 @@ impl FromStr for HostName {
         }
         // What inet_aton would take for an address must not be taken for a name.
         let last = name.rsplit('.').next().unwrap_or(&name);
-        let hex = last
-            .strip_prefix("0x")
-            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+        let hex = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
         if hex || last.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(InvalidValue::new(text, "an address or a host name")
-                .because("looks like a bad address"));
+            return Err(InvalidValue::new(text, "an address or a host name").because("looks like a bad address"));
         }
         Ok(Self(name))
     }
@@ -145,20 +136,11 @@ impl FromStr for HostName {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Net {
-                prefix,
-                port,
-                protocol,
-            } => {
+            Self::Net { prefix, port, protocol } => {
                 format_prefix(f, *prefix, port.is_some())?;
                 format_port(f, *port, *protocol)
             }
-            Self::Name {
-                name,
-                wildcard,
-                port,
-                protocol,
-            } => {
+            Self::Name { name, wildcard, port, protocol } => {
                 write!(f, "{}{name}", if *wildcard { "*." } else { "" })?;
                 format_port(f, *port, *protocol)
             }
@@ -186,11 +168,7 @@ fn format_prefix(f: &mut fmt::Formatter<'_>, prefix: IpNet, port: bool) -> fmt::
     f.write_str(if bracket { "]" } else { "" })
 }
 
-fn format_port(
-    f: &mut fmt::Formatter<'_>,
-    port: Option<u16>,
-    protocol: Option<Protocol>,
-) -> fmt::Result {
+fn format_port(f: &mut fmt::Formatter<'_>, port: Option<u16>, protocol: Option<Protocol>) -> fmt::Result {
     let Some(port) = port else { return Ok(()) };
     write!(f, ":{port}")?;
     protocol.map_or(Ok(()), |protocol| write!(f, "/{protocol}"))
@@ -205,11 +183,7 @@ impl FromStr for Destination {
         }
         let (host, port, protocol) = split_port(text)?;
         if let Some(prefix) = address(text, host)? {
-            return Ok(Self::Net {
-                prefix,
-                port,
-                protocol,
-            });
+            return Ok(Self::Net { prefix, port, protocol });
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or(rest);
@@ -220,10 +194,7 @@ impl FromStr for Destination {
             };
             return Err(InvalidValue::new(text, EXPECTED)
                 .because("a URL")
-                .hint(format!(
-                    "write the name alone: {}",
-                    super::quoted(&format!("{host}{port}"))
-                )));
+                .hint(format!("write the name alone: {}", super::quoted(&format!("{host}{port}")))));
         }
         let (name, wildcard) = match host.strip_prefix("*.") {
             Some(name) => (name, true),
@@ -232,9 +203,7 @@ impl FromStr for Destination {
         if host == "*" {
             return Err(InvalidValue::new(text, EXPECTED)
                 .because("`*` stands alone in its list")
-                .hint(
-                    "write \"0.0.0.0/0:PORT\" and \"[::/0]:PORT\" for one port of every address",
-                ));
+                .hint("write \"0.0.0.0/0:PORT\" and \"[::/0]:PORT\" for one port of every address"));
         }
         if name.contains('*') {
             return Err(InvalidValue::new(text, EXPECTED)
@@ -242,18 +211,11 @@ impl FromStr for Destination {
                 .hint("write \"*.example.com\" for every name below example.com"));
         }
         let name = name.parse().map_err(|error: InvalidValue| InvalidValue {
-            found: error
-                .found
-                .replacen(&super::quoted(name), &super::quoted(text), 1),
+            found: error.found.replacen(&super::quoted(name), &super::quoted(text), 1),
             expected: EXPECTED.into(),
             hint: error.hint,
         })?;
-        Ok(Self::Name {
-            name,
-            wildcard,
-            port,
-            protocol,
-        })
+        Ok(Self::Name { name, wildcard, port, protocol })
     }
 }
 
@@ -262,23 +224,14 @@ impl FromStr for ListenAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (host, port, protocol) = split_port(text)?;
-        let prefix = address(text, host)?.ok_or_else(|| {
-            InvalidValue::new(
-                text,
-                "a local address, such as 127.0.0.1:8080 or [::1]:8080",
-            )
-        })?;
-        Ok(Self {
-            prefix,
-            port,
-            protocol,
-        })
+        let prefix = address(text, host)?
+            .ok_or_else(|| InvalidValue::new(text, "a local address, such as 127.0.0.1:8080 or [::1]:8080"))?;
+        Ok(Self { prefix, port, protocol })
     }
 }
 
 const PORTS: &str = "a port from 1 to 65535";
-const EXPECTED: &str =
-    "an address, a prefix or a name, then :PORT or :PORT/PROTOCOL if need be; or unix:PATH";
+const EXPECTED: &str = "an address, a prefix or a name, then :PORT or :PORT/PROTOCOL if need be; or unix:PATH";
 
 /// Splits `HOST[:PORT[/PROTOCOL]]`, where HOST may be in brackets; brackets are removed.
 fn split_port(text: &str) -> Result<(&str, Option<u16>, Option<Protocol>), InvalidValue> {
@@ -290,16 +243,9 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>, Option<Protocol>), Inval
         return Err(error().because(format!("it has {other:?}")));
     }
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let (host, port) = rest
-            .split_once(']')
-            .ok_or_else(|| error().because("no `]`"))?;
-        if host.parse::<Ipv6Addr>().is_err()
-            && host.parse::<IpNet>().is_err()
-            && !host.contains(':')
-        {
-            return Err(error()
-                .because("brackets are for IPv6")
-                .hint(format!("write {host}{port}")));
+        let (host, port) = rest.split_once(']').ok_or_else(|| error().because("no `]`"))?;
+        if host.parse::<Ipv6Addr>().is_err() && host.parse::<IpNet>().is_err() && !host.contains(':') {
+            return Err(error().because("brackets are for IPv6").hint(format!("write {host}{port}")));
         }
         match port.strip_prefix(':') {
             Some(port) => (host, Some(port)),
@@ -328,19 +274,12 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>, Option<Protocol>), Inval
         }
     };
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(error()
-            .because(format!("{} is no port", super::quoted(port)))
-            .expecting(PORTS));
+        return Err(error().because(format!("{} is no port", super::quoted(port))).expecting(PORTS));
     }
     match port.parse::<u16>() {
-        Ok(0) => Err(error()
-            .because("port 0")
-            .expecting(PORTS)
-            .hint("leave the port out for every port")),
+        Ok(0) => Err(error().because("port 0").expecting(PORTS).hint("leave the port out for every port")),
         Ok(number) => Ok((host, Some(number), protocol)),
-        Err(_) => Err(error()
-            .because(format!("port {}", cut(port)))
-            .expecting(PORTS)),
+        Err(_) => Err(error().because(format!("port {}", cut(port))).expecting(PORTS)),
     }
 }
 
@@ -401,10 +340,7 @@ fn address(text: &str, host: &str) -> Result<Option<IpNet>, InvalidValue> {
         return Err(error()
             .because(format!("bits are set behind the first {len}"))
             .expecting("a prefix without further bits, or an address")
-            .hint(format!(
-                "write {} for the prefix, or {addr} for the address",
-                net.trunc()
-            )));
+            .hint(format!("write {} for the prefix, or {addr} for the address", net.trunc())));
     }
     Ok(Some(net))
 }
@@ -412,18 +348,14 @@ fn address(text: &str, host: &str) -> Result<Option<IpNet>, InvalidValue> {
 fn bad_length(text: &str, len: &str, max: u8, addr: IpAddr) -> InvalidValue {
     let error = InvalidValue::new(text, EXPECTED);
     if matches!(len, "tcp" | "udp") {
-        return error
-            .because("a protocol without a port")
-            .hint("write :PORT before it");
+        return error.because("a protocol without a port").hint("write :PORT before it");
     }
     if let (Some((len, port)), IpAddr::V6(_)) = (len.split_once(':'), addr) {
         return error
             .because("a port after an IPv6 prefix without brackets")
             .hint(format!("write \"[{addr}/{len}]:{port}\""));
     }
-    error
-        .because(format!("prefix length {}", super::quoted(len)))
-        .expecting(format!("a prefix length from 0 to {max}"))
+    error.because(format!("prefix length {}", super::quoted(len))).expecting(format!("a prefix length from 0 to {max}"))
 }
 
 fn v4_form(addr: Ipv4Addr, len: u8) -> String {
@@ -440,9 +372,7 @@ fn unix(text: &str, socket: &str) -> Result<Destination, InvalidValue> {
         return match name.len() {
             0 => Err(error()),
             bytes if bytes >= SUN_PATH => Err(error().because(format!("{bytes} bytes"))),
-            _ if name.contains(char::is_control) => {
-                Err(error().because("it has control characters"))
-            }
+            _ if name.contains(char::is_control) => Err(error().because("it has control characters")),
             _ => Ok(Destination::UnixAbstract(name.to_owned())),
         };
     }

@@ -27,19 +27,14 @@ impl ManifestPath {
     /// What follows `~/`, if the path starts in a home directory; empty for the home directory itself.
     #[must_use]
     pub fn below_home(&self) -> Option<&str> {
-        self.0
-            .strip_prefix('~')
-            .map(|rest| rest.trim_start_matches('/'))
+        self.0.strip_prefix('~').map(|rest| rest.trim_start_matches('/'))
     }
 
     /// Whether `other` is this path or lies below it, by their text.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let own = self.0.trim_end_matches('/');
-        other
-            .0
-            .strip_prefix(own)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        other.0.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -62,26 +57,18 @@ impl FromStr for ManifestPath {
             return Err(not_absolute(text));
         };
         if text.len() >= PATH_MAX {
-            return Err(
-                invalid("a path shorter than 4096 bytes").because(format!("{} bytes", text.len()))
-            );
+            return Err(invalid("a path shorter than 4096 bytes").because(format!("{} bytes", text.len())));
         }
         if let Some(control) = text.chars().find(|c| c.is_control()) {
-            return Err(
-                invalid("a path without control characters").because(format!("it has {control:?}"))
-            );
+            return Err(invalid("a path without control characters").because(format!("it has {control:?}")));
         }
         let mut path = start.to_owned();
-        for component in rest
-            .split('/')
-            .filter(|component| !matches!(*component, "" | "."))
-        {
+        for component in rest.split('/').filter(|component| !matches!(*component, "" | ".")) {
             if component == ".." {
                 return Err(invalid("a path without `..`").hint("write the path that is meant"));
             }
             if component.len() > NAME_MAX {
-                return Err(invalid("components of at most 255 bytes")
-                    .because(format!("one has {}", component.len())));
+                return Err(invalid("components of at most 255 bytes").because(format!("one has {}", component.len())));
             }
             check_plain(text, component)?;
             path.push('/');
@@ -96,15 +83,8 @@ impl FromStr for ManifestPath {
 
 /// Globs and variables would be taken literally, and a rule that never matches protects nothing: refuse them.
 fn check_plain(text: &str, component: &str) -> Result<(), InvalidValue> {
-    let pair = |open, close| {
-        component
-            .split_once(open)
-            .is_some_and(|(_, rest): (&str, &str)| rest.contains(close))
-    };
-    if component.contains(['*', '?'])
-        || pair('[', ']')
-        || (pair('{', '}') && component.contains(','))
-    {
+    let pair = |open, close| component.split_once(open).is_some_and(|(_, rest): (&str, &str)| rest.contains(close));
+    if component.contains(['*', '?']) || pair('[', ']') || (pair('{', '}') && component.contains(',')) {
         return Err(InvalidValue::new(text, "a plain path")
             .because("globs are not supported")
             .hint("a directory covers everything below it"));
@@ -122,13 +102,9 @@ fn not_absolute(text: &str) -> InvalidValue {
     if text == "~" {
         error.hint("write \"~/\"")
     } else if text.starts_with('~') {
-        error
-            .because("homes of other users are not supported")
-            .hint("write the path in full")
+        error.because("homes of other users are not supported").hint("write the path in full")
     } else if text.starts_with('$') {
-        error
-            .because("variables are not expanded")
-            .hint("write the path in full")
+        error.because("variables are not expanded").hint("write the path in full")
     } else if text.is_empty() {
         error.because("it is empty")
     } else {

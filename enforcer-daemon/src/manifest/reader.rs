@@ -84,25 +84,11 @@ impl Reader {
 
     fn wrong_type(&mut self, cursor: &Cursor<'_>, expected: &str, hint: Option<String>) {
         let found = describe(&cursor.node.value);
-        self.error(
-            ErrorKind::Type,
-            cursor.at(),
-            &cursor.path,
-            found,
-            expected,
-            hint,
-        );
+        self.error(ErrorKind::Type, cursor.at(), &cursor.path, found, expected, hint);
     }
 
     pub(crate) fn invalid(&mut self, cursor: &Cursor<'_>, wrong: InvalidValue) {
-        self.error(
-            ErrorKind::Value,
-            cursor.at(),
-            &cursor.path,
-            wrong.found,
-            wrong.expected,
-            wrong.hint,
-        );
+        self.error(ErrorKind::Value, cursor.at(), &cursor.path, wrong.found, wrong.expected, wrong.hint);
     }
 
     /// The fields of a mapping. Unknown and repeated keys are errors.
@@ -129,14 +115,9 @@ impl Reader {
     }
 
     /// The entries of a mapping, each key once. Repeated keys are errors.
-    pub(crate) fn entries<'n>(
-        &mut self,
-        cursor: &Cursor<'n>,
-        what: &str,
-    ) -> Option<Vec<(&'n Key, Cursor<'n>)>> {
+    pub(crate) fn entries<'n>(&mut self, cursor: &Cursor<'n>, what: &str) -> Option<Vec<(&'n Key, Cursor<'n>)>> {
         let Value::Map(map) = &cursor.node.value else {
-            let hint = matches!(cursor.node.value, Value::Null)
-                .then(|| "write {} if it has no keys".to_owned());
+            let hint = matches!(cursor.node.value, Value::Null).then(|| "write {} if it has no keys".to_owned());
             self.wrong_type(cursor, &format!("a mapping: {what}"), hint);
             return None;
         };
@@ -145,31 +126,14 @@ impl Reader {
         for (key, node) in map {
             let path = cursor.path.key(&key.name);
             if let Some(first) = seen.get(key.name.as_str()) {
-                let hint = format!(
-                    "it was written in line {} already; remove one of the two",
-                    first.line
-                );
+                let hint = format!("it was written in line {} already; remove one of the two", first.line);
                 let found = format!("the key {} a second time", quoted(&key.name));
-                self.error(
-                    ErrorKind::DuplicateKey,
-                    key.at,
-                    &path,
-                    found,
-                    "each key once",
-                    Some(hint),
-                );
+                self.error(ErrorKind::DuplicateKey, key.at, &path, found, "each key once", Some(hint));
                 continue;
             }
             seen.insert(&key.name, key.at);
             self.spans.key(path.clone(), key.at);
-            entries.push((
-                key,
-                Cursor {
-                    node,
-                    path,
-                    key_at: key.at,
-                },
-            ));
+            entries.push((key, Cursor { node, path, key_at: key.at }));
         }
         Some(entries)
     }
@@ -179,12 +143,7 @@ impl Reader {
             return "merge keys are not supported; an alias can stand for a whole value".into();
         }
         let close = |known: &&&str| key.len() <= 64 && similar(key, known).is_some();
-        if let Some(known) = keys
-            .known
-            .iter()
-            .filter(close)
-            .min_by_key(|known| similar(key, known))
-        {
+        if let Some(known) = keys.known.iter().filter(close).min_by_key(|known| similar(key, known)) {
             return format!("did you mean `{known}`?");
         }
         if let Some(other) = self.schema.iter().find(|other| other.known.contains(&key)) {
@@ -211,13 +170,8 @@ impl Reader {
             return None;
         };
         let at = |entry: &Node| entry.at.unwrap_or(cursor.key_at);
-        self.spans
-            .list(&cursor.path, entries.iter().map(at).collect());
-        let child = |(n, node)| Cursor {
-            node,
-            path: cursor.path.index(n),
-            key_at: at(node),
-        };
+        self.spans.list(&cursor.path, entries.iter().map(at).collect());
+        let child = |(n, node)| Cursor { node, path: cursor.path.index(n), key_at: at(node) };
         Some(entries.iter().enumerate().map(child).collect())
     }
 
@@ -229,8 +183,7 @@ impl Reader {
         mut entry: impl FnMut(&mut Self, &Cursor<'_>) -> Option<T>,
     ) -> Option<Listed<T>> {
         let entries = self.list(cursor, of)?;
-        let is_star =
-            |cursor: &Cursor<'_>| matches!(&cursor.node.value, Value::Text(text) if text == "*");
+        let is_star = |cursor: &Cursor<'_>| matches!(&cursor.node.value, Value::Text(text) if text == "*");
         if let [only] = &*entries
             && is_star(only)
         {
@@ -240,9 +193,7 @@ impl Reader {
         let mut complete = true;
         for cursor in &entries {
             if is_star(cursor) {
-                let hint = Some(
-                    "[\"*\"] alone allows everything; remove it or the other entries".to_owned(),
-                );
+                let hint = Some("[\"*\"] alone allows everything; remove it or the other entries".to_owned());
                 self.error(
                     ErrorKind::Conflict,
                     cursor.at(),
@@ -271,25 +222,14 @@ impl Reader {
         let entries = self.list(cursor, of)?;
         if entries.is_empty() {
             let hint = Some(empty_hint.to_owned());
-            self.error(
-                ErrorKind::Value,
-                cursor.at(),
-                &cursor.path,
-                "an empty list",
-                format!("a list of {of}"),
-                hint,
-            );
+            self.error(ErrorKind::Value, cursor.at(), &cursor.path, "an empty list", format!("a list of {of}"), hint);
             return None;
         }
         self.all(&entries, of)
     }
 
     /// Every entry parsed; `None` if one of them is wrong.
-    pub(crate) fn all<T: FromStr<Err = InvalidValue>>(
-        &mut self,
-        entries: &[Cursor<'_>],
-        of: &str,
-    ) -> Option<Vec<T>> {
+    pub(crate) fn all<T: FromStr<Err = InvalidValue>>(&mut self, entries: &[Cursor<'_>], of: &str) -> Option<Vec<T>> {
         let values: Vec<Option<T>> = entries.iter().map(|entry| self.parse(entry, of)).collect();
         values.into_iter().collect()
     }
@@ -300,14 +240,7 @@ impl Reader {
             Value::Text(text) if text.len() > MAX_VALUE_BYTES => {
                 let found = format!("{} ({} bytes)", quoted(text), text.len());
                 let hint = Some(format!("no value is longer than {MAX_VALUE_BYTES} bytes"));
-                self.error(
-                    ErrorKind::Value,
-                    cursor.at(),
-                    &cursor.path,
-                    found,
-                    expected,
-                    hint,
-                );
+                self.error(ErrorKind::Value, cursor.at(), &cursor.path, found, expected, hint);
                 None
             }
             Value::Text(text) => Some(text),
@@ -315,13 +248,16 @@ impl Reader {
                 self.wrong_type(
                     cursor,
                     expected,
-                    Some(format!(
-                        "a text that looks like a number needs quotes: \"{text}\""
-                    )),
+                    Some(format!("a text that looks like a number needs quotes: \"{text}\"")),
                 );
                 None
             }
-            Value::Bool(_) | Value::Null | Value::List(_) | Value::Map(_) => {
+            Value::Null => {
+                let hint = (expected == "a path").then(|| "a lone ~ is YAML for nothing; write \"~/\"".to_owned());
+                self.wrong_type(cursor, expected, hint);
+                None
+            }
+            Value::Bool(_) | Value::List(_) | Value::Map(_) => {
                 self.wrong_type(cursor, expected, None);
                 None
             }
@@ -329,11 +265,7 @@ impl Reader {
     }
 
     /// A text that a type parses.
-    pub(crate) fn parse<T: FromStr<Err = InvalidValue>>(
-        &mut self,
-        cursor: &Cursor<'_>,
-        expected: &str,
-    ) -> Option<T> {
+    pub(crate) fn parse<T: FromStr<Err = InvalidValue>>(&mut self, cursor: &Cursor<'_>, expected: &str) -> Option<T> {
         self.parse_with(cursor, expected, str::parse)
     }
 
@@ -345,46 +277,22 @@ impl Reader {
         parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
     ) -> Option<T> {
         let text = self.text(cursor, expected)?;
-        parse(text)
-            .map_err(|wrong| self.invalid(cursor, wrong))
-            .ok()
+        parse(text).map_err(|wrong| self.invalid(cursor, wrong)).ok()
     }
 
     /// One of a few words.
-    pub(crate) fn word<T: Copy>(
-        &mut self,
-        cursor: &Cursor<'_>,
-        words: &[(&'static str, T)],
-    ) -> Option<T> {
-        let expected = words
-            .iter()
-            .map(|(word, _)| *word)
-            .collect::<Vec<_>>()
-            .join(" | ");
+    pub(crate) fn word<T: Copy>(&mut self, cursor: &Cursor<'_>, words: &[(&'static str, T)]) -> Option<T> {
+        let expected = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" | ");
         let text = self.text(cursor, &expected)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
         let close = |word: &str| {
-            if text.len() <= 64 {
-                similar(text, word)
-            } else {
-                None
-            }
+            if text.len() <= 64 { similar(text, word) } else { None }
         };
-        let hint = words
-            .iter()
-            .filter(|(word, _)| close(word).is_some())
-            .min_by_key(|(word, _)| close(word));
+        let hint = words.iter().filter(|(word, _)| close(word).is_some()).min_by_key(|(word, _)| close(word));
         let hint = hint.map(|(word, _)| format!("did you mean `{word}`?"));
-        self.error(
-            ErrorKind::Value,
-            cursor.at(),
-            &cursor.path,
-            quoted(text),
-            expected,
-            hint,
-        );
+        self.error(ErrorKind::Value, cursor.at(), &cursor.path, quoted(text), expected, hint);
         None
     }
 

@@ -10,9 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
 use super::matching::{CgroupPath, ContainerSelector, UnitPattern};
-use super::model::{
-    Action, BinaryEntry, LibraryEntry, Listed, Manifest, ParentRef, SkillName, TwoFactor,
-};
+use super::model::{Action, BinaryEntry, LibraryEntry, Listed, Manifest, ParentRef, SkillName, TwoFactor};
 use super::{Approval, DeleteBudget, Destination, Digest, ListenAddress, ManifestPath};
 
 const DIGEST: &str = "^sha256:[0-9A-Fa-f]{64}$";

@@ -48,36 +48,29 @@ impl Source {
     /// If it is too large or not UTF-8 text.
     pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Self, ManifestErrors> {
         if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_BYTES) {
-            return Err(too_large(file, "more").into());
+            return Err(too_large(file, &format!("more than {MAX_BYTES} bytes")).into());
         }
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
                 let offset = error.utf8_error().valid_up_to();
                 let before = String::from_utf8_lossy(&error.as_bytes()[..offset]);
-                let found = format!(
-                    "the byte 0x{:02x} at offset {offset}",
-                    error.as_bytes()[offset]
-                );
+                let found = format!("the byte 0x{:02x} at offset {offset}", error.as_bytes()[offset]);
                 return Err(not_text(file, &before, found, "UTF-8 text").into());
             }
         };
-        if let Some(offset) = text.find('\0') {
-            let found = format!("a NUL byte at offset {offset}");
+        let body = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if let Some((offset, other)) = body.char_indices().find(|(_, c)| !is_printable(*c)) {
+            let offset = text.len() - body.len() + offset;
+            let found = format!("the control character {other:?} at offset {offset}");
             return Err(not_text(file, &text[..offset], found, "text").into());
         }
-        Ok(Self {
-            file: file.to_owned(),
-            text,
-        })
+        Ok(Self { file: file.to_owned(), text })
     }
 
     fn read_bounded<R: Read>(name: &str, reader: R) -> Result<Self, ManifestErrors> {
         let mut bytes = Vec::new();
-        reader
-            .take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| read_error(name, &error))?;
+        reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| read_error(name, &error))?;
         Self::from_bytes(name, bytes)
     }
 
@@ -92,6 +85,11 @@ impl Source {
     pub fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// Whether YAML 1.1 allows the character (5.1, Character Set), as its scanner has it.
+fn is_printable(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..) && c != '\u{feff}'
 }
 
 fn io_error(file: &str, found: String, expected: &str) -> ManifestError {
@@ -127,11 +125,7 @@ fn open_error(file: &str, error: &OpenError) -> ManifestError {
 fn too_large(file: &str, found: &str) -> ManifestError {
     ManifestError {
         kind: ErrorKind::TooLarge,
-        ..io_error(
-            file,
-            found.to_owned(),
-            &format!("a manifest of at most {MAX_BYTES} bytes"),
-        )
+        ..io_error(file, found.to_owned(), &format!("a manifest of at most {MAX_BYTES} bytes"))
     }
 }
 
@@ -142,9 +136,5 @@ fn not_text(file: &str, before: &str, found: String, expected: &str) -> Manifest
         line: count(before.bytes().filter(|b| *b == b'\n').count() + 1),
         column: count(before[line_start..].chars().count() + 1),
     };
-    ManifestError {
-        kind: ErrorKind::Syntax,
-        position: Some(position),
-        ..io_error(file, found, expected)
-    }
+    ManifestError { kind: ErrorKind::Syntax, position: Some(position), ..io_error(file, found, expected) }
 }

@@ -111,9 +111,7 @@ impl Unsupported {
             path: self.path,
             found: name.to_owned(),
             expected: "what this build enforces".to_owned(),
-            hint: Some(
-                "a rule that is not enforced is refused rather than ignored; remove it".to_owned(),
-            ),
+            hint: Some("a rule that is not enforced is refused rather than ignored; remove it".to_owned()),
             message: Some(format!("{name} is not supported by this build")),
         }
     }
@@ -126,10 +124,7 @@ pub fn check(manifest: &Manifest) -> Vec<Unsupported> {
 }
 
 /// [`check`] for a build that enforces what `is_built` says.
-pub(crate) fn check_with(
-    manifest: &Manifest,
-    is_built: impl Fn(Feature) -> bool,
-) -> Vec<Unsupported> {
+pub(crate) fn check_with(manifest: &Manifest, is_built: impl Fn(Feature) -> bool) -> Vec<Unsupported> {
     let mut found = Vec::new();
     for (name, skill) in &manifest.skills {
         let path = KeyPath::skill(name.as_str());
@@ -143,94 +138,37 @@ pub(crate) fn check_with(
 }
 
 /// Reports which parts of the schema `skill` uses, and where.
-fn uses(
-    manifest: &Manifest,
-    skill: &Skill,
-    path: &KeyPath,
-    report: &mut impl FnMut(Feature, KeyPath),
-) {
+fn uses(manifest: &Manifest, skill: &Skill, path: &KeyPath, report: &mut impl FnMut(Feature, KeyPath)) {
     let matching = path.key("match");
     let keys = [
-        (
-            skill.matching.unit.is_some(),
-            Feature::MatchUnit,
-            matching.key("unit"),
-        ),
-        (
-            skill.matching.container.is_some(),
-            Feature::MatchContainer,
-            matching.key("container"),
-        ),
-        (
-            skill.matching.entrypoint.is_some(),
-            Feature::MatchEntrypoint,
-            matching.key("entrypoint"),
-        ),
-        (
-            skill.allow_libraries.is_some(),
-            Feature::AllowLibraries,
-            path.key("allow_libraries"),
-        ),
+        (skill.matching.unit.is_some(), Feature::MatchUnit, matching.key("unit")),
+        (skill.matching.container.is_some(), Feature::MatchContainer, matching.key("container")),
+        (skill.matching.entrypoint.is_some(), Feature::MatchEntrypoint, matching.key("entrypoint")),
+        (skill.allow_libraries.is_some(), Feature::AllowLibraries, path.key("allow_libraries")),
         (skill.allow_jit, Feature::AllowJit, path.key("allow_jit")),
-        (
-            skill.allow_write.is_some(),
-            Feature::AllowWrite,
-            path.key("allow_write"),
-        ),
-        (
-            !skill.protect.is_empty(),
-            Feature::Protect,
-            path.key("protect"),
-        ),
-        (
-            skill.delete_budget.is_some(),
-            Feature::DeleteBudget,
-            path.key("delete_budget"),
-        ),
+        (skill.allow_write.is_some(), Feature::AllowWrite, path.key("allow_write")),
+        (!skill.protect.is_empty(), Feature::Protect, path.key("protect")),
+        (skill.delete_budget.is_some(), Feature::DeleteBudget, path.key("delete_budget")),
         (skill.listen.is_some(), Feature::Listen, path.key("listen")),
         (skill.via.is_some(), Feature::Via, path.key("via")),
-        (
-            manifest.position(&path.key("approval")).is_some(),
-            Feature::Approvals,
-            path.key("approval"),
-        ),
+        (manifest.position(&path.key("approval")).is_some(), Feature::Approvals, path.key("approval")),
     ];
     for (used, feature, path) in keys {
         if used {
             report(feature, path);
         }
     }
-    for (
-        n,
-        BinaryEntry {
-            binary: Binary::Content(_) | Binary::Path { .. },
-            parents,
-        },
-    ) in skill
-        .allow_binaries
-        .iter()
-        .flat_map(Listed::entries)
-        .enumerate()
+    for (n, BinaryEntry { binary: Binary::Content(_) | Binary::Path { .. }, parents }) in
+        skill.allow_binaries.iter().flat_map(Listed::entries).enumerate()
     {
         if !parents.is_empty() {
-            report(
-                Feature::Parents,
-                path.key("allow_binaries").index(n).key("parents"),
-            );
+            report(Feature::Parents, path.key("allow_binaries").index(n).key("parents"));
         }
     }
-    for (n, destination) in skill
-        .network_scope
-        .iter()
-        .flat_map(Listed::entries)
-        .enumerate()
-    {
+    for (n, destination) in skill.network_scope.iter().flat_map(Listed::entries).enumerate() {
         let feature = match destination {
             // A name is accepted without its resolution: validation warns of it.
-            Destination::Net { .. }
-            | Destination::Name {
-                wildcard: false, ..
-            } => continue,
+            Destination::Net { .. } | Destination::Name { wildcard: false, .. } => continue,
             Destination::Name { wildcard: true, .. } => Feature::WildcardNames,
             Destination::UnixPath(_) | Destination::UnixAbstract(_) => Feature::UnixSockets,
         };

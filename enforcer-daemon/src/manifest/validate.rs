@@ -76,19 +76,14 @@ impl Manifest {
     ///
     /// Every contradiction and every use of a key that is not enforced.
     pub fn validate(self) -> Result<ValidManifest, ManifestErrors> {
-        let mut errors: Vec<_> = support::check(&self)
-            .into_iter()
-            .map(|unsupported| unsupported.into_error(&self))
-            .collect();
+        let mut errors: Vec<_> =
+            support::check(&self).into_iter().map(|unsupported| unsupported.into_error(&self)).collect();
         conflicts(&self, &mut errors);
         if let Some(errors) = ManifestErrors::collect(errors) {
             return Err(errors);
         }
         let warnings = warnings(&self, Feature::is_built);
-        Ok(ValidManifest {
-            manifest: self,
-            warnings,
-        })
+        Ok(ValidManifest { manifest: self, warnings })
     }
 }
 
@@ -121,59 +116,28 @@ fn conflicts(manifest: &Manifest, errors: &mut Vec<ManifestError>) {
                     path,
                     found: format!("the same {key} as skill {}", quoted(owner.as_str())),
                     expected: "processes of its own".to_owned(),
-                    hint: Some(
-                        "one process belongs to one skill: give each its own, or merge the two"
-                            .to_owned(),
-                    ),
+                    hint: Some("one process belongs to one skill: give each its own, or merge the two".to_owned()),
                     message: None,
                 });
             }
         }
     }
-    same(
-        manifest,
-        "cgroup",
-        |skill| skill.matching.cgroup.as_ref(),
-        errors,
-    );
-    same(
-        manifest,
-        "unit",
-        |skill| skill.matching.unit.as_ref(),
-        errors,
-    );
-    same(
-        manifest,
-        "container",
-        |skill| skill.matching.container.as_ref(),
-        errors,
-    );
-    same(
-        manifest,
-        "entrypoint",
-        |skill| skill.matching.entrypoint.as_ref(),
-        errors,
-    );
+    same(manifest, "cgroup", |skill| skill.matching.cgroup.as_ref(), errors);
+    same(manifest, "unit", |skill| skill.matching.unit.as_ref(), errors);
+    same(manifest, "container", |skill| skill.matching.container.as_ref(), errors);
+    same(manifest, "entrypoint", |skill| skill.matching.entrypoint.as_ref(), errors);
 }
 
 /// What the author should know, for a build that enforces what `is_built` says.
 pub(crate) fn warnings(manifest: &Manifest, is_built: impl Fn(Feature) -> bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let cgroups: BTreeMap<&CgroupPath, &SkillName> = manifest
-        .skills
-        .iter()
-        .filter_map(|(name, skill)| Some((skill.matching.cgroup.as_ref()?, name)))
-        .collect();
+    let cgroups: BTreeMap<&CgroupPath, &SkillName> =
+        manifest.skills.iter().filter_map(|(name, skill)| Some((skill.matching.cgroup.as_ref()?, name))).collect();
     for (name, skill) in &manifest.skills {
         let path = KeyPath::skill(name.as_str());
         let mut warn = |path: KeyPath, message: String| {
             let position = manifest.position(&path);
-            warnings.push(Warning {
-                file: manifest.file().to_owned(),
-                position,
-                path,
-                message,
-            });
+            warnings.push(Warning { file: manifest.file().to_owned(), position, path, message });
         };
         absent(skill, &path, &mut warn);
         network(skill, &path, &is_built, &mut warn);
@@ -188,26 +152,10 @@ pub(crate) fn warnings(manifest: &Manifest, is_built: impl Fn(Feature) -> bool) 
 
 fn absent(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String)) {
     for (absent, key, meaning) in [
-        (
-            skill.allow_binaries.is_none(),
-            "allow_binaries",
-            "no exec is allowed",
-        ),
-        (
-            skill.allow_delete.is_none(),
-            "allow_delete",
-            "no delete is allowed",
-        ),
-        (
-            skill.network_scope.is_none(),
-            "network_scope",
-            "no connect is allowed",
-        ),
-        (
-            skill.allow_write.is_none(),
-            "allow_write",
-            "writing is not governed",
-        ),
+        (skill.allow_binaries.is_none(), "allow_binaries", "no exec is allowed"),
+        (skill.allow_delete.is_none(), "allow_delete", "no delete is allowed"),
+        (skill.network_scope.is_none(), "network_scope", "no connect is allowed"),
+        (skill.allow_write.is_none(), "allow_write", "writing is not governed"),
     ] {
         if absent {
             warn(path.clone(), format!("{key} is absent: {meaning}"));
@@ -215,23 +163,14 @@ fn absent(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String))
     }
 }
 
-fn network(
-    skill: &Skill,
-    path: &KeyPath,
-    is_built: impl Fn(Feature) -> bool,
-    warn: &mut impl FnMut(KeyPath, String),
-) {
+fn network(skill: &Skill, path: &KeyPath, is_built: impl Fn(Feature) -> bool, warn: &mut impl FnMut(KeyPath, String)) {
     let scope = path.key("network_scope");
     let entries = skill.network_scope.iter().flat_map(Listed::entries);
-    let mut names = entries
-        .enumerate()
-        .filter(|(_, entry)| matches!(entry, Destination::Name { .. }));
+    let mut names = entries.enumerate().filter(|(_, entry)| matches!(entry, Destination::Name { .. }));
     if let Some((n, name)) = names.next().filter(|_| !is_built(Feature::Names)) {
         let name = quoted(&name.to_string());
         let message = match names.count() {
-            0 => format!(
-                "the name {name} is not resolved by this build: connects to it are denied until then"
-            ),
+            0 => format!("the name {name} is not resolved by this build: connects to it are denied until then"),
             more => {
                 format!(
                     "{name} and {more} more names are not resolved by this build: connects to them are denied until then"
@@ -244,10 +183,7 @@ fn network(
 
 /// Code that the agent can write and then run.
 fn libraries(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String)) {
-    let defaults: Vec<ManifestPath> = DEFAULT_LIBRARIES
-        .iter()
-        .filter_map(|path| path.parse().ok())
-        .collect();
+    let defaults: Vec<ManifestPath> = DEFAULT_LIBRARIES.iter().filter_map(|path| path.parse().ok()).collect();
     let libraries: Vec<&ManifestPath> = match &skill.allow_libraries {
         None => defaults.iter().collect(),
         Some(Listed::Everything) => return,
@@ -267,10 +203,7 @@ fn libraries(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, Strin
         }
         Some(Listed::Only(writable)) => {
             for (n, write) in writable.iter().enumerate() {
-                if let Some(library) = libraries
-                    .iter()
-                    .find(|library| library.covers(write) || write.covers(library))
-                {
+                if let Some(library) = libraries.iter().find(|library| library.covers(write) || write.covers(library)) {
                     let message = format!(
                         "{} overlaps {} of allow_libraries: what the agent writes there can run as native code",
                         quoted(write.as_str()),
@@ -292,24 +225,15 @@ fn two_factor(
 ) {
     if !skill.require_2fa.is_empty() && !is_built(Feature::Approvals) {
         let actions: Vec<_> = skill.require_2fa.iter().map(super::Action::word).collect();
-        let message = format!(
-            "nobody can approve in this build, so it denies: {}",
-            actions.join(", ")
-        );
+        let message = format!("nobody can approve in this build, so it denies: {}", actions.join(", "));
         warn(path.key("require_2fa"), message);
     }
     let approval = path.key("approval");
     if skill.require_2fa.is_empty() && manifest.position(&approval).is_some() {
-        warn(
-            approval,
-            "without require_2fa, nothing asks for approval".to_owned(),
-        );
+        warn(approval, "without require_2fa, nothing asks for approval".to_owned());
     }
     if skill.delete_budget.is_some() && skill.allow_delete.is_none() {
-        warn(
-            path.key("delete_budget"),
-            "without allow_delete, no delete is allowed anyway".to_owned(),
-        );
+        warn(path.key("delete_budget"), "without allow_delete, no delete is allowed anyway".to_owned());
     }
 }
 
@@ -323,9 +247,7 @@ fn nested(
     let Some(cgroup) = &skill.matching.cgroup else {
         return;
     };
-    if let Some((outer, owner)) = cgroup
-        .ancestors()
-        .find_map(|outer| cgroups.get_key_value(&outer))
+    if let Some((outer, owner)) = cgroup.ancestors().find_map(|outer| cgroups.get_key_value(&outer))
         && *owner != name
     {
         let message = format!(
@@ -341,10 +263,7 @@ fn nested(
 fn repeated(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String)) {
     fn list<T: Hash + Eq>(key: &KeyPath, entries: &[T], warn: &mut impl FnMut(KeyPath, String)) {
         let mut seen = HashSet::with_capacity(entries.len());
-        let mut repeated = entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| !seen.insert(*entry));
+        let mut repeated = entries.iter().enumerate().filter(|(_, entry)| !seen.insert(*entry));
         if let Some((n, _)) = repeated.next() {
             let message = match repeated.count() {
                 0 => "the entry is written twice".to_owned(),
@@ -353,25 +272,9 @@ fn repeated(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String
             warn(key.index(n), message);
         }
     }
-    list(
-        &path.key("allow_binaries"),
-        skill.allow_binaries.as_ref().map_or(&[], Listed::entries),
-        warn,
-    );
-    list(
-        &path.key("network_scope"),
-        skill.network_scope.as_ref().map_or(&[], Listed::entries),
-        warn,
-    );
-    list(
-        &path.key("allow_write"),
-        skill.allow_write.as_ref().map_or(&[], Listed::entries),
-        warn,
-    );
-    list(
-        &path.key("allow_delete"),
-        skill.allow_delete.as_ref().map_or(&[], Listed::entries),
-        warn,
-    );
+    list(&path.key("allow_binaries"), skill.allow_binaries.as_ref().map_or(&[], Listed::entries), warn);
+    list(&path.key("network_scope"), skill.network_scope.as_ref().map_or(&[], Listed::entries), warn);
+    list(&path.key("allow_write"), skill.allow_write.as_ref().map_or(&[], Listed::entries), warn);
+    list(&path.key("allow_delete"), skill.allow_delete.as_ref().map_or(&[], Listed::entries), warn);
     list(&path.key("protect"), &skill.protect, warn);
 }

@@ -11,9 +11,7 @@
 
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer as _, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer as _, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_yaml::Deserializer;
 
 use super::bounds;
@@ -57,39 +55,30 @@ pub(crate) struct Key {
 /// Why a text is not one YAML document within the limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// More values or bytes than allowed.
-    TooLarge { limit: &'static str },
+    /// There is no value.
+    Empty,
+    /// More values, bytes or levels than allowed.
+    TooLarge { at: Option<Position>, limit: &'static str },
     /// A tag such as `!name`.
     Tag { at: Option<Position> },
     /// There is a second document.
     SecondDocument { at: Option<Position> },
     /// Anything else.
-    Syntax {
-        at: Option<Position>,
-        message: String,
-    },
+    Syntax { at: Option<Position>, message: String },
 }
 
-/// Reads one YAML document; `None` if the text holds none.
-pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
+/// Reads one YAML document.
+pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     if let Some(limit) = bounds::exceeded(text) {
-        return Err(Fault::TooLarge { limit });
+        return Err(Fault::TooLarge { at: None, limit });
     }
     let mut documents = Deserializer::from_str(text);
     let Some(first) = documents.next() else {
-        return Ok(None);
+        return Err(Fault::Empty);
     };
-    let mut reader = Budget {
-        values: MAX_VALUES,
-        bytes: MAX_TEXT_BYTES,
-        fault: None,
-    };
+    let mut reader = Budget { values: MAX_VALUES, bytes: MAX_TEXT_BYTES, fault: None };
     let mut slot = None;
-    let outcome = Seed {
-        budget: &mut reader,
-        slot: &mut slot,
-    }
-    .deserialize(first);
+    let outcome = Seed { budget: &mut reader, slot: &mut slot }.deserialize(first);
     let node = match finish(outcome, slot) {
         Ok(node) => node,
         Err(error) => return Err(fault(reader.fault, &error)),
@@ -103,12 +92,7 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
             _ => Fault::SecondDocument { at },
         });
     }
-    Ok(match node {
-        Node {
-            value: Value::Null, ..
-        } => None,
-        node => Some(node),
-    })
+    if matches!(node.value, Value::Null) { Err(Fault::Empty) } else { Ok(node) }
 }
 
 fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
@@ -118,9 +102,15 @@ fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
         Some(fault) => fault,
         None => {
             let mut message = error.to_string();
+            // The kinds of serde_yaml's errors are private; these two are limits of its own.
+            if message.starts_with("recursion limit exceeded") {
+                return Fault::TooLarge { at, limit: "128 levels of lists and mappings" };
+            }
+            if message.starts_with("repetition limit exceeded") {
+                return Fault::TooLarge { at, limit: "100 aliases per value" };
+            }
             if let Some(at) = at {
-                message =
-                    message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
+                message = message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
             }
             Fault::Syntax { at, message }
         }
@@ -129,10 +119,7 @@ fn fault(own: Option<Fault>, error: &serde_yaml::Error) -> Fault {
 
 fn location(error: &serde_yaml::Error) -> Option<Position> {
     let location = error.location()?;
-    Some(Position {
-        line: u32::try_from(location.line()).ok()?,
-        column: u32::try_from(location.column()).ok()?,
-    })
+    Some(Position { line: u32::try_from(location.line()).ok()?, column: u32::try_from(location.column()).ok()? })
 }
 
 /// What is left of the limits.
@@ -150,12 +137,8 @@ impl Budget {
             (self.values, self.bytes) = (values, bytes);
             return Ok(());
         }
-        let limit = if left.0.is_none() {
-            "1,000,000 values"
-        } else {
-            "32 MiB of values"
-        };
-        self.fault = Some(Fault::TooLarge { limit });
+        let limit = if left.0.is_none() { "1,000,000 values" } else { "32 MiB of values" };
+        self.fault = Some(Fault::TooLarge { at: None, limit });
         Err(E::custom("too large"))
     }
 }
@@ -172,10 +155,7 @@ fn finish<E: fmt::Display>(outcome: Result<(), E>, slot: Option<Value>) -> Resul
             };
             Ok(Node { at, value })
         }
-        (Err(error), Some(value)) => Ok(Node {
-            at: Some(place(&error)),
-            value,
-        }),
+        (Err(error), Some(value)) => Ok(Node { at: Some(place(&error)), value }),
         (Err(error), None) => Err(error),
     }
 }
@@ -185,10 +165,7 @@ fn place(error: &impl fmt::Display) -> Position {
     let text = error.to_string();
     let place = text.rsplit_once(TAKEN).and_then(|(_, place)| {
         let (line, column) = place.strip_prefix(" at line ")?.split_once(" column ")?;
-        Some(Position {
-            line: line.parse().ok()?,
-            column: column.parse().ok()?,
-        })
+        Some(Position { line: line.parse().ok()?, column: column.parse().ok()? })
     });
     place.unwrap_or(Position::START)
 }
@@ -263,10 +240,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut entries = Vec::new();
         loop {
             let mut slot = None;
-            let outcome = list.next_element_seed(Seed {
-                budget: self.budget,
-                slot: &mut slot,
-            });
+            let outcome = list.next_element_seed(Seed { budget: self.budget, slot: &mut slot });
             match outcome {
                 Ok(None) => break,
                 Ok(Some(())) => entries.push(finish(Ok(()), slot)?),
@@ -282,28 +256,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut entries = Vec::new();
         loop {
             let mut name = None;
-            let at = match map.next_key_seed(KeySeed {
-                budget: self.budget,
-                slot: &mut name,
-            }) {
+            let at = match map.next_key_seed(KeySeed { budget: self.budget, slot: &mut name }) {
                 Ok(None) => break,
                 Ok(Some(())) => return Err(A::Error::custom("a key without its place")),
                 Err(error) if name.is_none() => return Err(error),
                 Err(error) => place(&error),
             };
             let mut slot = None;
-            let outcome = map.next_value_seed(Seed {
-                budget: self.budget,
-                slot: &mut slot,
-            });
+            let outcome = map.next_value_seed(Seed { budget: self.budget, slot: &mut slot });
             let node = finish(outcome, slot)?;
-            entries.push((
-                Key {
-                    at,
-                    name: name.unwrap_or_default(),
-                },
-                node,
-            ));
+            entries.push((Key { at, name: name.unwrap_or_default() }, node));
         }
         *self.slot = Some(Value::Map(entries));
         Ok(())

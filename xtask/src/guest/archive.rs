@@ -21,13 +21,8 @@ const CHARACTER: u32 = 0o020_000;
 const AGENT: u32 = 1000;
 
 /// Directories that are not simply root's with mode 755.
-const SPECIAL: [(&str, u32, u32); 5] = [
-    ("tmp", 0o1777, 0),
-    ("var/tmp", 0o1777, 0),
-    ("root", 0o700, 0),
-    ("home/agent", 0o750, AGENT),
-    (".vm", 0o711, 0),
-];
+const SPECIAL: [(&str, u32, u32); 5] =
+    [("tmp", 0o1777, 0), ("var/tmp", 0o1777, 0), ("root", 0o700, 0), ("home/agent", 0o750, AGENT), (".vm", 0o711, 0)];
 
 /// An archive being written.
 pub(crate) struct Archive<W> {
@@ -38,11 +33,7 @@ pub(crate) struct Archive<W> {
 
 impl<W: Write> Archive<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self {
-            out,
-            inode: 0,
-            seen: BTreeSet::new(),
-        }
+        Self { out, inode: 0, seen: BTreeSet::new() }
     }
 
     /// A directory, and those above it.
@@ -83,10 +74,7 @@ impl<W: Write> Archive<W> {
     /// A character device.
     pub(crate) fn device(&mut self, path: &str, mode: u32, major: u32, minor: u32) -> Result<()> {
         if let Some(path) = self.enter(path)? {
-            let header = self
-                .header(&path, CHARACTER | mode)
-                .rdev_major(major)
-                .rdev_minor(minor);
+            let header = self.header(&path, CHARACTER | mode).rdev_major(major).rdev_minor(minor);
             self.write(header, &[])?;
         }
         Ok(())
@@ -94,10 +82,7 @@ impl<W: Write> Archive<W> {
 
     /// A file of the host, or a directory with all that it holds, with its modes and times.
     pub(crate) fn copy(&mut self, from: &Path, to: &str) -> Result<()> {
-        for entry in WalkDir::new(from)
-            .follow_root_links(true)
-            .sort_by_file_name()
-        {
+        for entry in WalkDir::new(from).follow_root_links(true).sort_by_file_name() {
             let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
             let below = entry.path().strip_prefix(from)?;
             let to = if below.as_os_str().is_empty() {
@@ -113,8 +98,8 @@ impl<W: Write> Archive<W> {
                 self.symlink(&to, &target.to_string_lossy())?;
             } else if entry.path().is_file() {
                 let meta = fs::metadata(entry.path())?;
-                let content = fs::read(entry.path())
-                    .with_context(|| format!("cannot read {}", entry.path().display()))?;
+                let content =
+                    fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
                 let mtime = u32::try_from(meta.mtime()).unwrap_or_default();
                 self.file(&to, meta.permissions().mode() & 0o7777, mtime, &content)?;
             }
@@ -188,10 +173,7 @@ mod tests {
         assert_eq!(bytes.len() % 4, 0);
         let found = entries(&bytes)?;
         let names: Vec<_> = found.iter().map(|(name, ..)| name.as_str()).collect();
-        assert_eq!(
-            names,
-            ["usr", "usr/bin", "usr/bin/a", "usr/bin/b", "tmp", "tmp/x"]
-        );
+        assert_eq!(names, ["usr", "usr/bin", "usr/bin/a", "usr/bin/b", "tmp", "tmp/x"]);
         assert_eq!(found[2].1, 0o100_755);
         assert_eq!(found[2].2, b"abc");
         assert_eq!(found[3].2, b"a");
@@ -212,10 +194,7 @@ mod tests {
         archive.copy(dir.path(), "/opt/t")?;
         archive.copy(&dir.path().join("link"), "/opt/direct")?;
         let found = entries(&archive.finish()?)?;
-        let names: Vec<_> = found
-            .iter()
-            .map(|(name, mode, _)| (name.as_str(), *mode))
-            .collect();
+        let names: Vec<_> = found.iter().map(|(name, mode, _)| (name.as_str(), *mode)).collect();
         assert_eq!(
             names,
             [

@@ -60,41 +60,17 @@ const ETC: [(&str, &str); 8] = [
         "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000:agent:/home/agent:/bin/bash\n\
          nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     ),
-    (
-        "group",
-        "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n",
-    ),
-    (
-        "nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files\n",
-    ),
-    (
-        "hosts",
-        "127.0.0.1 localhost guest\n::1 localhost ip6-localhost\n",
-    ),
+    ("group", "root:x:0:\ntty:x:5:\nagent:x:1000:\nnogroup:x:65534:\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("hosts", "127.0.0.1 localhost guest\n::1 localhost ip6-localhost\n"),
     ("hostname", "guest\n"),
     ("resolv.conf", ""),
     ("protocols", "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n"),
-    (
-        "os-release",
-        "ID=enforcer-guest\nNAME=\"Enforcer's test guest\"\nPRETTY_NAME=\"Enforcer's test guest\"\n",
-    ),
+    ("os-release", "ID=enforcer-guest\nNAME=\"Enforcer's test guest\"\nPRETTY_NAME=\"Enforcer's test guest\"\n"),
 ];
 
-const DIRECTORIES: [&str; 12] = [
-    "dev",
-    "proc",
-    "sys",
-    "run",
-    "tmp",
-    "var/tmp",
-    "var/lib",
-    "var/log",
-    "mnt",
-    "root",
-    "home/agent",
-    "usr/local/bin",
-];
+const DIRECTORIES: [&str; 12] =
+    ["dev", "proc", "sys", "run", "tmp", "var/tmp", "var/lib", "var/log", "mnt", "root", "home/agent", "usr/local/bin"];
 
 /// The base image for `kernel`, packed if it is not there.
 pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<PathBuf> {
@@ -112,11 +88,7 @@ pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<PathBuf> {
     pack(kernel, &programs, temporary.as_file())?;
     for old in fs::read_dir(&dir)? {
         let old = old?;
-        if old
-            .file_name()
-            .to_string_lossy()
-            .starts_with(&format!("{series}-"))
-        {
+        if old.file_name().to_string_lossy().starts_with(&format!("{series}-")) {
             fs::remove_file(old.path())?;
         }
     }
@@ -138,9 +110,7 @@ fn key(kernel: &Kernel, programs: &[PathBuf]) -> Result<String> {
         hash.update(meta.mtime().to_le_bytes());
     }
     let digest: [u8; 32] = hash.finalize().into();
-    let (start, _) = digest
-        .split_first_chunk()
-        .context("a digest has 32 bytes")?;
+    let (start, _) = digest.split_first_chunk().context("a digest has 32 bytes")?;
     Ok(format!("{:016x}", u64::from_be_bytes(*start)))
 }
 
@@ -200,8 +170,7 @@ fn programs() -> Result<Vec<PathBuf>> {
     };
     let mut found = Vec::new();
     for name in REQUIRED.split_whitespace() {
-        found
-            .push(find(name).with_context(|| format!("this machine has no {name} for the guest"))?);
+        found.push(find(name).with_context(|| format!("this machine has no {name} for the guest"))?);
     }
     found.extend(WANTED.split_whitespace().filter_map(find));
     Ok(found)
@@ -210,16 +179,8 @@ fn programs() -> Result<Vec<PathBuf>> {
 /// Where a file lies in a system whose `/bin`, `/sbin` and `/lib` are links into `/usr`.
 pub(crate) fn merged(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let top = text
-        .trim_start_matches('/')
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    if ["bin", "sbin", "lib", "lib64"].contains(&top) {
-        format!("/usr{text}")
-    } else {
-        text.into_owned()
-    }
+    let top = text.trim_start_matches('/').split('/').next().unwrap_or_default();
+    if ["bin", "sbin", "lib", "lib64"].contains(&top) { format!("/usr{text}") } else { text.into_owned() }
 }
 
 /// The shared libraries, and the dynamic linker, that `binaries` load.
@@ -287,8 +248,8 @@ fn modules<W: std::io::Write>(kernel: &Kernel, archive: &mut Archive<W>) -> Resu
     let release = &kernel.release;
     let tree = format!("lib/modules/{release}");
     let from = kernel.modules.join(&tree);
-    let index = fs::read_to_string(from.join("modules.dep"))
-        .with_context(|| format!("no module index for {release}"))?;
+    let index =
+        fs::read_to_string(from.join("modules.dep")).with_context(|| format!("no module index for {release}"))?;
     let stage = tempfile::tempdir()?;
     let to = stage.path().join(&tree);
     for module in closure(&index, MODULES) {
@@ -312,22 +273,13 @@ fn modules<W: std::io::Write>(kernel: &Kernel, archive: &mut Archive<W>) -> Resu
             .with_context(|| format!("cannot run {tool}"))?;
         ensure!(status.success(), "cannot unpack {module}");
     }
-    for name in [
-        "modules.builtin",
-        "modules.order",
-        "modules.builtin.modinfo",
-    ] {
+    for name in ["modules.builtin", "modules.order", "modules.builtin.modinfo"] {
         if from.join(name).is_file() {
             fs::copy(from.join(name), to.join(name))?;
         }
     }
     let depmod = crate::paths::which("depmod").context("no depmod")?;
-    ui::capture(
-        Command::new(depmod)
-            .arg("-b")
-            .arg(stage.path())
-            .arg(release),
-    )?;
+    ui::capture(Command::new(depmod).arg("-b").arg(stage.path()).arg(release))?;
     archive.copy(&to, &format!("usr/{tree}"))
 }
 
@@ -366,10 +318,7 @@ mod tests {
                     \t/lib64/ld-linux-x86-64.so.2 (0x3)\n/bin/busybox:\n\tnot a dynamic executable\n\
                     \tlibgone.so => not found\n";
         let found: Vec<_> = parse_ldd(text).into_iter().collect();
-        assert_eq!(
-            found,
-            ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from)
-        );
+        assert_eq!(found, ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from));
     }
 
     #[test]
@@ -384,9 +333,7 @@ mod tests {
     fn modules_bring_what_they_need() {
         let index = "kernel/fs/ext4/ext4.ko.xz: kernel/lib/crc16.ko.xz kernel/fs/mbcache.ko.xz\n\
                      kernel/lib/crc16.ko.xz:\nkernel/drivers/virtio-blk.ko:\nkernel/other.ko:\n";
-        let found: Vec<_> = closure(index, "ext4 virtio_blk builtin")
-            .into_iter()
-            .collect();
+        let found: Vec<_> = closure(index, "ext4 virtio_blk builtin").into_iter().collect();
         assert_eq!(
             found,
             [

@@ -37,10 +37,9 @@ impl std::str::FromStr for Copied {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            Some((from, to)) if !from.is_empty() && to.starts_with('/') => Ok(Self {
-                from: from.into(),
-                to: to.to_owned(),
-            }),
+            Some((from, to)) if !from.is_empty() && to.starts_with('/') => {
+                Ok(Self { from: from.into(), to: to.to_owned() })
+            }
             _ => Err(format!("`{text}` is not SRC:DST with an absolute DST")),
         }
     }
@@ -111,46 +110,25 @@ pub(crate) fn run(
 fn initrd(dir: &TempDir, base: &Path, binaries: &Binaries, job: &Job) -> Result<PathBuf> {
     let path = dir.path().join("initrd");
     let mut file = File::create(&path)?;
-    io::copy(&mut File::open(base)?, &mut file)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    io::copy(&mut File::open(base)?, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = Archive::new(io::BufWriter::new(file));
     // First come, first kept: a copy may replace our own binaries.
     for copied in &job.copies {
-        ensure!(
-            copied.from.exists(),
-            "{} does not exist",
-            copied.from.display()
-        );
+        ensure!(copied.from.exists(), "{} does not exist", copied.from.display());
         archive.copy(&copied.from, &image::merged(Path::new(&copied.to)))?;
     }
     archive.copy(&binaries.enforcer, "/usr/bin/enforcer")?;
     archive.copy(&binaries.tests, "/usr/bin/enforcer-tests")?;
-    archive.file(
-        "/.vm/words",
-        0o644,
-        0,
-        &nul_separated(job.words.iter().map(|word| word.as_bytes())),
-    )?;
-    let variables: Vec<String> = job
-        .environment
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    archive.file(
-        "/.vm/environment",
-        0o644,
-        0,
-        &nul_separated(variables.iter().map(String::as_bytes)),
-    )?;
+    archive.file("/.vm/words", 0o644, 0, &nul_separated(job.words.iter().map(|word| word.as_bytes())))?;
+    let variables: Vec<String> = job.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    archive.file("/.vm/environment", 0o644, 0, &nul_separated(variables.iter().map(String::as_bytes)))?;
     archive.finish()?;
     Ok(path)
 }
 
 /// No word can hold a NUL: what comes out is exactly what went in.
 fn nul_separated<'a>(words: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    words
-        .flat_map(|word| word.iter().copied().chain([0]))
-        .collect()
+    words.flat_map(|word| word.iter().copied().chain([0])).collect()
 }
 
 /// The text of the guest's console, without what only a terminal would want.
@@ -160,10 +138,7 @@ fn console(path: &Path) -> String {
         // What can be read is better than nothing.
         let _ = file.read_to_end(&mut bytes);
     }
-    String::from_utf8_lossy(&bytes)
-        .chars()
-        .filter(|c| !c.is_control() || *c == '\n')
-        .collect()
+    String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control() || *c == '\n').collect()
 }
 
 #[cfg(test)]
@@ -179,10 +154,7 @@ mod tests {
 
     #[test]
     fn copies_are_parsed() {
-        let copied = Copied {
-            from: "a/b".into(),
-            to: "/c:d".into(),
-        };
+        let copied = Copied { from: "a/b".into(), to: "/c:d".into() };
         assert_eq!("a/b:/c:d".parse(), Ok(copied));
         for wrong in ["a", "a:b", ":/b", ""] {
             assert!(wrong.parse::<Copied>().is_err(), "{wrong}");

@@ -74,8 +74,7 @@ pub(super) fn run(
     ] {
         let path = dir.path().join(port);
         let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
         command
             .arg("-chardev")
             .arg(format!("socket,id={port},path={}", path.display()))
@@ -127,13 +126,7 @@ fn command(dir: &TempDir, initrd: &Path, job: &Job, log: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-nic", "none", "-device", "virtio-serial-pci"])
         .args(["-cpu", job.kernel.series.cpu()])
         .args(["-m", &machine.memory.to_string()]);
@@ -151,10 +144,7 @@ fn command(dir: &TempDir, initrd: &Path, job: &Job, log: &Path) -> Command {
         .arg("-serial")
         .arg(format!("file:{}", log.display()))
         // An oops leaves the kernel in a state that no test result means anything in.
-        .args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,bpf",
-        ])
+        .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,bpf"])
         .current_dir(dir.path())
         .stdin(Stdio::null())
         // Ctrl-C is ours to deal with.
@@ -199,11 +189,7 @@ fn accept(listener: &UnixListener, gone: &AtomicBool) -> Option<UnixStream> {
 fn complaint(console: &str) -> Option<&str> {
     console
         .lines()
-        .find(|line| {
-            ["BUG:", "Oops:", "Kernel panic", "general protection"]
-                .iter()
-                .any(|sign| line.contains(sign))
-        })
+        .find(|line| ["BUG:", "Oops:", "Kernel panic", "general protection"].iter().any(|sign| line.contains(sign)))
         .map(str::trim)
 }
 
@@ -287,10 +273,7 @@ impl Listener<'_> {
             }
             if status.is_none() && exit.is_none() && Instant::now() > deadline {
                 let why = if self.started {
-                    format!(
-                        "the command was not done after {} s",
-                        self.timeout.as_secs()
-                    )
+                    format!("the command was not done after {} s", self.timeout.as_secs())
                 } else {
                     format!("the guest did not boot within {} s", BOOT_LIMIT.as_secs())
                 };
@@ -301,11 +284,7 @@ impl Listener<'_> {
             Some(number) => Ending::Exited(number),
             None => Ending::Lost(format!(
                 "the guest died {} ({:.1} s after power-on)",
-                if self.started {
-                    "before the command ended"
-                } else {
-                    "while booting"
-                },
+                if self.started { "before the command ended" } else { "while booting" },
                 power_on.elapsed().as_secs_f32()
             )),
         };
@@ -329,12 +308,8 @@ mod tests {
 
     #[test]
     fn the_first_complaint_is_found() {
-        let text =
-            "[1] up\n[2] BUG: kernel NULL pointer dereference\n[3] Kernel panic - not syncing\n";
-        assert_eq!(
-            complaint(text),
-            Some("[2] BUG: kernel NULL pointer dereference")
-        );
+        let text = "[1] up\n[2] BUG: kernel NULL pointer dereference\n[3] Kernel panic - not syncing\n";
+        assert_eq!(complaint(text), Some("[2] BUG: kernel NULL pointer dereference"));
         assert_eq!(complaint("[1] all is well\n"), None);
     }
 
@@ -342,18 +317,8 @@ mod tests {
     fn control_lines_are_read() {
         assert!(matches!(parse_control("hello"), Some(Event::Hello)));
         assert!(matches!(parse_control("status 0"), Some(Event::Status(0))));
-        assert!(matches!(
-            parse_control("status 255"),
-            Some(Event::Status(255))
-        ));
-        for wrong in [
-            "status",
-            "status 256",
-            "status x",
-            "status ",
-            "",
-            "hello there",
-        ] {
+        assert!(matches!(parse_control("status 255"), Some(Event::Status(255))));
+        for wrong in ["status", "status 256", "status x", "status ", "", "hello there"] {
             assert!(parse_control(wrong).is_none(), "{wrong}");
         }
     }

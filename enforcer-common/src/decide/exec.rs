@@ -1,0 +1,44 @@
+//! Exec: by the digest of the content.
+
+use super::{Decision, Rules, no_policy, refusal, settle};
+use crate::{
+    event::Reason,
+    ids::{Digest, RuleId, SkillId},
+    rules::{action, skill_flag},
+};
+
+/// May the skill execute this content? `digest` is `None` when the content could not be measured.
+#[inline(always)]
+pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Decision {
+    let Some(conf) = rules.skill(skill) else { return no_policy() };
+    let ruling = if conf.flags & skill_flag::EXEC_ANY != 0 {
+        Ok(conf.exec_any)
+    } else {
+        match digest {
+            None => Err((Reason::NotMeasured, RuleId::NONE)),
+            Some(digest) => match rules.binary(skill, digest) {
+                Some(binary) => Ok(binary.rule),
+                None => Err((Reason::BinaryNotListed, RuleId::NONE)),
+            },
+        }
+    };
+    settle(&conf, action::EXEC, ruling)
+}
+
+/// Which skill an allowed exec leads to: that whose entrypoint the content is, else none. A traced process may not go: its
+/// tracer would keep its hands on a process of another skill.
+///
+/// # Errors
+/// The refusal of the exec.
+#[inline(always)]
+pub fn enter<R: Rules>(rules: &R, skill: SkillId, digest: &Digest, traced: bool) -> Result<Option<SkillId>, Decision> {
+    match rules.entrypoint(digest) {
+        None => Ok(None),
+        Some(target) if target.0 == skill.0 => Ok(None),
+        Some(target) if !traced => Ok(Some(target)),
+        Some(_) => Err(match rules.skill(skill) {
+            Some(conf) => refusal(&conf, Reason::Traced, RuleId::NONE),
+            None => no_policy(),
+        }),
+    }
+}

@@ -1,0 +1,213 @@
+//! Files: the nearest rule on the way from the object up to its filesystem's root decides; at one object a `protect` rule
+//! comes before an allowance.
+
+use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, settle};
+use crate::{
+    event::{Kind, Reason},
+    ids::{ObjectId, RuleId, SkillId},
+    rules::{SkillConf, action, skill_flag},
+};
+
+/// What is done to an object: bits of [`action`], and whether it costs a delete of the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// `DELETE`, `WRITE`, `READ`, or several of them, all of which must be allowed.
+    pub actions: u32,
+    /// Whether an allowed delete counts against the budget. A rename over a victim is two deletes and counts as one.
+    pub charge: bool,
+}
+
+impl Act {
+    /// An unlink or rmdir.
+    pub const DELETE: Self = Self { actions: action::DELETE, charge: true };
+    /// Making, changing, or opening for writing.
+    pub const WRITE: Self = Self { actions: action::WRITE, charge: false };
+    /// Opening for reading.
+    pub const READ: Self = Self { actions: action::READ, charge: false };
+    /// What a rename does to an object that it takes away from its place: the object may be written where it comes to lie,
+    /// so it must be writable where it lies.
+    pub const MOVE: Self = Self { actions: action::DELETE | action::WRITE, charge: false };
+    /// Cutting a file's content off: it is gone as if it were deleted.
+    pub const TRUNCATE: Self = Self { actions: action::DELETE | action::WRITE, charge: true };
+}
+
+/// What the rules say of an object about one action.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Finding {
+    reason: Reason,
+    rule: RuleId,
+}
+
+impl Finding {
+    #[inline(always)]
+    const fn allowed(rule: RuleId) -> Self {
+        Self { reason: Reason::Allowed, rule }
+    }
+
+    #[inline(always)]
+    fn allows(self) -> bool {
+        matches!(self.reason, Reason::Allowed)
+    }
+
+    #[inline(always)]
+    fn ruling(self) -> Ruling {
+        if self.allows() { Ok(self.rule) } else { Err((self.reason, self.rule)) }
+    }
+}
+
+/// What the rules say of an object, and what is still to be found.
+struct Survey<'a, R> {
+    rules: &'a R,
+    skill: SkillId,
+    /// Actions for which no rule was met yet: bits of [`action`].
+    open: u32,
+    delete: Finding,
+    write: Finding,
+    read: Finding,
+}
+
+impl<R: Rules> Step for Survey<'_, R> {
+    #[inline(always)]
+    fn visit(&mut self, object: &ObjectId) -> bool {
+        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+        if rule.protect.0 != 0 {
+            self.refuse(Reason::Protected, rule.protect);
+            return true;
+        }
+        if rule.allow_write.0 != 0 {
+            if self.open & action::WRITE != 0 {
+                self.write = Finding::allowed(rule.allow_write);
+            }
+            self.open &= !(action::WRITE | action::READ);
+        }
+        if rule.allow_delete.0 != 0 {
+            if self.open & action::DELETE != 0 {
+                self.delete = Finding::allowed(rule.allow_delete);
+            }
+            self.open &= !(action::DELETE | action::READ);
+        }
+        self.open == 0
+    }
+}
+
+impl<R: Rules> Survey<'_, R> {
+    /// Refuses the actions that no nearer rule has decided.
+    #[inline(always)]
+    fn refuse(&mut self, reason: Reason, rule: RuleId) {
+        let finding = Finding { reason, rule };
+        if self.open & action::DELETE != 0 {
+            self.delete = finding;
+        }
+        if self.open & action::WRITE != 0 {
+            self.write = finding;
+        }
+        if self.open & action::READ != 0 {
+            self.read = finding;
+        }
+        self.open = 0;
+    }
+}
+
+/// Walks up once and finds the nearest rule for each of `wanted`.
+#[inline(always)]
+fn survey<'a, R: Rules, A: Ancestry>(
+    rules: &'a R,
+    skill: SkillId,
+    conf: &SkillConf,
+    wanted: u32,
+    ancestry: &mut A,
+) -> Survey<'a, R> {
+    let has = |flag: u32| conf.flags & flag != 0;
+    let unlisted = Finding { reason: Reason::PathNotListed, rule: RuleId::NONE };
+    // Where everything is allowed and nothing protected there is nothing to look for.
+    let mut open = wanted;
+    if !has(skill_flag::PROTECTS) {
+        open &= !action::READ;
+        if has(skill_flag::DELETE_ANY) {
+            open &= !action::DELETE;
+        }
+        if has(skill_flag::WRITE_ANY) {
+            open &= !action::WRITE;
+        }
+    }
+    let mut found = Survey {
+        rules,
+        skill,
+        open,
+        delete: if has(skill_flag::DELETE_ANY) { Finding::allowed(conf.delete_any) } else { unlisted },
+        write: if has(skill_flag::WRITE_ANY) { Finding::allowed(conf.write_any) } else { unlisted },
+        read: Finding::allowed(RuleId::NONE),
+    };
+    if open != 0 {
+        match ancestry.climb(&mut found) {
+            Climb::Enough | Climb::Root => {}
+            Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
+            Climb::TooDeep => found.refuse(Reason::TooDeep, RuleId::NONE),
+        }
+    }
+    found
+}
+
+/// May the skill do this to the object? Returns the decision and what it is about.
+#[inline(always)]
+pub fn object<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, act: Act, ancestry: &mut A) -> (Decision, Kind) {
+    let kind = kind(act.actions);
+    let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
+    let found = survey(rules, skill, &conf, act.actions, ancestry);
+    let mut decision = Decision::silent();
+    if act.actions & action::READ != 0 {
+        decision = settle(&conf, action::READ, found.read.ruling());
+        if !decision.allows() {
+            return (decision, Kind::Read);
+        }
+    }
+    if act.actions & action::WRITE != 0 {
+        decision = settle(&conf, action::WRITE, found.write.ruling());
+        if !decision.allows() {
+            return (decision, Kind::Write);
+        }
+    }
+    if act.actions & action::DELETE != 0 {
+        decision = settle(&conf, action::DELETE, found.delete.ruling());
+        if !decision.allows() {
+            return (decision, Kind::Delete);
+        }
+        if act.charge && found.delete.allows() && conf.budget_rule.0 != 0 && !rules.spend(skill, &conf) {
+            return (refusal(&conf, Reason::OverBudget, conf.budget_rule), Kind::Delete);
+        }
+    }
+    (decision, kind)
+}
+
+/// The kind under which a set of actions is reported when it is allowed.
+#[inline(always)]
+const fn kind(actions: u32) -> Kind {
+    if actions & action::DELETE != 0 {
+        Kind::Delete
+    } else if actions & action::WRITE != 0 {
+        Kind::Write
+    } else {
+        Kind::Read
+    }
+}
+
+/// May the skill make a second name `target` for the file `source`? Making the name is a write where it is to be. The file
+/// must be readable and writable where it lies, and may not become deletable by it: a link never widens what the skill may
+/// do with a file.
+#[inline(always)]
+pub fn link<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, source: &mut A, target: &mut A) -> Decision {
+    let Some(conf) = rules.skill(skill) else { return no_policy() };
+    let there = survey(rules, skill, &conf, action::WRITE | action::DELETE, target);
+    let decision = settle(&conf, action::WRITE, there.write.ruling());
+    if decision.refuses() {
+        return decision;
+    }
+    let here = survey(rules, skill, &conf, action::READ | action::WRITE | action::DELETE, source);
+    if !here.read.allows() {
+        return refusal(&conf, here.read.reason, here.read.rule);
+    }
+    if !here.write.allows() || (there.delete.allows() && !here.delete.allows()) {
+        return refusal(&conf, Reason::LinkGains, RuleId::NONE);
+    }
+    decision
+}

@@ -1,0 +1,143 @@
+//! The decision core: the only code that says yes or no.
+//!
+//! Each function takes a subject, the facts that the kernel found, and the rules, and returns a [`Decision`]. The rules
+//! and the way from an object to its filesystem's root are traits: BPF maps and dentries in the kernel, vectors in the
+//! tests. Whatever cannot be found is a denial.
+
+mod exec;
+mod file;
+mod net;
+
+pub use exec::{enter, exec};
+pub use file::{Act, link, object};
+pub use net::{Destination, connect, port_allowed, socket};
+
+use crate::{
+    event::{Reason, Verdict},
+    ids::{Digest, ObjectId, RuleId, SkillId},
+    net::Address,
+    rules::{BinaryRule, ObjectRule, SkillConf, skill_flag},
+};
+
+/// The policy in force, as one generation sees it.
+pub trait Rules {
+    /// The settings of a skill; `None` when the policy has no such skill.
+    fn skill(&self, skill: SkillId) -> Option<SkillConf>;
+    /// The rule that allows this content.
+    fn binary(&self, skill: SkillId, digest: &Digest) -> Option<BinaryRule>;
+    /// The rules that name this very object.
+    fn object(&self, skill: SkillId, object: &ObjectId) -> Option<ObjectRule>;
+    /// The rule of the longest prefix that covers `address`, if it allows `port` with `protocols`.
+    fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId>;
+    /// The skill whose entrypoint this content is.
+    fn entrypoint(&self, digest: &Digest) -> Option<SkillId>;
+    /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.
+    fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool;
+}
+
+/// The way from an object up to its filesystem's root.
+pub trait Ancestry {
+    /// Visits the object itself, then the directory that holds it, and so on, at most [`crate::rules::MAX_DEPTH`] of them,
+    /// until `step` has seen enough.
+    fn climb<S: Step>(&mut self, step: &mut S) -> Climb;
+}
+
+/// What is done on the way.
+pub trait Step {
+    /// Looks at one object; true when it has seen enough.
+    fn visit(&mut self, object: &ObjectId) -> bool;
+}
+
+/// How a climb ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Climb {
+    /// The step had seen enough.
+    Enough,
+    /// At the filesystem's root.
+    Root,
+    /// At an object that no directory holds and that is not its filesystem's root.
+    Adrift,
+    /// At the depth that is the most.
+    TooDeep,
+}
+
+/// A verdict with what led to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Allow, deny, or audit.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// Whether an event is to be made of it.
+    pub report: bool,
+}
+
+impl Decision {
+    /// Whether the system call must fail.
+    #[must_use]
+    #[inline(always)]
+    pub fn refuses(&self) -> bool {
+        matches!(self.verdict, Verdict::Deny | Verdict::Hold)
+    }
+
+    /// Whether nothing stands against it; audit mode lets a refusal pass, but it is one.
+    #[must_use]
+    #[inline(always)]
+    pub fn allows(&self) -> bool {
+        matches!(self.verdict, Verdict::Allow)
+    }
+
+    /// An allowance of which there is nothing to tell.
+    #[must_use]
+    #[inline(always)]
+    pub const fn silent() -> Self {
+        Self { verdict: Verdict::Allow, reason: Reason::Allowed, rule: RuleId::NONE, report: false }
+    }
+}
+
+/// What the rules say, before the skill's mode is applied.
+type Ruling = Result<RuleId, (Reason, RuleId)>;
+
+/// Applies `require_2fa`, `mode` and `audit_level` to what the rules say.
+#[inline(always)]
+fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
+    // An approval never widens: only what the rules allow can need one.
+    let ruling = match ruling {
+        Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval, conf.require_2fa_rule)),
+        ruling => ruling,
+    };
+    match ruling {
+        Ok(rule) => Decision {
+            verdict: Verdict::Allow,
+            reason: Reason::Allowed,
+            rule,
+            // What no rule governs is no decision: there is nothing to report.
+            report: conf.flags & skill_flag::REPORT_ALLOWED != 0 && rule.0 != RuleId::NONE.0,
+        },
+        Err((reason, rule)) => refusal(conf, reason, rule),
+    }
+}
+
+/// A refusal, as the skill's mode has it.
+#[inline(always)]
+fn refusal(conf: &SkillConf, reason: Reason, rule: RuleId) -> Decision {
+    let verdict = if conf.flags & skill_flag::AUDIT != 0 { Verdict::Audit } else { Verdict::Deny };
+    Decision { verdict, reason, rule, report: true }
+}
+
+/// The verdict on a task whose skill the policy does not have: a skill that was removed while processes were in it.
+#[inline(always)]
+fn no_policy() -> Decision {
+    Decision { verdict: Verdict::Deny, reason: Reason::NoPolicy, rule: RuleId::NONE, report: true }
+}
+
+/// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it.
+#[inline(always)]
+pub fn never<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
+    match rules.skill(skill) {
+        Some(conf) => refusal(&conf, reason, RuleId::NONE),
+        None => no_policy(),
+    }
+}

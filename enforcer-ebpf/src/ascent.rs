@@ -1,0 +1,124 @@
+//! From a dentry up to its filesystem's root.
+//!
+//! The steps are made by `bpf_loop` (since 5.17): the verifier looks at the body once instead of once per step, which is what
+//! keeps programs with several walks loadable.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use enforcer_common::{
+    decide::{Ancestry, Climb, Step},
+    event::{NAME_CAPACITY, RawPath},
+    rules::MAX_DEPTH,
+};
+
+use crate::kernel::Dentry;
+
+/// What the body of a loop returns.
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// The way up from a dentry.
+pub struct Ascent(Dentry);
+
+impl Ascent {
+    /// From the object itself.
+    #[inline(always)]
+    pub fn from(dentry: Dentry) -> Self {
+        Self(dentry)
+    }
+}
+
+/// Where a climb is.
+struct Climber<'a, S> {
+    dentry: Dentry,
+    step: &'a mut S,
+    end: u32,
+}
+
+/// Values of [`Climber::end`]; the initial one remains when the loop has run out.
+const TOO_DEEP: u32 = 0;
+const ENOUGH: u32 = 1;
+const ROOT: u32 = 2;
+const ADRIFT: u32 = 3;
+
+impl Ancestry for Ascent {
+    #[inline(always)]
+    fn climb<S: Step>(&mut self, step: &mut S) -> Climb {
+        let mut climber = Climber { dentry: self.0, step, end: TOO_DEEP };
+        // SAFETY: the body has the helper's signature and is given the climber, which outlives the loop.
+        unsafe { bpf_loop(MAX_DEPTH, climb_one::<S> as *mut c_void, (&raw mut climber).cast(), 0) };
+        match climber.end {
+            ENOUGH => Climb::Enough,
+            ROOT => Climb::Root,
+            ADRIFT => Climb::Adrift,
+            _ => Climb::TooDeep,
+        }
+    }
+}
+
+/// One step of a climb.
+unsafe extern "C" fn climb_one<S: Step>(_index: u64, climber: *mut Climber<'_, S>) -> i64 {
+    // SAFETY: `climb` hands over a pointer to its climber.
+    let climber = unsafe { &mut *climber };
+    let dentry = climber.dentry;
+    if climber.step.visit(&dentry.inode().id()) {
+        climber.end = ENOUGH;
+        return STOP;
+    }
+    let parent = dentry.parent();
+    if parent == dentry {
+        climber.end = if dentry.is_root_of_filesystem() { ROOT } else { ADRIFT };
+        return STOP;
+    }
+    climber.dentry = parent;
+    GO_ON
+}
+
+/// Where the writing of a path is.
+struct Writer {
+    dentry: Dentry,
+    bytes: *mut u8,
+    len: u32,
+    truncated: u32,
+}
+
+/// Writes the names from `dentry` towards the root of its filesystem.
+///
+/// # Safety
+/// `path` must point to writable memory.
+#[inline(always)]
+pub unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
+    // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
+    unsafe {
+        let mut writer = Writer { dentry, bytes: (&raw mut (*path).bytes).cast(), len: 0, truncated: 0 };
+        (*path).dev = dentry.inode().id().dev;
+        bpf_loop(MAX_DEPTH, write_one::<N> as *mut c_void, (&raw mut writer).cast(), 0);
+        (*path).len = writer.len;
+        (*path).truncated = writer.truncated;
+    }
+}
+
+/// Writes one name.
+unsafe extern "C" fn write_one<const N: usize>(_index: u64, writer: *mut Writer) -> i64 {
+    // SAFETY: `write_path` hands over a pointer to its writer.
+    let writer = unsafe { &mut *writer };
+    let dentry = writer.dentry;
+    let parent = dentry.parent();
+    if parent == dentry {
+        return STOP;
+    }
+    let len = writer.len;
+    if len > (N - NAME_CAPACITY) as u32 {
+        writer.truncated = 1;
+        return STOP;
+    }
+    // SAFETY: `len` leaves room for `NAME_CAPACITY` bytes below `N`.
+    let read = unsafe { dentry.read_name(writer.bytes.add(len as usize), NAME_CAPACITY as u32) };
+    if read <= 0 {
+        return STOP;
+    }
+    writer.len = len + read as u32;
+    writer.dentry = parent;
+    GO_ON
+}

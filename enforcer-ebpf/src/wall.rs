@@ -1,0 +1,96 @@
+//! Walls: a governed process reaches no process outside its skill, and no object by a way that rules cannot follow.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use enforcer_common::{
+    decide,
+    event::{Kind, Reason},
+    ids::SkillId,
+};
+
+use crate::{
+    kernel::{SuperBlock, Task},
+    maps::TASKS,
+    policy::InForce,
+    report::{self, Object},
+    subject, verdict,
+};
+
+/// Whether a task is outside `skill`. One that has no label is: a task in the skill's cgroup gets its label at its first
+/// act, and until then nobody of the skill reaches it.
+#[inline(always)]
+fn is_outside(skill: SkillId, target: Task) -> bool {
+    // SAFETY: an update replaces the element.
+    unsafe { TASKS.get(target.key()) }.is_none_or(|label| label.skill != skill)
+}
+
+/// Refuses what no rule allows; true when it is refused (audit mode only reports).
+#[inline(always)]
+fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> bool {
+    let rules = InForce::now();
+    let decision = decide::never(&rules, skill, reason);
+    report::decision(kind, skill, rules.generation, &decision, object);
+    decision.refuses()
+}
+
+/// `security_task_kill(p, info, sig, cred)`: signals that a process sends; those of the kernel do not come here.
+#[lsm(hook = "task_kill")]
+pub fn task_kill(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let target = Task::new(ctx.arg(0));
+    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Signal, Reason::OtherSkill, &Object::Process(target)))
+}
+
+/// `security_file_send_sigiotask(tsk, fown, sig)`: a signal that a file's owner asked for, such as `F_SETSIG`'s.
+#[lsm(hook = "file_send_sigiotask")]
+pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let target = Task::new(ctx.arg(0));
+    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Signal, Reason::OtherSkill, &Object::Process(target)))
+}
+
+/// `security_ptrace_access_check(child, mode)`: tracing, `process_vm_*`, `pidfd_getfd`, and `/proc/PID/{mem,environ,fd,maps,…}`.
+#[lsm(hook = "ptrace_access_check")]
+pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let target = Task::new(ctx.arg(0));
+    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(target)))
+}
+
+/// `security_ptrace_traceme(parent)`: a process that asks its parent to trace it. A parent outside every skill is the host's
+/// and may; one of another skill may not.
+#[lsm(hook = "ptrace_traceme")]
+pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let parent = Task::new(ctx.arg(0));
+    // SAFETY: an update replaces the element.
+    let governed = unsafe { TASKS.get(parent.key()) }.is_some_and(|label| label.skill.governs());
+    verdict::of(
+        governed
+            && is_outside(skill, parent)
+            && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(parent)),
+    )
+}
+
+/// `security_sb_kern_mount(sb)`: a new filesystem, by `mount` or by `fsconfig`. A stacked one would show what lies below under
+/// identities of its own, past every `protect` rule.
+#[lsm(hook = "sb_kern_mount")]
+pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
+    /// `include/uapi/linux/magic.h`.
+    const OVERLAYFS: u64 = 0x794c_7630;
+    const ECRYPTFS: u64 = 0xf15f;
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let superblock: *const c_void = ctx.arg(0);
+    let magic = SuperBlock::new(superblock).magic();
+    let stacked = magic == OVERLAYFS || magic == ECRYPTFS;
+    verdict::of(stacked && refuses(skill, Kind::Mount, Reason::StackedMount, &Object::None))
+}
+
+/// `security_uring_override_creds(new)`: a request with a registered personality acts with other credentials than the task's,
+/// like the kernel when it acts for itself; the two must not be mixed up.
+#[lsm(hook = "uring_override_creds")]
+pub fn uring_override_creds(_ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(refuses(skill, Kind::Write, Reason::Personality, &Object::None))
+}
