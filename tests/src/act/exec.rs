@@ -11,9 +11,7 @@ use super::{
 pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     Some(match (name, words) {
         ("exec", [program, args @ ..]) => exec(program, args),
-        ("execveat", [dir, program, args @ ..]) => {
-            sys::open_dir(dir).and_then(|dir| execveat(dir, program, args, 0))
-        }
+        ("execveat", [dir, program, args @ ..]) => sys::open_dir(dir).and_then(|dir| execveat(dir, program, args, 0)),
         ("fexecve", [program, args @ ..]) => open(program).and_then(|fd| execveat(fd, "", args, libc::AT_EMPTY_PATH)),
         ("proc-fd-exec", [program, args @ ..]) => {
             open(program).and_then(|fd| exec(&format!("/proc/self/fd/{fd}"), args))
@@ -61,14 +59,7 @@ fn execveat(dir: i32, program: &str, args: &[&str], flags: i32) -> Act {
     let program = c(program)?;
     // SAFETY: as above.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            dir,
-            program.as_ptr(),
-            list.pointers.as_ptr(),
-            ENVIRONMENT.as_ptr(),
-            flags,
-        )
+        libc::syscall(libc::SYS_execveat, dir, program.as_ptr(), list.pointers.as_ptr(), ENVIRONMENT.as_ptr(), flags)
     })
     .map(drop)
 }

@@ -52,7 +52,8 @@ fn unlinkat(dir: i32, name: &str, flags: i32) -> Act {
 fn rename(from: &str, to: &str, flags: u32) -> Act {
     let (from, to) = (c(from)?, c(to)?);
     // SAFETY: as above, both paths.
-    check(unsafe { libc::syscall(libc::SYS_renameat2, AT_FDCWD, from.as_ptr(), AT_FDCWD, to.as_ptr(), flags) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_renameat2, AT_FDCWD, from.as_ptr(), AT_FDCWD, to.as_ptr(), flags) })
+        .map(drop)
 }
 
 fn link(from: &str, to: &str) -> Act {

@@ -108,9 +108,7 @@ fn vfork(act: &[&str]) -> Act {
     let mut act = act;
     let flags = CLONE_VM | CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the stack and the act outlive the child, which runs while this thread stands still.
-    let child = unsafe {
-        libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut act).cast())
-    };
+    let child = unsafe { libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut act).cast()) };
     of_status(wait(sys::fd(prepare("clone", child)?)))
 }
 

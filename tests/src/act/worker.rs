@@ -72,4 +72,3 @@ pub(crate) fn wait(child: i32) -> i32 {
     }
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }
 }
-

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{ENFORCER, eventually, events::Events, exit_status};
+use super::{ENFORCER, events::Events, eventually, exit_status};
 
 /// Where the daemon's socket is.
 pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";

@@ -48,8 +48,7 @@ impl Mount {
             fs::write(path, file)?;
         }
         fs::create_dir_all(at)?;
-        let options =
-            format!("lowerdir={},upperdir={},workdir={}", below("lower"), below("upper"), below("work"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", below("lower"), below("upper"), below("work"));
         succeed(&["mount", "-t", "overlay", "overlay", "-o", &options, at])?;
         Ok((Self(at.to_owned()), base))
     }

@@ -71,7 +71,8 @@ fn v4(scene: &Scene) -> anyhow::Result<()> {
     let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
     let mark = scene.mark();
     reaches(scene, &["tcp", &good.at()], &good)?;
-    let event = scene.events().wait(mark, "the connect", |e| e.text("kind") == "connect" && e.text("verdict") == "allow")?;
+    let event =
+        scene.events().wait(mark, "the connect", |e| e.text("kind") == "connect" && e.text("verdict") == "allow")?;
     ensure!(event.text("rule") == format!("network_scope: 127.0.0.1:{PORT}"), "the rule is {:?}", event.text("rule"));
     refused(scene, &["tcp", &bad.at()], &bad, "127.0.0.2")?;
     reaches(scene, &["udp", &good.at()], &good)?;
@@ -209,7 +210,9 @@ fn inherited(scene: &Scene) -> anyhow::Result<()> {
         let outcome = act_with(socket()?, SKILL, &["connect-fd", "0", &bad.at()])?;
         ensure!(outcome.status == libc::EPERM, "{outcome:?}");
         bad.nothing()?;
-        scene.events().wait(mark, "a refusal", |e| e.text("verdict") == "deny" && e.object("address") == "127.0.0.2")?;
+        scene
+            .events()
+            .wait(mark, "a refusal", |e| e.text("verdict") == "deny" && e.object("address") == "127.0.0.2")?;
     }
     Ok(())
 }

@@ -196,7 +196,9 @@ fn garbage(scene: &Scene) -> anyhow::Result<()> {
         os::unix::net::UnixStream,
     };
     let long = "x".repeat(2 << 20);
-    for text in ["\n", "{}\n", "{\"op\":\"unload\"}\n", "\u{0}\u{1}\n", "[[[[[[[[\n", long.as_str(), "{\"op\":\"status\"}"] {
+    for text in
+        ["\n", "{}\n", "{\"op\":\"unload\"}\n", "\u{0}\u{1}\n", "[[[[[[[[\n", long.as_str(), "{\"op\":\"status\"}"]
+    {
         let mut stream = UnixStream::connect(crate::harness::daemon::SOCKET)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         // The daemon may hang up before it has read all.

@@ -80,11 +80,7 @@ fn nested(scene: &Scene) -> anyhow::Result<()> {
 fn unlinkat(scene: &Scene) -> anyhow::Result<()> {
     let (allowed, denied) = pair(scene, "unlinkat")?;
     let dir = |path: &str| path.trim_end_matches("/file").to_owned();
-    twins(
-        scene,
-        (&allowed, &["unlinkat", &dir(&allowed), "file"]),
-        (&denied, &["unlinkat", &dir(&denied), "file"]),
-    )
+    twins(scene, (&allowed, &["unlinkat", &dir(&allowed), "file"]), (&denied, &["unlinkat", &dir(&denied), "file"]))
 }
 
 fn inherited(scene: &Scene) -> anyhow::Result<()> {
@@ -110,11 +106,7 @@ fn rmdir(scene: &Scene) -> anyhow::Result<()> {
 fn rename_within(scene: &Scene) -> anyhow::Result<()> {
     let (allowed, denied) = pair(scene, "within")?;
     let to = |path: &str| format!("{path}.new");
-    twins(
-        scene,
-        (&allowed, &["rename", &allowed, &to(&allowed)]),
-        (&denied, &["rename", &denied, &to(&denied)]),
-    )?;
+    twins(scene, (&allowed, &["rename", &allowed, &to(&allowed)]), (&denied, &["rename", &denied, &to(&denied)]))?;
     there(&to(&allowed))?;
     gone(&to(&denied))
 }
@@ -263,8 +255,21 @@ fn keys(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &["unlink", &denied])?.refused()?;
     let event = scene.event(mark, "delete", "deny", &denied)?;
     for key in [
-        "time", "id", "kind", "verdict", "skill", "reason", "pid", "tid", "ppid", "uid", "comm", "exe", "cgroup",
-        "generation", "object",
+        "time",
+        "id",
+        "kind",
+        "verdict",
+        "skill",
+        "reason",
+        "pid",
+        "tid",
+        "ppid",
+        "uid",
+        "comm",
+        "exe",
+        "cgroup",
+        "generation",
+        "object",
     ] {
         ensure!(!event.0[key].is_null(), "no {key} in {}", event.0);
     }

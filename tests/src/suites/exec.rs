@@ -101,9 +101,8 @@ fn renamed_over(scene: &Scene) -> anyhow::Result<()> {
 
 fn copy_elsewhere(scene: &Scene) -> anyhow::Result<()> {
     let wc = copy(scene, "/usr/bin/wc", "elsewhere/some-tool")?;
-    runs(scene, &["exec", &wc, "--version"], "some-tool (GNU coreutils)").or_else(|_| {
-        runs(scene, &["exec", &wc, "--version"], ALLOWED)
-    })?;
+    runs(scene, &["exec", &wc, "--version"], "some-tool (GNU coreutils)")
+        .or_else(|_| runs(scene, &["exec", &wc, "--version"], ALLOWED))?;
     let id = copy(scene, "/usr/bin/id", "elsewhere/wc")?;
     refused(scene, &["exec", &id, "--version"], &id)
 }
@@ -247,13 +246,19 @@ fn statuses(scene: &Scene) -> anyhow::Result<()> {
     for (words, wanted) in cases {
         let all: Vec<&str> = [ENFORCER, "run", "--skill", SKILL, "--"].iter().chain(words).copied().collect();
         let outcome = command(&all)?;
-        ensure!(outcome.status == wanted, "{words:?} ended with {} instead of {wanted}: {}", outcome.status, outcome.err);
+        ensure!(
+            outcome.status == wanted,
+            "{words:?} ended with {} instead of {wanted}: {}",
+            outcome.status,
+            outcome.err
+        );
     }
     let outcome = command(&[ENFORCER, "run", "--skill", "nobody", "--", "/usr/bin/bash", "-c", "echo ran"])?;
     ensure!(outcome.status == 1 && !outcome.out.contains("ran"), "{outcome:?}");
     ensure!(outcome.err.contains("nobody") && outcome.err.contains(SKILL), "{:?}", outcome.err);
     // By its name on PATH, and as another user.
-    let outcome = command(&[ENFORCER, "run", "--skill", SKILL, "--user", "agent", "--", "bash", "-c", "echo $UID $HOME"])?;
+    let outcome =
+        command(&[ENFORCER, "run", "--skill", SKILL, "--user", "agent", "--", "bash", "-c", "echo $UID $HOME"])?;
     ensure!(outcome.out.trim() == "1000 /home/agent", "{outcome:?}");
     Ok(())
 }

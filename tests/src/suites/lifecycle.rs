@@ -90,7 +90,9 @@ fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
     ensure!(daemon.stop()? == 0, "the daemon did not end well: {}", daemon.errors());
     try_all(&worker, false)?;
     ensure!(daemon.errors().contains("nothing is enforced any more"), "{}", daemon.errors());
-    let first = daemon.events.wait(crate::harness::events::Events::default().mark(), "a start", |e| e.text("kind") == "start")?;
+    let first = daemon
+        .events
+        .wait(crate::harness::events::Events::default().mark(), "a start", |e| e.text("kind") == "start")?;
     ensure!(first.text("reason").contains("policy.yaml"), "{}", first.0);
     Ok(())
 }

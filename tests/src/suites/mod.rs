@@ -13,5 +13,13 @@ mod subjects;
 use crate::harness::runner::Suite;
 
 /// All suites, in the order in which they run.
-pub(crate) const ALL: &[Suite] = &[delete::SUITE, places::SUITE, exec::SUITE, connect::SUITE, subjects::SUITE, modes::SUITE, control::SUITE,
-    lifecycle::SUITE];
+pub(crate) const ALL: &[Suite] = &[
+    delete::SUITE,
+    places::SUITE,
+    exec::SUITE,
+    connect::SUITE,
+    subjects::SUITE,
+    modes::SUITE,
+    control::SUITE,
+    lifecycle::SUITE,
+];

@@ -63,9 +63,9 @@ fn both(scene: &Scene, test: &str, act: impl Fn(&str, &str) -> Vec<String>) -> a
         } else {
             outcome.refused()?;
             there(&path)?;
-            let event = scene.events().wait(mark, "a refused delete", |e| {
-                e.text("kind") == "delete" && e.text("verdict") == "deny"
-            })?;
+            let event = scene
+                .events()
+                .wait(mark, "a refused delete", |e| e.text("kind") == "delete" && e.text("verdict") == "deny")?;
             ensure!(event.object("path").ends_with("dir/file"), "the path is {:?}", event.object("path"));
         }
     }
@@ -87,9 +87,7 @@ fn dots(scene: &Scene) -> anyhow::Result<()> {
 
 fn proc_root(scene: &Scene) -> anyhow::Result<()> {
     both(scene, "proc-root", |_, path| words(&["unlink", &format!("/proc/self/root{path}")]))?;
-    both(scene, "proc-cwd", |_, path| {
-        words(&["cd", path.trim_end_matches("/file"), "unlink", "/proc/self/cwd/file"])
-    })
+    both(scene, "proc-cwd", |_, path| words(&["cd", path.trim_end_matches("/file"), "unlink", "/proc/self/cwd/file"]))
 }
 
 fn symlinked_parent(scene: &Scene) -> anyhow::Result<()> {
@@ -110,7 +108,9 @@ fn chroot(scene: &Scene) -> anyhow::Result<()> {
     let root = scene.dir.to_string_lossy().into_owned();
     both(scene, "chroot", |side, _| words(&["chroot", &root, "unlink", &format!("/{side}/chroot/dir/file")]))?;
     // With the allowed directory's name for its root, a denied one is what it was.
-    both(scene, "chroot-into", |side, _| words(&["chroot", &format!("{root}/{side}"), "unlink", "/chroot-into/dir/file"]))
+    both(scene, "chroot-into", |side, _| {
+        words(&["chroot", &format!("{root}/{side}"), "unlink", "/chroot-into/dir/file"])
+    })
 }
 
 fn bind_mount(scene: &Scene) -> anyhow::Result<()> {

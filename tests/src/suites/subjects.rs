@@ -44,7 +44,8 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     }
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
     scene.make_dir("denied")?;
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
+    let binaries =
+        "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n  \
          narrow:\n    match: {{cgroup: /tests-one/narrow}}\n    {binaries}\n    allow_delete: [{two}]\n  \
@@ -149,9 +150,8 @@ fn new_child_cgroup(scene: &Scene) -> anyhow::Result<()> {
 
 /// By itself, by a friend outside, and without having acted in between.
 fn moved_out(scene: &Scene) -> anyhow::Result<()> {
-    let to = |name: &str, worker: &Worker| {
-        fs::write(format!("{}/cgroup.procs", cgroup(name)), worker.pid().to_string())
-    };
+    let to =
+        |name: &str, worker: &Worker| fs::write(format!("{}/cgroup.procs", cgroup(name)), worker.pid().to_string());
     let worker = Worker::start(&Entry::Cgroup(&cgroup("tests-one")))?;
     governed(scene, &worker, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
     to("tests-free", &worker)?;
@@ -183,8 +183,12 @@ fn control_socket(scene: &Scene) -> anyhow::Result<()> {
     };
     let generation = scene.daemon(|d| d.generation())?;
     let policy = scene.daemon(|d| Ok(d.policy().to_string_lossy().into_owned()))?;
-    let cases: [&[&str]; 4] =
-        [&["status"], &["events"], &["reload", &policy], &["run", "--skill", "other", "--", "/usr/bin/bash", "-c", "echo ran"]];
+    let cases: [&[&str]; 4] = [
+        &["status"],
+        &["events"],
+        &["reload", &policy],
+        &["run", "--skill", "other", "--", "/usr/bin/bash", "-c", "echo ran"],
+    ];
     for words in cases {
         let outcome = inside(words)?;
         ensure!(outcome.status == 1 && !outcome.out.contains("ran"), "{words:?}: {outcome:?}");
