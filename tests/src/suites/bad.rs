@@ -46,7 +46,7 @@ pub(super) fn cases(dir: &Path) -> anyhow::Result<Vec<Case>> {
         ("empty", vec![], "empty"),
         ("large", vec![b'#'; 17 << 20], "at most"),
         ("not-utf-8", b"skills:\n  s\xff: {}\n".to_vec(), "UTF-8"),
-        ("nul", b"skills:\n  s\0: {}\n".to_vec(), "NUL"),
+        ("nul", b"skills:\n  s\0: {}\n".to_vec(), "\\0"),
         ("bomb", BOMB.as_bytes().to_vec(), ""),
         ("deep", deep, ""),
         ("wrong-type", skill("allow_delete: 7"), "allow_delete"),

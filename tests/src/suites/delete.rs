@@ -37,6 +37,8 @@ pub(super) const SUITE: Suite = Suite {
 
 /// The skill of this suite.
 const SKILL: &str = "deleter";
+/// Why what no rule covers is refused.
+pub(super) const NOT_LISTED: &str = "path not listed";
 
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     let allowed = scene.make_dir("allowed")?;
@@ -63,7 +65,7 @@ fn twins(scene: &Scene, allowed: (&str, &[&str]), denied: (&str, &[&str])) -> an
     scene.act(SKILL, denied.1)?.refused()?;
     there(denied.0)?;
     let event = scene.event(mark, "delete", "deny", denied.0)?;
-    ensure!(event.text("reason") == "no allow_delete rule covers it", "the reason is {:?}", event.text("reason"));
+    ensure!(event.text("reason") == NOT_LISTED, "the reason is {:?}", event.text("reason"));
     Ok(())
 }
 
@@ -175,12 +177,22 @@ fn rename_directory(scene: &Scene) -> anyhow::Result<()> {
     there(&denied)
 }
 
-/// A second name in an allowed directory may be made (`allow_write` is not set) and removed: the object keeps its first name
-/// and its content. Nothing was lost, so nothing is denied.
+/// A second name where the skill may delete would make the object deletable: no such link. Where both names lie under the
+/// same rule it gains nothing.
 fn hard_link(scene: &Scene) -> anyhow::Result<()> {
     let (allowed, denied) = pair(scene, "link")?;
     let second = format!("{allowed}.second");
-    scene.act(SKILL, &["link", &denied, &second])?.done()?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["link", &denied, &second])?.refused()?;
+    gone(&second)?;
+    scene
+        .events()
+        .wait(mark, "the refused link", |e| e.text("verdict") == "deny" && e.text("reason").contains("link"))?;
+    scene.act(SKILL, &["link", &allowed, &second])?.done()?;
+    scene.act(SKILL, &["unlink", &second])?.done()?;
+    gone(&second)?;
+    // One that was made from outside goes, and the object keeps its first name and its content.
+    fs::hard_link(&denied, &second)?;
     scene.act(SKILL, &["unlink", &second])?.done()?;
     gone(&second)?;
     holds(&denied, "denied/link/file")?;

@@ -5,6 +5,7 @@ mod connect;
 mod control;
 mod delete;
 mod exec;
+mod kernel;
 mod lifecycle;
 mod modes;
 mod places;
@@ -22,4 +23,5 @@ pub(crate) const ALL: &[Suite] = &[
     modes::SUITE,
     control::SUITE,
     lifecycle::SUITE,
+    kernel::SUITE,
 ];

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 
+use super::delete::NOT_LISTED;
 use crate::{
     act::TOKEN,
     harness::{
@@ -57,7 +58,7 @@ fn audit(scene: &Scene) -> anyhow::Result<()> {
     scene.act("watched", &["unlink", &file])?.done()?;
     gone(&file)?;
     let event = scene.event(mark, "delete", "audit", &file)?;
-    ensure!(event.text("reason") == "no allow_delete rule covers it", "{}", event.0);
+    ensure!(event.text("reason") == NOT_LISTED, "{}", event.0);
     ensure!(event.text("skill") == "watched", "{}", event.0);
     let mark = scene.mark();
     let outcome = scene.act("watched", &["exec", "/usr/bin/id", "--version"])?;
@@ -103,7 +104,7 @@ fn two_factor(scene: &Scene) -> anyhow::Result<()> {
 
 fn two_factor_delete(scene: &Scene) -> anyhow::Result<()> {
     let (allowed, denied) = (scene.make_file("allowed/2fa/file")?, scene.make_file("denied/2fa/file")?);
-    for (file, wanted) in [(&allowed, APPROVAL), (&denied, "no allow_delete rule covers it")] {
+    for (file, wanted) in [(&allowed, APPROVAL), (&denied, NOT_LISTED)] {
         let mark = scene.mark();
         scene.act("careful", &["unlink", file])?.refused()?;
         there(file)?;
