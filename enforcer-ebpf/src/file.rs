@@ -60,7 +60,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     let target = Dentry::new(ctx.arg(3));
     // The cost of one delete, whether or not there is a victim.
     let moved = Act { charge: true, ..Act::MOVE };
-    let there = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
+    let there = if target.is_negative() { Act::WRITE } else { Act::MOVE };
     verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
 }
 
