@@ -56,23 +56,14 @@ pub fn path_rmdir(ctx: LsmContext) -> i32 {
 
 /// `security_path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)`: what is moved goes away from its place and comes to
 /// lie elsewhere, and what lies there goes away. With `RENAME_EXCHANGE` each does both, which the same questions cover.
-///
-/// Two programs on one hook, each with one walk: the verifier of 7.x does not get through two in one program. The one that is
-/// attached last runs first (`kernel/bpf/trampoline.c: bpf_trampoline_link_prog`); this one is to run last, because it
-/// charges the budget: one delete, whether or not there is a victim.
 #[lsm(hook = "path_rename")]
-pub fn path_rename_from(ctx: LsmContext) -> i32 {
-    let Some(skill) = subject::current() else { return verdict::pass() };
-    verdict::of(refuses(skill, Act { charge: true, ..Act::MOVE }, Dentry::new(ctx.arg(1))))
-}
-
-/// The other half of [`path_rename_from`]: what the new name is, and what lies there.
-#[lsm(hook = "path_rename")]
-pub fn path_rename_to(ctx: LsmContext) -> i32 {
+pub fn path_rename(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Dentry::new(ctx.arg(3));
-    let act = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
-    verdict::of(refuses(skill, act, target))
+    // The cost of one delete, whether or not there is a victim.
+    let moved = Act { charge: true, ..Act::MOVE };
+    let there = if target.is_negative() { Act::WRITE } else { Act::MOVE };
+    verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
 }
 
 /// `security_path_mknod(dir, dentry, mode, dev)`: also the creation of regular files and of unix sockets.

@@ -54,9 +54,7 @@ pub const PROGRAMS: &[Program] = &[
     lsm("bprm_committed_creds", "entrypoints lead to their skill"),
     lsm("path_unlink", "delete by unlink"),
     lsm("path_rmdir", "delete by rmdir"),
-    // In this order: the one that is attached last runs first, and the other charges the delete budget.
-    Program { name: "path_rename_from", ..lsm("path_rename", "delete by rename away") },
-    Program { name: "path_rename_to", ..lsm("path_rename", "delete by rename over, and write by rename into") },
+    lsm("path_rename", "delete by rename away and over, and write by rename into"),
     lsm("path_mknod", "making files"),
     lsm("path_mkdir", "making directories"),
     lsm("path_symlink", "making symbolic links"),
