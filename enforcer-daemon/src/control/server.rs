@@ -1,12 +1,6 @@
 //! The daemon's end of the control socket.
 
-use std::{
-    io,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -117,7 +111,7 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
             Ok(json!({ "cgroup": cgroup, "cgroups": cgroups }))
         }
         Request::Attach { .. } => Err("name either a process or a cgroup".into()),
-        Request::Reload { policy } => service.reload(policy.map(PathBuf::from)).await,
+        Request::Reload { policy } => service.reload(policy).await,
         Request::Events { .. } => Err("events end a connection".into()),
     }
 }
@@ -162,8 +156,8 @@ async fn events(write: &mut OwnedWriteHalf, service: &Service, follow: bool) -> 
                 }
                 line(write, &serde_json::to_string(&*record)?).await?;
             }
-            Err(RecvError::Lagged(lost)) => {
-                let note = json!({ "kind": "drop", "reason": "this listener was too slow", "dropped": lost });
+            Err(RecvError::Lagged(missed)) => {
+                let note = json!({ "kind": "drop", "reason": "this listener was too slow", "dropped": missed });
                 line(write, &note.to_string()).await?;
             }
             Err(RecvError::Closed) => return Ok(()),

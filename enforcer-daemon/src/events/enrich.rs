@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn mount(dev: u32, root: &str, at: &str) -> Mount {
-        Mount { dev, root: root.into(), mount_point: at.into() }
+        Mount { id: 0, dev, root: root.into(), mount_point: at.into() }
     }
 
     #[test]
