@@ -116,8 +116,8 @@ async fn print(service: Arc<Service>, records: Arc<Mutex<Vec<Arc<Record>>>>) {
         Format::Json => Format::Plain,
         format => format,
     };
-    let mut listener = service.stream.listen();
-    while let Ok(record) = listener.recv().await {
+    let (_, mut listener) = service.stream.listen();
+    while let Some(record) = listener.recv().await {
         let _ = writeln!(std::io::stdout().lock(), "{}", format.line(&record));
         if let Ok(mut kept) = records.lock() {
             kept.push(record);
