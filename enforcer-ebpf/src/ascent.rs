@@ -33,14 +33,14 @@ impl Ascent {
 struct Climber<'a, S> {
     dentry: Dentry,
     step: &'a mut S,
-    end: u32,
+    end: u8,
 }
 
 /// Values of [`Climber::end`]; the initial one remains when the loop has run out.
-const TOO_DEEP: u32 = 0;
-const ENOUGH: u32 = 1;
-const ROOT: u32 = 2;
-const ADRIFT: u32 = 3;
+const TOO_DEEP: u8 = 0;
+const ENOUGH: u8 = 1;
+const ROOT: u8 = 2;
+const ADRIFT: u8 = 3;
 
 impl Ancestry for Ascent {
     #[inline(always)]

@@ -155,7 +155,18 @@ impl Dentry {
         Self(unsafe { field(self.0, offset!(dentry_d_parent)) })
     }
 
-    /// The inode, null for a name that does not exist.
+    /// Whether this is a name that does not exist.
+    ///
+    /// From 6.3 on the verifier takes `d_inode` of a trusted dentry for trusted, thus never null (`kernel/bpf/verifier.c:
+    /// BTF_TYPE_SAFE_TRUSTED(struct dentry)`), and removes a comparison with null as dead code. A number that was read by a
+    /// helper may be anything.
+    #[inline(always)]
+    pub fn is_negative(self) -> bool {
+        // SAFETY: `dentry.d_inode` is a pointer; only its value is looked at.
+        unsafe { probe::<u64>(self.0, offset!(dentry_d_inode)) }.unwrap_or(0) == 0
+    }
+
+    /// The inode, null for a name that does not exist: but see [`Self::is_negative`].
     #[inline(always)]
     pub fn inode(self) -> Inode {
         // SAFETY: `dentry.d_inode` is a pointer to an inode.

@@ -121,7 +121,7 @@ unsafe fn fill(
         (*event).generation = generation;
         (*event).kind = kind as u8;
         (*event).verdict = decision.verdict as u8;
-        (*event).reason = decision.reason as u8;
+        (*event).reason = decision.reason.0;
         (*event).has_digest = 0;
         (*event).comm = bpf_get_current_comm().unwrap_or([0; 16]);
         (*event).digest = Digest([0; 32]);

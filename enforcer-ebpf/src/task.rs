@@ -34,7 +34,8 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     }
     // A child without a label would be free: there is no room for it, so there is no child.
     if skill.governs() {
-        let decision = Decision { verdict: Verdict::Deny, reason: Reason::NoRoom, rule: RuleId::NONE, report: true };
+        let decision =
+            Decision { verdict: Verdict::Deny, reason: Reason::NoRoom.into(), rule: RuleId::NONE, report: true };
         report::decision(Kind::Fork, skill, InForce::now().generation, &decision, &Object::None);
     }
     verdict::refuse()
@@ -88,7 +89,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     {
         let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
         let decision =
-            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays, rule: RuleId::NONE, report: true };
+            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays.into(), rule: RuleId::NONE, report: true };
         report::moved(label.skill, InForce::now().generation, &decision, task, to);
     }
     0
@@ -114,9 +115,11 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     if actions == 0 {
         return 0;
     }
+    // The daemon's own thread runs this, so the room is its.
+    let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
     let act = Act { actions, charge: false };
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()));
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
         report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());
     }

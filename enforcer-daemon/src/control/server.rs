@@ -77,9 +77,6 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         }
         Some(_) => None,
     };
-    if let Some(error) = refused {
-        return answer(&mut write, Err(error.into())).await;
-    }
     let mut lines = BufReader::new(read);
     loop {
         let mut line = Vec::new();
@@ -90,6 +87,10 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         }
         if line.last() != Some(&b'\n') {
             return answer(&mut write, Err(format!("a request is one line of at most {MAX_LINE} bytes"))).await;
+        }
+        // Not before the request was read: closing a socket with unread bytes makes the peer lose the answer (ECONNRESET).
+        if let Some(error) = refused {
+            return answer(&mut write, Err(error.into())).await;
         }
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
