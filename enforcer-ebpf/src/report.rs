@@ -136,7 +136,7 @@ unsafe fn fill(
         clear(&raw mut (*event).exe);
         match *object {
             Object::File { dentry, digest } => {
-                (*event).object = dentry.inode().id();
+                (*event).object = dentry.id();
                 if let Some(digest) = digest {
                     (*event).digest = *digest;
                     (*event).has_digest = 1;

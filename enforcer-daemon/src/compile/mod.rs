@@ -14,7 +14,6 @@ use enforcer_common::{
     rules::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
     },
-    task::CgroupLabel,
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
@@ -285,18 +284,7 @@ impl Compiler<'_> {
                     format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"),
                 );
             }
-            Ok(cgroups) => {
-                for (id, depth) in cgroups {
-                    let named = u32::from(depth == 0);
-                    let label = CgroupLabel { skill, named };
-                    // The narrower cgroup wins: it is the one that names this very cgroup, or the deeper one above it.
-                    let depths = self.ruleset.cgroup_depths.entry(id).or_insert(u32::MAX);
-                    if depth < *depths {
-                        *depths = depth;
-                        self.ruleset.cgroups.insert(id, label);
-                    }
-                }
-            }
+            Ok(cgroups) => self.ruleset.add_cgroups(skill, &cgroups),
             Err(e) => self.error(at, e),
         }
     }

@@ -1,6 +1,7 @@
 //! The facts that the compiler asks of the host.
 
 use std::{
+    collections::HashMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -43,13 +44,18 @@ pub trait World {
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
     home: PathBuf,
+    pins: &'a mut Pins,
     mount_points: Option<Vec<PathBuf>>,
 }
 
+/// What was found at the paths of binaries when the policy was last loaded: until it is loaded again they stay pinned to that.
+pub type Pins = HashMap<PathBuf, Result<Digest, String>>;
+
 impl<'a> Host<'a> {
-    /// A host whose objects are resolved by the attached programs; `home` is what `~` means.
-    pub fn new(resolver: &'a mut Resolver, home: PathBuf) -> Self {
-        Self { resolver, home, mount_points: None }
+    /// A host whose objects are resolved by the attached programs; `home` is what `~` means, and what `pins` knows is not
+    /// measured again.
+    pub fn new(resolver: &'a mut Resolver, home: PathBuf, pins: &'a mut Pins) -> Self {
+        Self { resolver, home, pins, mount_points: None }
     }
 }
 
@@ -62,7 +68,8 @@ impl World for Host<'_> {
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
-        hash::sha256_file(path).map_err(|e| e.to_string())
+        let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
+        self.pins.entry(path.to_owned()).or_insert_with(measure).clone()
     }
 
     fn objects(&mut self, path: &Path) -> Result<Vec<ObjectId>, String> {

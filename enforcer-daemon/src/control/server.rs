@@ -108,6 +108,15 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
             let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "pid": pid, "threads": threads }))
         }
+        Request::Attach { skill, pid: Some(pid), cgroup: None } => {
+            let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "pid": pid, "threads": threads }))
+        }
+        Request::Attach { skill, pid: None, cgroup: Some(cgroup) } => {
+            let cgroups = service.engine.attach_cgroup(cgroup.clone(), skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "cgroup": cgroup, "cgroups": cgroups }))
+        }
+        Request::Attach { .. } => Err("name either a process or a cgroup".into()),
         Request::Reload { policy } => service.reload(policy.map(PathBuf::from)).await,
         Request::Events { .. } => Err("events end a connection".into()),
     }

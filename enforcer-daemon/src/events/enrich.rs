@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, RwLock},
+    time::{Duration, Instant},
 };
 
 use enforcer_common::{
@@ -21,7 +22,12 @@ use super::{
     decode,
     record::{Object, Record},
 };
-use crate::{engine::Directory, kernel::load::CGROUP_ROOT, manifest::Digest, mounts};
+use crate::{
+    engine::Directory,
+    kernel::load::CGROUP_ROOT,
+    manifest::Digest,
+    mounts::{self, Mount},
+};
 
 /// How many cgroup paths are remembered.
 const CGROUP_CACHE: usize = 4096;
@@ -30,6 +36,7 @@ const CGROUP_CACHE: usize = 4096;
 pub struct Enricher {
     directory: Arc<RwLock<Directory>>,
     cgroups: HashMap<u64, String>,
+    mounts: MountTables,
     boot: String,
     number: u64,
 }
@@ -42,7 +49,7 @@ impl Enricher {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let start = nanoseconds(ClockId::Boottime) / 1_000_000;
         let boot = format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim());
-        Self { directory, cgroups: HashMap::new(), boot, number: 0 }
+        Self { directory, cgroups: HashMap::new(), mounts: MountTables::default(), boot, number: 0 }
     }
 
     fn next_id(&mut self) -> String {
@@ -78,10 +85,10 @@ impl Enricher {
             ppid: event.ppid,
             uid: Some(event.uid),
             comm: Some(decode::text(&event.comm)),
-            exe: absolute(&event.exe, event.pid),
+            exe: self.mounts.absolute(&event.exe, event.pid),
             cgroup: Some(self.cgroup(event)),
             generation: event.generation.0,
-            object: object(event),
+            object: self.object(event),
             ..Record::default()
         };
         if let Ok(directory) = self.directory.read() {
@@ -95,6 +102,41 @@ impl Enricher {
             }
         }
         record
+    }
+
+    /// What was acted upon.
+    fn object(&mut self, event: &Event) -> Object {
+        let id = event.object;
+        let mut object = Object { path: self.mounts.absolute(&event.path, event.pid), ..Object::default() };
+        if id.dev != 0 || id.ino != 0 {
+            object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
+            object.ino = Some(id.ino);
+        }
+        if event.has_digest != 0 {
+            object.sha256 = Some(Digest::new(event.digest.0).to_string());
+        }
+        let kind = Kind::from_raw(event.kind);
+        if kind == Some(Kind::Connect) {
+            let v6 = Ipv6Addr::from(event.address.0);
+            let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
+            object.address = Some(address.to_string());
+            object.port = Some(event.port);
+        }
+        if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
+            object.family = Some(match event.family {
+                net::AF_UNIX => "unix".into(),
+                net::AF_INET => "inet".into(),
+                net::AF_INET6 => "inet6".into(),
+                net::AF_NETLINK => "netlink".into(),
+                other => other.to_string(),
+            });
+            object.protocol = Some(match event.protocol {
+                net::IPPROTO_TCP => "tcp".into(),
+                net::IPPROTO_UDP => "udp".into(),
+                other => other.to_string(),
+            });
+        }
+        object
     }
 
     /// The cgroup's path below the mount, as far as it is known.
@@ -119,55 +161,43 @@ fn cgroup_of(pid: u32, id: u64) -> Option<String> {
     (meta.ino() == id).then(|| path.to_owned())
 }
 
-/// What was acted upon.
-fn object(event: &Event) -> Object {
-    let id = event.object;
-    let mut object = Object { path: absolute(&event.path, event.pid), ..Object::default() };
-    if id.dev != 0 || id.ino != 0 {
-        object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
-        object.ino = Some(id.ino);
-    }
-    if event.has_digest != 0 {
-        object.sha256 = Some(Digest::new(event.digest.0).to_string());
-    }
-    let kind = Kind::from_raw(event.kind);
-    if kind == Some(Kind::Connect) {
-        let v6 = Ipv6Addr::from(event.address.0);
-        let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
-        object.address = Some(address.to_string());
-        object.port = Some(event.port);
-    }
-    if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
-        object.family = Some(match event.family {
-            net::AF_UNIX => "unix".into(),
-            net::AF_INET => "inet".into(),
-            net::AF_INET6 => "inet6".into(),
-            net::AF_NETLINK => "netlink".into(),
-            other => other.to_string(),
-        });
-        object.protocol = Some(match event.protocol {
-            net::IPPROTO_TCP => "tcp".into(),
-            net::IPPROTO_UDP => "udp".into(),
-            other => other.to_string(),
-        });
-    }
-    object
-}
+/// The mount tables of processes that acted lately.
+#[derive(Default)]
+struct MountTables(HashMap<u32, (Instant, Arc<Vec<Mount>>)>);
 
-/// A path of the event as the acting process's mount namespace shows it, else the daemon's, else from the filesystem's root.
-fn absolute<const N: usize>(raw: &RawPath<N>, pid: u32) -> Option<String> {
-    let (path, truncated) = decode::path(raw)?;
-    if truncated {
-        return Some(path.to_string_lossy().into_owned());
+impl MountTables {
+    /// How many tables are remembered.
+    const CAPACITY: usize = 256;
+    /// How long a table is taken for the present one: a process that makes many events is asked once in a while.
+    const FRESH: Duration = Duration::from_millis(500);
+
+    /// The mounts that process `pid` sees; the daemon's own when it has ended.
+    fn of(&mut self, pid: u32) -> Arc<Vec<Mount>> {
+        if let Some((read, table)) = self.0.get(&pid)
+            && read.elapsed() < Self::FRESH
+        {
+            return Arc::clone(table);
+        }
+        let files = [format!("/proc/{pid}/mountinfo"), "/proc/self/mountinfo".into()];
+        let table = files.iter().find_map(|file| mounts::read(Path::new(file)).ok().filter(|t| !t.is_empty()));
+        let table = Arc::new(table.unwrap_or_default());
+        if self.0.len() >= Self::CAPACITY {
+            self.0.clear();
+        }
+        self.0.insert(pid, (Instant::now(), Arc::clone(&table)));
+        table
     }
-    let mounted = [format!("/proc/{pid}/mountinfo"), "/proc/self/mountinfo".into()]
-        .iter()
-        .find_map(|info| below_mount(&mounts::read(Path::new(info)).ok()?, raw.dev, &path));
-    Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+
+    /// A path of the event as the acting process's mount namespace shows it, else from the filesystem's root.
+    fn absolute<const N: usize>(&mut self, raw: &RawPath<N>, pid: u32) -> Option<String> {
+        let (path, truncated) = decode::path(raw)?;
+        let mounted = if truncated { None } else { below_mount(&self.of(pid), raw.dev, &path) };
+        Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+    }
 }
 
 /// The path below the mount of its filesystem that shows most of it; the last mount of equals lies on top.
-fn below_mount(mounts: &[mounts::Mount], dev: u32, path: &Path) -> Option<PathBuf> {
+fn below_mount(mounts: &[Mount], dev: u32, path: &Path) -> Option<PathBuf> {
     let candidates = mounts.iter().filter(|m| m.dev == dev);
     let mount = candidates
         .filter(|m| path.starts_with(&m.root))
@@ -197,8 +227,8 @@ fn rfc3339(ns: i128) -> String {
 mod tests {
     use super::*;
 
-    fn mount(dev: u32, root: &str, at: &str) -> mounts::Mount {
-        mounts::Mount { dev, root: root.into(), mount_point: at.into() }
+    fn mount(dev: u32, root: &str, at: &str) -> Mount {
+        Mount { dev, root: root.into(), mount_point: at.into() }
     }
 
     #[test]

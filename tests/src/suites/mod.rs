@@ -1,15 +1,18 @@
 //! The tests, by what they are about.
 
 mod bad;
+mod budget;
 mod connect;
 mod control;
 mod delete;
 mod exec;
+mod files;
 mod kernel;
 mod lifecycle;
 mod modes;
 mod places;
 mod subjects;
+mod walls;
 
 use crate::harness::runner::Suite;
 
@@ -22,6 +25,9 @@ pub(crate) const ALL: &[Suite] = &[
     subjects::SUITE,
     modes::SUITE,
     control::SUITE,
+    walls::SUITE,
+    files::SUITE,
+    budget::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
