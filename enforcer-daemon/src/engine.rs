@@ -23,7 +23,7 @@ use crate::{
     compile::{
         self, CompileErrors, Ids, Remark,
         ruleset::Ruleset,
-        world::{Host, Pins, World as _},
+        world::{Host, Loaded, World as _},
     },
     kernel::{
         Kernel, LoadError,
@@ -48,6 +48,9 @@ pub enum PolicyError {
     /// It cannot be compiled on this host.
     #[error(transparent)]
     Compile(#[from] CompileErrors),
+    /// The mount table cannot be read.
+    #[error("/proc/self/mountinfo: {0}")]
+    Mounts(#[source] std::io::Error),
     /// The kernel did not take it.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -291,7 +294,7 @@ struct Owner {
     enroller: Enroller,
     drops: PerCpuArray<MapData, u64>,
     ids: Ids,
-    pins: Pins,
+    loaded: Loaded,
     home: PathBuf,
     file: PathBuf,
     manifest: Arc<ValidManifest>,
@@ -330,7 +333,7 @@ impl Owner {
             enroller,
             drops,
             ids: Ids::default(),
-            pins: Pins::new(),
+            loaded: Loaded::default(),
             home,
             file,
             manifest: Arc::clone(&manifest),
@@ -381,17 +384,15 @@ impl Owner {
 
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
-        let before = std::mem::take(&mut self.pins);
-        match self.put_in_force(&manifest) {
-            Ok(generation) => {
-                self.manifest = manifest;
-                Ok(generation)
-            }
-            Err(e) => {
-                self.pins = before;
-                Err(e)
-            }
+        let before = std::mem::take(&mut self.loaded);
+        let outcome = self.put_in_force(&manifest);
+        if outcome.is_ok() {
+            self.manifest = manifest;
+            self.loaded.settle();
+        } else {
+            self.loaded = before;
         }
+        outcome
     }
 
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
@@ -402,7 +403,8 @@ impl Owner {
     }
 
     fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
-        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.pins);
+        let mut host =
+            Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         for (cgroup, skill) in &self.attached {
             // A skill that is gone denies all, which is what its processes get; a cgroup that is gone has none.
@@ -464,7 +466,8 @@ impl Owner {
 
     fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
         let skill = self.skill(&name)?;
-        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.pins);
+        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded)
+            .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
         let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
         if found.is_empty() {
             return Err(EnterError::Cgroup(format!("there is no cgroup {cgroup} below {CGROUP_ROOT}")));

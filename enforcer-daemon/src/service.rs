@@ -21,7 +21,7 @@ use crate::{
     control::{self, server},
     engine::{Engine, Started},
     events::{
-        enrich::Enricher,
+        enrich::{self, Enricher},
         stream::{self, Stream},
     },
     manifest, watch,
@@ -113,8 +113,8 @@ impl Service {
         let socket = runtime.join(control::SOCKET);
         let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();
-        let mut enricher = Enricher::new(engine.directory());
-        stream.publish(enricher.own("start", format!("enforcing {}", policy.display())));
+        let enricher = Enricher::new(engine.directory());
+        stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
         let service =
             Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });

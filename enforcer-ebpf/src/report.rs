@@ -54,12 +54,12 @@ pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &D
 
 /// Writes the event of a process that somebody moved to another cgroup.
 #[inline(always)]
-pub fn moved(skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
+pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
     let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`. The acting process is the one that moved it; the event is about the one that was moved.
     unsafe {
-        fill(event, Kind::Move, skill, generation, what, &Object::Cgroup(to));
+        fill(event, kind, skill, generation, what, &Object::Cgroup(to));
         (*event).target = task.tgid();
     }
     entry.submit(0);

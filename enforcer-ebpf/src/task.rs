@@ -79,19 +79,26 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: tells that a governed process was moved; its label stays.
+/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: a process that is moved into a governed cgroup enters its skill; one
+/// that is governed keeps its label, which is reported. Other threads get the label at their next act.
 #[btf_tracepoint(function = "cgroup_attach_task")]
 pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task::new(ctx.arg(2));
+    let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
     // SAFETY: an update replaces the element.
-    if let Some(label) = unsafe { TASKS.get(task.key()) }
-        && label.skill.governs()
-    {
-        let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
-        let decision =
-            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays.into(), rule: RuleId::NONE, report: true };
-        report::moved(label.skill, InForce::now().generation, &decision, task, to);
-    }
+    let label = unsafe { TASKS.get(task.key()) };
+    let (skill, kind, reason) = match label {
+        Some(label) if !label.skill.governs() => return 0,
+        Some(label) => (label.skill, Kind::Move, Reason::LabelStays),
+        None => {
+            // SAFETY: as above.
+            let Some(cgroup) = (unsafe { CGROUPS.get(to) }) else { return 0 };
+            let _ = TASKS.insert(task.key(), Label::new(cgroup.skill, Origin::Cgroup), 0);
+            (cgroup.skill, Kind::Enter, Reason::Entered)
+        }
+    };
+    let decision = Decision { verdict: Verdict::Allow, reason: reason.into(), rule: RuleId::NONE, report: true };
+    report::moved(kind, skill, InForce::now().generation, &decision, task, to);
     0
 }
 

@@ -43,6 +43,7 @@ pub fn connect<R: Rules>(rules: &R, skill: SkillId, destination: &Destination) -
 
 /// Looks a destination up in the set of ports of its longest prefix.
 #[inline(always)]
+#[must_use]
 pub fn port_allowed(ports: Option<&PortSet>, port: u16, protocols: u16) -> Option<RuleId> {
     ports.and_then(|ports| ports.find(port, protocols))
 }

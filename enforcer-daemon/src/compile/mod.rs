@@ -242,7 +242,7 @@ impl Compiler<'_> {
         for (index, path) in paths.iter().enumerate() {
             let at = at.key(key).index(index);
             let expanded = self.world.expand(path);
-            match self.world.objects(Path::new(&expanded)) {
+            match self.world.objects(Path::new(&expanded), key != "protect") {
                 Ok(objects) if objects.is_empty() => {
                     self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));
                 }
@@ -272,7 +272,8 @@ impl Compiler<'_> {
         }
         let window = budget.window_ns();
         conf.budget = budget.limit();
-        conf.budget_window = [(window & u64::from(u32::MAX)) as u32, (window >> 32) as u32];
+        let [low, high] = [window & u64::from(u32::MAX), window >> 32];
+        conf.budget_window = [low, high].map(|half| u32::try_from(half).unwrap_or(u32::MAX));
         conf.budget_rule = self.rule(name, format!("delete_budget: {budget}"));
     }
 

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, OnceLock, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,41 +35,48 @@ use crate::{
 /// How many cgroup paths are remembered.
 const CGROUP_CACHE: usize = 4096;
 
+/// The next record's id: the boot and the daemon's start, which make it unique on the host, and a number that counts up.
+fn next_id() -> String {
+    static RUN: OnceLock<String> = OnceLock::new();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let run = RUN.get_or_init(|| {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let start = nanoseconds(ClockId::Boottime) / 1_000_000;
+        format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim())
+    });
+    format!("{run}-{}", NUMBER.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
+/// A record of the daemon's own.
+#[must_use]
+pub fn own(kind: &str, reason: String) -> Record {
+    Record {
+        time: rfc3339(nanoseconds(ClockId::Realtime)),
+        id: next_id(),
+        kind: kind.into(),
+        reason,
+        ..Record::default()
+    }
+}
+
+/// A record of events that were lost.
+#[must_use]
+pub fn lost(count: u64, where_: &str) -> Record {
+    Record { dropped: Some(count), ..own("drop", format!("{count} events {where_}")) }
+}
+
 /// Turns events into records. It looks up what may have gone meanwhile, and says less then.
 pub struct Enricher {
     directory: Arc<RwLock<Directory>>,
     cgroups: HashMap<u64, String>,
     mounts: MountTables,
-    boot: String,
-    number: u64,
 }
 
 impl Enricher {
     /// With the rules behind the numbers.
     #[must_use]
     pub fn new(directory: Arc<RwLock<Directory>>) -> Self {
-        // The boot's id makes an event's id unique on the host; its first group is enough beside the counter and the start.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let start = nanoseconds(ClockId::Boottime) / 1_000_000;
-        let boot = format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim());
-        Self { directory, cgroups: HashMap::new(), mounts: MountTables::default(), boot, number: 0 }
-    }
-
-    fn next_id(&mut self) -> String {
-        self.number += 1;
-        format!("{}-{}", self.boot, self.number)
-    }
-
-    /// A record of the daemon's own.
-    #[must_use]
-    pub fn own(&mut self, kind: &str, reason: String) -> Record {
-        Record {
-            time: rfc3339(nanoseconds(ClockId::Realtime)),
-            id: self.next_id(),
-            kind: kind.into(),
-            reason,
-            ..Record::default()
-        }
+        Self { directory, cgroups: HashMap::new(), mounts: MountTables::default() }
     }
 
     /// The record of an event.
@@ -74,7 +84,7 @@ impl Enricher {
     pub fn record(&mut self, event: &Event) -> Record {
         let mut record = Record {
             time: rfc3339(wall_clock(event.time_ns)),
-            id: self.next_id(),
+            id: next_id(),
             kind: Kind::from_raw(event.kind).map_or_else(|| event.kind.to_string(), |k| k.as_str().into()),
             verdict: Some(
                 Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into()),
@@ -89,6 +99,7 @@ impl Enricher {
             cgroup: Some(self.cgroup(event)),
             generation: event.generation.0,
             object: self.object(event),
+            target: (event.target != 0).then_some(event.target),
             ..Record::default()
         };
         if let Ok(directory) = self.directory.read() {
@@ -108,7 +119,7 @@ impl Enricher {
     fn object(&mut self, event: &Event) -> Object {
         let id = event.object;
         let mut object = Object { path: self.mounts.absolute(&event.path, event.pid), ..Object::default() };
-        if id.dev != 0 || id.ino != 0 {
+        if id.dev != 0 {
             object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
             object.ino = Some(id.ino);
         }
@@ -228,7 +239,7 @@ mod tests {
     use super::*;
 
     fn mount(dev: u32, root: &str, at: &str) -> Mount {
-        Mount { dev, root: root.into(), mount_point: at.into() }
+        Mount { id: 0, dev, root: root.into(), mount_point: at.into() }
     }
 
     #[test]

@@ -258,9 +258,10 @@ impl PolicyMaps {
     fn make_budgets(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
         /// `BPF_NOEXIST`: an element that is there keeps its counts.
         const NOEXIST: u64 = 1;
+        #[expect(clippy::large_stack_arrays, reason = "32 KiB on the engine's own stack, moved to the heap at once")]
         let empty = Box::new(Budget { lock: bpf_spin_lock { val: 0 }, count: 0, times: [0; BUDGET_LIMIT as usize] });
         for (skill, _) in next.skills.iter().filter(|(_, conf)| conf.budget_rule != RuleId::NONE) {
-            match self.budgets.insert(skill, &*empty, NOEXIST) {
+            match self.budgets.insert(skill, *empty, NOEXIST) {
                 Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
                 }
                 Err(e) => return Err(ApplyError::Map { map: map::BUDGETS, cause: full_or(&e) }),
