@@ -129,4 +129,3 @@ fn the_core_and_the_model_agree() {
         Ok(())
     });
 }
-

@@ -32,7 +32,8 @@ fn gains(before: [(bool, Reason); 3], after: [(bool, Reason); 3]) -> bool {
 
 #[test]
 fn a_link_never_widens_and_is_refused_only_where_it_would() {
-    let outcomes = [Reason::Allowed, Reason::LinkGains, Reason::PathNotListed, Reason::Protected, Reason::NeedsApproval];
+    let outcomes =
+        [Reason::Allowed, Reason::LinkGains, Reason::PathNotListed, Reason::Protected, Reason::NeedsApproval];
     let strategy = (governed(), changes(), any::<[Index; 2]>());
     check("links", 10, &outcomes.map(Reason::as_str), &strategy, |((tree, policy), changes, [file, dir]), tally| {
         let (mut naive, mut disk, mut numbers) = (Naive::new(&policy, &tree), Disk::new(&tree), Numbers::default());
@@ -49,8 +50,7 @@ fn a_link_never_widens_and_is_refused_only_where_it_would() {
         let file = files[file.index(files.len())].clone();
         let dirs: Vec<_> = naive.tree.dirs().into_iter().filter(|dir| **dir != file).cloned().collect();
         let name = join(&dirs[dir.index(dirs.len())], "link");
-        let decision =
-            decide::link(&store.now(), skill_id(0), &mut disk.way(&file, 0), &mut disk.way_to_be(&name));
+        let decision = decide::link(&store.now(), skill_id(0), &mut disk.way(&file, 0), &mut disk.way_to_be(&name));
         tally.count(decision.reason.as_str());
 
         let before = rights(&store, 0, &disk, &file);
