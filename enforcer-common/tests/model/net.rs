@@ -139,7 +139,8 @@ fn a_connection_goes_where_a_port_is_listed() {
 fn a_socket_that_no_rule_can_name_is_not_made() {
     let family = prop_oneof![4 => prop::sample::select(vec![1_u16, 2, 10, 16, 17, 40]), 1 => any::<u16>()];
     let socket_type = 0_u16..11;
-    let protocol = prop_oneof![4 => prop::sample::select(vec![0_u16, 1, 6, 17, 58, 132, 136, 255, 262]), 1 => any::<u16>()];
+    let protocol =
+        prop_oneof![4 => prop::sample::select(vec![0_u16, 1, 6, 17, 58, 132, 136, 255, 262]), 1 => any::<u16>()];
     let strategy = (conf(), family, socket_type, protocol);
     check("socket", 2, &["allow", "deny", "audit"], &strategy, |(conf, family, kind, protocol), tally| {
         let rules = OnePrefix { conf, ports: None };
