@@ -315,4 +315,6 @@ fn two_factor(set: TwoFactor) -> u32 {
 }
 
 #[cfg(test)]
+mod net_model_tests;
+#[cfg(test)]
 mod tests;
