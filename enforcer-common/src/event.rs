@@ -125,6 +125,42 @@ wire_enum! {
     }
 }
 
+/// A [`Reason`] as it crosses the boundary.
+///
+/// The decision core works with these bytes: a byte in memory is an unknown to the verifier, where an enumeration's variants
+/// are constants that it would follow one by one through the rest of the program.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReasonCode(pub u8);
+
+impl ReasonCode {
+    /// The reason, or `None` when this build knows none of that number.
+    #[must_use]
+    pub const fn known(self) -> Option<Reason> {
+        Reason::from_raw(self.0)
+    }
+
+    /// Whether it is this reason.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is(self, reason: Reason) -> bool {
+        self.0 == reason as u8
+    }
+}
+
+impl From<Reason> for ReasonCode {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self(reason as u8)
+    }
+}
+
+impl PartialEq<Reason> for ReasonCode {
+    fn eq(&self, other: &Reason) -> bool {
+        self.is(*other)
+    }
+}
+
 /// How many bytes of an object's path an event carries.
 pub const PATH_CAPACITY: usize = 1024;
 /// How many bytes of the acting program's path an event carries.

@@ -6,6 +6,10 @@
 //!
 //! The crate is `no_std` and has no `unsafe` but the `Pod` markers behind the `user` feature.
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "a checked conversion brings a panic or a branch into the kernel programs; each cast is of a value that fits"
+)]
 
 pub mod decide;
 pub mod event;

@@ -1,6 +1,6 @@
 //! Labels of tasks and cgroups.
 
-use crate::ids::SkillId;
+use crate::{decide::Findings, ids::SkillId};
 
 /// How a task came into its skill.
 #[repr(u32)]
@@ -26,8 +26,8 @@ pub struct Label {
     pub origin: u32,
     /// The skill that the exec under way leads to, 0 when it leads to none.
     pub pending: SkillId,
-    /// Not used.
-    pub reserved: u32,
+    /// Room for the decision that the task waits for; only the task itself uses it.
+    pub findings: Findings,
 }
 
 impl Label {
@@ -35,7 +35,7 @@ impl Label {
     #[must_use]
     #[inline(always)]
     pub const fn new(skill: SkillId, origin: Origin) -> Self {
-        Self { skill, origin: origin as u32, pending: SkillId(0), reserved: 0 }
+        Self { skill, origin: origin as u32, pending: SkillId(0), findings: Findings::EMPTY }
     }
 }
 
@@ -81,6 +81,6 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 16);
+const _: () = assert!(size_of::<Label>() == 40);
 const _: () = assert!(size_of::<CgroupLabel>() == 8);
 const _: () = assert!(size_of::<Enrolment>() == 32);

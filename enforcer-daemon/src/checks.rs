@@ -189,7 +189,7 @@ fn ima() -> Check {
 fn cgroup() -> Check {
     const NAME: &str = "cgroup v2";
     match rustix::fs::statfs(CGROUP_ROOT) {
-        Ok(stat) if i64::from(stat.f_type) == CGROUP2_MAGIC => ok(NAME, CGROUP_ROOT),
+        Ok(stat) if stat.f_type == CGROUP2_MAGIC => ok(NAME, CGROUP_ROOT),
         Ok(_) => missing(
             NAME,
             format!("{CGROUP_ROOT} is not cgroup v2"),

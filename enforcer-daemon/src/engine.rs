@@ -5,6 +5,8 @@
 //! that no two policies are ever applied at once.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, mpsc},
     thread,
@@ -15,13 +17,18 @@ use enforcer_common::{
     ids::{Generation, SkillId},
     names::map,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    compile::{self, CompileErrors, Ids, Remark, ruleset::Ruleset, world::Host},
+    compile::{
+        self, CompileErrors, Ids, Remark,
+        ruleset::Ruleset,
+        world::{Host, Loaded, World as _},
+    },
     kernel::{
         Kernel, LoadError,
         enrol::{EnrolError, Enroller},
+        load::CGROUP_ROOT,
         maps::{ApplyError, PolicyMaps},
         resolve::Resolver,
     },
@@ -41,6 +48,9 @@ pub enum PolicyError {
     /// It cannot be compiled on this host.
     #[error(transparent)]
     Compile(#[from] CompileErrors),
+    /// The mount table cannot be read.
+    #[error("/proc/self/mountinfo: {0}")]
+    Mounts(#[source] std::io::Error),
     /// The kernel did not take it.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -79,6 +89,12 @@ pub enum EnterError {
     /// The process could not be labelled.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+    /// The cgroup cannot be governed.
+    #[error("{0}")]
+    Cgroup(String),
+    /// The policy maps did not take it.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
     /// The engine has ended.
     #[error("the engine has ended")]
     Ended,
@@ -132,7 +148,10 @@ impl Directory {
 
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
+    Refresh(oneshot::Sender<Result<bool, PolicyError>>),
     Enter(u32, String, oneshot::Sender<Result<u32, EnterError>>),
+    AttachCgroup(String, String, oneshot::Sender<Result<usize, EnterError>>),
+    Inspect(u32, SkillId, oneshot::Sender<u32>),
     IsGoverned(u32, oneshot::Sender<Result<bool, EnrolError>>),
     Status(oneshot::Sender<Status>),
     Dropped(oneshot::Sender<u64>),
@@ -143,6 +162,7 @@ enum Request {
 pub struct Engine {
     requests: mpsc::SyncSender<Request>,
     directory: Arc<RwLock<Directory>>,
+    watched: watch::Receiver<BTreeSet<PathBuf>>,
 }
 
 /// What a started engine hands out once.
@@ -166,10 +186,11 @@ impl Engine {
         let (requests, inbox) = mpsc::sync_channel(QUEUE);
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
+        let (watched, receiver) = watch::channel(BTreeSet::new());
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, home, shared) {
+            .spawn(move || match Owner::start(manifest, file, home, shared, watched) {
                 Ok((owner, ring, debug)) => {
                     let warnings = owner.warnings.clone();
                     let _ = ready.send(Ok((ring, debug, warnings)));
@@ -181,7 +202,7 @@ impl Engine {
             })
             .map_err(StartError::Thread)?;
         let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        Ok(Started { engine: Self { requests, directory }, ring, debug, warnings })
+        Ok(Started { engine: Self { requests, directory, watched: receiver }, ring, debug, warnings })
     }
 
     /// The rules behind the numbers in events.
@@ -212,6 +233,33 @@ impl Engine {
         file: PathBuf,
     ) -> Option<Result<(Generation, Vec<Remark>), PolicyError>> {
         self.ask(|reply| Request::Apply(Box::new(manifest), file, reply)).await
+    }
+
+    /// Looks again at what lies at the paths of the policy in force; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// When the change is not taken: the policy in force stays as it is.
+    pub async fn refresh(&self) -> Option<Result<bool, PolicyError>> {
+        self.ask(Request::Refresh).await
+    }
+
+    /// Puts a cgroup and its descendants into a skill; returns how many cgroups that are.
+    ///
+    /// # Errors
+    /// When the policy has no such skill, or there is no such cgroup.
+    pub async fn attach_cgroup(&self, cgroup: String, skill: String) -> Result<usize, EnterError> {
+        self.ask(move |reply| Request::AttachCgroup(cgroup, skill, reply)).await.unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Reports the open files of a process that its skill may not have; returns how many there are.
+    pub async fn inspect(&self, pid: u32, skill: SkillId) -> u32 {
+        self.ask(move |reply| Request::Inspect(pid, skill, reply)).await.unwrap_or(0)
+    }
+
+    /// The paths that the policy in force names, as they change.
+    #[must_use]
+    pub fn watched(&self) -> watch::Receiver<BTreeSet<PathBuf>> {
+        self.watched.clone()
     }
 
     /// Puts a process into a skill; returns how many of its threads got the label.
@@ -246,10 +294,15 @@ struct Owner {
     enroller: Enroller,
     drops: PerCpuArray<MapData, u64>,
     ids: Ids,
+    loaded: Loaded,
     home: PathBuf,
     file: PathBuf,
+    manifest: Arc<ValidManifest>,
+    /// Cgroups that were attached by hand, with their skills; they stay over reloads.
+    attached: BTreeMap<String, String>,
     warnings: Vec<Remark>,
     directory: Arc<RwLock<Directory>>,
+    watched: watch::Sender<BTreeSet<PathBuf>>,
 }
 
 type Handover = (Owner, RingBuf<MapData>, Option<aya_log::EbpfLogger<&'static dyn log::Log>>);
@@ -260,6 +313,7 @@ impl Owner {
         file: PathBuf,
         home: PathBuf,
         directory: Arc<RwLock<Directory>>,
+        watched: watch::Sender<BTreeSet<PathBuf>>,
     ) -> Result<Handover, StartError> {
         let mut kernel = Kernel::load()?;
         let debug = kernel.debug_messages();
@@ -271,9 +325,24 @@ impl Owner {
         // Nobody is governed yet: no task has a label and no cgroup is in the map.
         kernel.attach()?;
         enroller.enrol(&mut kernel, std::process::id(), SkillId::RESOLVER)?;
-        let ids = Ids::default();
-        let mut owner = Self { kernel, maps, resolver, enroller, drops, ids, home, file, warnings: vec![], directory };
-        owner.apply(&manifest)?;
+        let manifest = Arc::new(manifest);
+        let mut owner = Self {
+            kernel,
+            maps,
+            resolver,
+            enroller,
+            drops,
+            ids: Ids::default(),
+            loaded: Loaded::default(),
+            home,
+            file,
+            manifest: Arc::clone(&manifest),
+            attached: BTreeMap::new(),
+            warnings: vec![],
+            directory,
+            watched,
+        };
+        owner.apply(manifest)?;
         Ok((owner, ring, debug))
     }
 
@@ -282,14 +351,23 @@ impl Owner {
         while let Ok(request) = inbox.recv() {
             match request {
                 Request::Apply(manifest, file, reply) => {
-                    let outcome = self.apply(&manifest);
+                    let outcome = self.apply(Arc::new(*manifest));
                     if outcome.is_ok() {
                         self.file = file;
                     }
                     let _ = reply.send(outcome.map(|generation| (generation, self.warnings.clone())));
                 }
+                Request::Refresh(reply) => {
+                    let _ = reply.send(self.refresh());
+                }
                 Request::Enter(pid, skill, reply) => {
                     let _ = reply.send(self.enter(pid, &skill));
+                }
+                Request::AttachCgroup(cgroup, skill, reply) => {
+                    let _ = reply.send(self.attach_cgroup(cgroup, skill));
+                }
+                Request::Inspect(pid, skill, reply) => {
+                    let _ = reply.send(self.enroller.inspect_files(&mut self.kernel, pid, skill).unwrap_or(0));
                 }
                 Request::IsGoverned(pid, reply) => {
                     let _ = reply.send(self.enroller.is_governed(&mut self.kernel, pid));
@@ -304,25 +382,102 @@ impl Owner {
         }
     }
 
-    fn apply(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
-        let mut host = Host::new(&mut self.resolver, self.home.clone());
-        let compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
+    /// Loads a policy: binaries are measured anew.
+    fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
+        let before = std::mem::take(&mut self.loaded);
+        let outcome = self.put_in_force(&manifest);
+        if outcome.is_ok() {
+            self.manifest = manifest;
+            self.loaded.settle();
+        } else {
+            self.loaded = before;
+        }
+        outcome
+    }
+
+    /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
+    fn refresh(&mut self) -> Result<bool, PolicyError> {
+        let before = self.maps.generation();
+        let manifest = Arc::clone(&self.manifest);
+        Ok(self.put_in_force(&manifest)? != before)
+    }
+
+    fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
+        let mut host =
+            Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
+        let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
+        for (cgroup, skill) in &self.attached {
+            // A skill that is gone denies all, which is what its processes get; a cgroup that is gone has none.
+            let found = host.cgroups(cgroup).unwrap_or_default();
+            if let Some(skill) = self.ids.known_skill(skill) {
+                compiled.ruleset.add_cgroups(skill, &found);
+            }
+        }
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
-        let generation = self.maps.apply(compiled.ruleset)?;
+        let watched = compiled.ruleset.watched.clone();
+        let (new_cgroups, generation) = self.maps.apply(compiled.ruleset)?;
         self.warnings = compiled.warnings;
+        // Always told, even if nothing changed: the watcher waits for it.
+        self.watched.send_replace(watched);
+        self.inspect_cgroups(&new_cgroups);
         Ok(generation)
     }
 
-    fn enter(&mut self, pid: u32, name: &str) -> Result<u32, EnterError> {
+    /// Reports what processes of newly governed cgroups brought along.
+    fn inspect_cgroups(&mut self, cgroups: &[(u64, SkillId)]) {
+        if cgroups.is_empty() {
+            return;
+        }
+        for (pid, skill) in processes_in(cgroups) {
+            if let Err(e) = self.enroller.inspect_files(&mut self.kernel, pid, skill) {
+                tracing::warn!("open files of process {pid}: {e}");
+            }
+        }
+    }
+
+    /// The number of a skill of the policy in force.
+    fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
         let in_force = self.maps.in_force();
-        let skill = self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
+        self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
             let known: Vec<&str> = in_force.names.values().map(|s| s.name.as_str()).collect();
             EnterError::NoSkill { name: name.to_owned(), known: known.join(", ") }
-        })?;
-        Ok(self.enroller.enrol(&mut self.kernel, pid, skill)?)
+        })
+    }
+
+    /// Labels a process, unless it has files open that its skill may not have. It is looked at before, so that one that is
+    /// refused stays as it was, and again afterwards, because it may have opened some in between.
+    fn enter(&mut self, pid: u32, name: &str) -> Result<u32, EnterError> {
+        let skill = self.skill(name)?;
+        self.refuse_open_files(pid, skill)?;
+        let labelled = self.enroller.enrol(&mut self.kernel, pid, skill)?;
+        self.refuse_open_files(pid, skill)?;
+        Ok(labelled)
+    }
+
+    fn refuse_open_files(&mut self, pid: u32, skill: SkillId) -> Result<(), EnterError> {
+        match self.enroller.inspect_files(&mut self.kernel, pid, skill)? {
+            0 => Ok(()),
+            count => Err(EnrolError::OpenFiles { pid, count }.into()),
+        }
+    }
+
+    fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
+        let skill = self.skill(&name)?;
+        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded)
+            .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
+        let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
+        if found.is_empty() {
+            return Err(EnterError::Cgroup(format!("there is no cgroup {cgroup} below {CGROUP_ROOT}")));
+        }
+        let mut next = self.maps.in_force().clone();
+        next.add_cgroups(skill, &found);
+        let (new_cgroups, _) = self.maps.apply(next)?;
+        self.attached.insert(cgroup, name);
+        self.inspect_cgroups(&new_cgroups);
+        Ok(found.len())
     }
 
     fn dropped(&self) -> u64 {
@@ -347,4 +502,20 @@ impl Owner {
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// The processes of some cgroups, with their skills. Those that end meanwhile are left out.
+fn processes_in(cgroups: &[(u64, SkillId)]) -> Vec<(u32, SkillId)> {
+    let mut found = vec![];
+    let mut pending = vec![PathBuf::from(CGROUP_ROOT)];
+    while let Some(dir) = pending.pop() {
+        let Ok(meta) = std::fs::metadata(&dir) else { continue };
+        if let Some((_, skill)) = cgroups.iter().find(|(id, _)| *id == meta.ino()) {
+            let processes = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            found.extend(processes.lines().filter_map(|pid| Some((pid.parse().ok()?, *skill))));
+        }
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        pending.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    found
 }

@@ -16,3 +16,4 @@ pub mod manifest;
 pub mod mounts;
 pub mod service;
 pub mod users;
+pub mod watch;

@@ -11,6 +11,8 @@ use std::{
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's id, as `statx` gives it.
+    pub id: u64,
     /// The filesystem's `s_dev` as the kernel keeps it: `major << 20 | minor`.
     pub dev: u32,
     /// Which directory of the filesystem is mounted.
@@ -33,10 +35,11 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 
 /// `ID PARENT MAJOR:MINOR ROOT MOUNT_POINT …`
 fn line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|b| *b == b' ').skip(2);
-    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let mut fields = line.split(|b| *b == b' ');
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let (major, minor) = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
     let dev = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
-    Some(Mount { dev, root: unescape(fields.next()?), mount_point: unescape(fields.next()?) })
+    Some(Mount { id, dev, root: unescape(fields.next()?), mount_point: unescape(fields.next()?) })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits behind a backslash.
@@ -44,15 +47,12 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {
-        match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
-                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
+        if let [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] = rest {
+            out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+            rest = tail;
+        } else {
+            out.push(*first);
+            rest = tail;
         }
     }
     OsString::from_vec(out).into()
@@ -66,6 +66,6 @@ mod tests {
     fn a_line_is_understood() {
         let text = b"36 35 98:3 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw\nnonsense\n";
         let mounts = parse(text);
-        assert_eq!(mounts, [Mount { dev: 98 << 20 | 3, root: "/mnt1".into(), mount_point: "/mnt two".into() }]);
+        assert_eq!(mounts, [Mount { id: 36, dev: 98 << 20 | 3, root: "/mnt1".into(), mount_point: "/mnt two".into() }]);
     }
 }

@@ -21,10 +21,10 @@ use crate::{
     control::{self, server},
     engine::{Engine, Started},
     events::{
-        enrich::Enricher,
+        enrich::{self, Enricher},
         stream::{self, Stream},
     },
-    manifest,
+    manifest, watch,
 };
 
 /// Where the daemon keeps its socket and lock.
@@ -90,6 +90,7 @@ pub struct Running {
     /// Reads the ring.
     pub pump: JoinHandle<std::io::Result<()>>,
     _control: JoinHandle<()>,
+    _watcher: JoinHandle<()>,
     _lock: InstanceLock,
     _debug: Option<JoinHandle<()>>,
 }
@@ -112,14 +113,15 @@ impl Service {
         let socket = runtime.join(control::SOCKET);
         let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();
-        let mut enricher = Enricher::new(engine.directory());
-        stream.publish(enricher.own("start", format!("enforcing {}", policy.display())));
+        let enricher = Enricher::new(engine.directory());
+        stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
         let service =
             Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
+        let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
-        Ok(Running { service, warnings, pump, _control: control, _lock: lock, _debug: debug })
+        Ok(Running { service, warnings, pump, _control: control, _watcher: watcher, _lock: lock, _debug: debug })
     }
 
     /// What is in force, and who enforces it.
@@ -155,6 +157,13 @@ impl Service {
         }
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
+    }
+}
+
+/// Follows changes at the policy's paths.
+async fn watch_paths(engine: Engine) {
+    if let Err(e) = watch::run(engine).await {
+        tracing::error!("changes at the policy's paths are not noticed any more: {e}; reload after them");
     }
 }
 

@@ -22,10 +22,10 @@ const STOP: i64 = 1;
 pub struct Ascent(Dentry);
 
 impl Ascent {
-    /// From the object itself.
+    /// From the object itself; from its directory, when it does not exist yet. What lies above exists.
     #[inline(always)]
     pub fn from(dentry: Dentry) -> Self {
-        Self(dentry)
+        Self(if dentry.is_negative() { dentry.parent() } else { dentry })
     }
 }
 
@@ -33,14 +33,14 @@ impl Ascent {
 struct Climber<'a, S> {
     dentry: Dentry,
     step: &'a mut S,
-    end: u32,
+    end: u8,
 }
 
 /// Values of [`Climber::end`]; the initial one remains when the loop has run out.
-const TOO_DEEP: u32 = 0;
-const ENOUGH: u32 = 1;
-const ROOT: u32 = 2;
-const ADRIFT: u32 = 3;
+const TOO_DEEP: u8 = 0;
+const ENOUGH: u8 = 1;
+const ROOT: u8 = 2;
+const ADRIFT: u8 = 3;
 
 impl Ancestry for Ascent {
     #[inline(always)]
@@ -92,7 +92,7 @@ pub unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) 
     // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
     unsafe {
         let mut writer = Writer { dentry, bytes: (&raw mut (*path).bytes).cast(), len: 0, truncated: 0 };
-        (*path).dev = dentry.inode().id().dev;
+        (*path).dev = dentry.superblock().dev();
         bpf_loop(MAX_DEPTH, write_one::<N> as *mut c_void, (&raw mut writer).cast(), 0);
         (*path).len = writer.len;
         (*path).truncated = writer.truncated;

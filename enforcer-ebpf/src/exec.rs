@@ -71,7 +71,8 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
         // SAFETY: as above.
         unsafe { *label = entered };
         let generation = InForce::now().generation;
-        let decision = Decision { verdict: Verdict::Allow, reason: Reason::Entered, rule: RuleId::NONE, report: true };
+        let decision =
+            Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
         report::decision(Kind::Enter, target, generation, &decision, &Object::None);
     }
     verdict::pass()

@@ -26,8 +26,10 @@ const FMODE_WRITE: u32 = 2;
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
+    // No room to decide in is no permission.
+    let Some(findings) = subject::findings() else { return true };
     let rules = InForce::now();
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry));
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings);
     report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
     decision.refuses()
 }
@@ -60,7 +62,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     let target = Dentry::new(ctx.arg(3));
     // The cost of one delete, whether or not there is a victim.
     let moved = Act { charge: true, ..Act::MOVE };
-    let there = if target.inode().is_null() { Act::WRITE } else { Act::MOVE };
+    let there = if target.is_negative() { Act::WRITE } else { Act::MOVE };
     verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
 }
 
@@ -90,8 +92,9 @@ pub fn path_symlink(ctx: LsmContext) -> i32 {
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
+    let Some(findings) = subject::findings() else { return verdict::refuse() };
     let rules = InForce::now();
-    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target));
+    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings);
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
     report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);

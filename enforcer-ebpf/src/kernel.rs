@@ -155,11 +155,28 @@ impl Dentry {
         Self(unsafe { field(self.0, offset!(dentry_d_parent)) })
     }
 
-    /// The inode, null for a name that does not exist.
+    /// Whether this is a name that does not exist.
+    ///
+    /// From 6.3 on the verifier takes `d_inode` of a trusted dentry for trusted, thus never null (`kernel/bpf/verifier.c:
+    /// BTF_TYPE_SAFE_TRUSTED(struct dentry)`), and removes a comparison with null as dead code. A number that was read by a
+    /// helper may be anything.
+    #[inline(always)]
+    pub fn is_negative(self) -> bool {
+        // SAFETY: `dentry.d_inode` is a pointer; only its value is looked at.
+        unsafe { probe::<u64>(self.0, offset!(dentry_d_inode)) }.unwrap_or(0) == 0
+    }
+
+    /// The inode of a name that exists. Of one that does not, nothing may be read: see [`Self::is_negative`].
     #[inline(always)]
     pub fn inode(self) -> Inode {
         // SAFETY: `dentry.d_inode` is a pointer to an inode.
         Inode(unsafe { field(self.0, offset!(dentry_d_inode)) })
+    }
+
+    /// The kernel's identity of what the name leads to; of a name that does not exist, one that no object has.
+    #[inline(always)]
+    pub fn id(self) -> ObjectId {
+        if self.is_negative() { ObjectId { ino: 0, dev: 0, generation: 0 } } else { self.inode().id() }
     }
 
     /// Copies the name with its NUL to `to`, at most `capacity` bytes; returns how many, or a negative error.
@@ -176,6 +193,13 @@ impl Dentry {
 }
 
 impl SuperBlock {
+    /// The device number.
+    #[inline(always)]
+    pub fn dev(self) -> u32 {
+        // SAFETY: `super_block.s_dev` is a u32.
+        if self.is_null() { 0 } else { unsafe { field(self.0, offset!(super_block_s_dev)) } }
+    }
+
     /// Whether the filesystem is mounted nowhere that a path could lead to: pipes, sockets, memfds.
     #[inline(always)]
     pub fn is_internal(self) -> bool {

@@ -41,6 +41,7 @@ pub enum Object<'a> {
 /// Writes the event of a decision, if it is to be reported.
 #[inline(always)]
 pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) {
+    debug(kind, skill, decision);
     if !decision.report {
         return;
     }
@@ -52,14 +53,40 @@ pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &D
     entry.submit(0);
 }
 
+/// A debug message for every decision, in the object that `ENFORCER_BPF_LOG` loads.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn debug(kind: Kind, skill: SkillId, decision: &Decision) {
+    struct Anywhere;
+    impl aya_ebpf::EbpfContext for Anywhere {
+        fn as_ptr(&self) -> *mut core::ffi::c_void {
+            core::ptr::null_mut()
+        }
+    }
+    let (kind, verdict, reason) = (kind as u8, decision.verdict as u8, decision.reason.0);
+    aya_log_ebpf::debug!(
+        &Anywhere,
+        "kind {} skill {} verdict {} reason {} rule {}",
+        kind,
+        skill.0,
+        verdict,
+        reason,
+        decision.rule.0
+    );
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn debug(_kind: Kind, _skill: SkillId, _decision: &Decision) {}
+
 /// Writes the event of a process that somebody moved to another cgroup.
 #[inline(always)]
-pub fn moved(skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
+pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
     let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`. The acting process is the one that moved it; the event is about the one that was moved.
     unsafe {
-        fill(event, Kind::Move, skill, generation, what, &Object::Cgroup(to));
+        fill(event, kind, skill, generation, what, &Object::Cgroup(to));
         (*event).target = task.tgid();
     }
     entry.submit(0);
@@ -121,7 +148,7 @@ unsafe fn fill(
         (*event).generation = generation;
         (*event).kind = kind as u8;
         (*event).verdict = decision.verdict as u8;
-        (*event).reason = decision.reason as u8;
+        (*event).reason = decision.reason.0;
         (*event).has_digest = 0;
         (*event).comm = bpf_get_current_comm().unwrap_or([0; 16]);
         (*event).digest = Digest([0; 32]);
@@ -136,7 +163,7 @@ unsafe fn fill(
         clear(&raw mut (*event).exe);
         match *object {
             Object::File { dentry, digest } => {
-                (*event).object = dentry.inode().id();
+                (*event).object = dentry.id();
                 if let Some(digest) = digest {
                     (*event).digest = *digest;
                     (*event).has_digest = 1;

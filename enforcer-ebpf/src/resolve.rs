@@ -3,7 +3,7 @@
 //! `stat` shows another device number than the kernel's on btrfs and overlayfs, so the daemon asks for an extended attribute
 //! that no file has and finds the answer in `RESOLVED` under its thread's id. The hook has no verdict.
 
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::lsm, programs::LsmContext};
 use enforcer_common::{ids::SkillId, names::RESOLVE_XATTR};
 
 use crate::{kernel::Dentry, maps::RESOLVED, subject, verdict};
@@ -14,7 +14,8 @@ pub fn inode_getxattr(ctx: LsmContext) -> i32 {
     if subject::label() == Some(SkillId::RESOLVER) && asks_for_identity(ctx.arg(1)) {
         let inode = Dentry::new(ctx.arg(0)).inode();
         if !inode.is_null() {
-            let _ = RESOLVED.insert(bpf_get_current_pid_tgid(), inode.id(), 0);
+            // The first answer is the one: overlayfs passes the question on to the layers below, and no walk meets those.
+            let _ = RESOLVED.insert(bpf_get_current_pid_tgid(), inode.id(), u64::from(BPF_NOEXIST));
         }
     }
     verdict::pass()

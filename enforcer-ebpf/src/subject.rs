@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use enforcer_common::{
+    decide::Findings,
     ids::SkillId,
     task::{Label, Origin, cgroup_filter_slot},
 };
@@ -39,4 +40,13 @@ pub fn label() -> Option<SkillId> {
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
     let _ = TASKS.insert(task, Label::new(skill, Origin::Cgroup), 0);
     Some(skill)
+}
+
+/// The acting task's room for a decision. `None` when it has no label, which a governed task lacks only when the map is full.
+#[inline(always)]
+pub fn findings<'a>() -> Option<&'a mut Findings> {
+    let label = TASKS.get_ptr_mut(Task::current().key())?;
+    // SAFETY: the element is the current task's: no other task uses this part of it, its programs do not interrupt each
+    // other in the midst of a decision, and a governed task's label is never replaced.
+    Some(unsafe { &mut (*label).findings })
 }

@@ -34,7 +34,8 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     }
     // A child without a label would be free: there is no room for it, so there is no child.
     if skill.governs() {
-        let decision = Decision { verdict: Verdict::Deny, reason: Reason::NoRoom, rule: RuleId::NONE, report: true };
+        let decision =
+            Decision { verdict: Verdict::Deny, reason: Reason::NoRoom.into(), rule: RuleId::NONE, report: true };
         report::decision(Kind::Fork, skill, InForce::now().generation, &decision, &Object::None);
     }
     verdict::refuse()
@@ -78,19 +79,26 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: tells that a governed process was moved; its label stays.
+/// `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`: a process that is moved into a governed cgroup enters its skill; one
+/// that is governed keeps its label, which is reported. Other threads get the label at their next act.
 #[btf_tracepoint(function = "cgroup_attach_task")]
 pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task::new(ctx.arg(2));
+    let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
     // SAFETY: an update replaces the element.
-    if let Some(label) = unsafe { TASKS.get(task.key()) }
-        && label.skill.governs()
-    {
-        let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
-        let decision =
-            Decision { verdict: Verdict::Allow, reason: Reason::LabelStays, rule: RuleId::NONE, report: true };
-        report::moved(label.skill, InForce::now().generation, &decision, task, to);
-    }
+    let label = unsafe { TASKS.get(task.key()) };
+    let (skill, kind, reason) = match label {
+        Some(label) if !label.skill.governs() => return 0,
+        Some(label) => (label.skill, Kind::Move, Reason::LabelStays),
+        None => {
+            // SAFETY: as above.
+            let Some(cgroup) = (unsafe { CGROUPS.get(to) }) else { return 0 };
+            let _ = TASKS.insert(task.key(), Label::new(cgroup.skill, Origin::Cgroup), 0);
+            (cgroup.skill, Kind::Enter, Reason::Entered)
+        }
+    };
+    let decision = Decision { verdict: Verdict::Allow, reason: reason.into(), rule: RuleId::NONE, report: true };
+    report::moved(kind, skill, InForce::now().generation, &decision, task, to);
     0
 }
 
@@ -114,9 +122,11 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     if actions == 0 {
         return 0;
     }
+    // The daemon's own thread runs this, so the room is its.
+    let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
     let act = Act { actions, charge: false };
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()));
+    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
         report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());
     }

@@ -1,2 +1,35 @@
-//! The guest suite.
-fn main() {}
+//! The guest suite: scenarios and attacks, run for real on the kernel under test.
+//!
+//! `enforcer-tests run [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…` is the attacker: one act, done
+//! with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an attacker that takes acts on its
+//! standard input; the suite starts it inside a skill.
+//!
+//! What a test believes is what really happened: which files are left, which bytes a listener got, which program printed
+//! its token. The errno and the event come second.
+
+mod act;
+mod harness;
+mod suites;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["run", options @ ..] => match harness::runner::Options::parse(options) {
+            Ok(options) => harness::runner::run(&options, suites::ALL),
+            Err(e) => usage(&e),
+        },
+        ["act", act @ ..] => ExitCode::from(act::status(act)),
+        ["worker"] => act::worker::serve(),
+        _ => usage("no command"),
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    eprintln!(
+        "enforcer-tests: {problem}\nusage: enforcer-tests run [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…"
+    );
+    ExitCode::from(2)
+}

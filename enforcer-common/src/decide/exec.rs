@@ -15,10 +15,10 @@ pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Dec
         Ok(conf.exec_any)
     } else {
         match digest {
-            None => Err((Reason::NotMeasured, RuleId::NONE)),
+            None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
             Some(digest) => match rules.binary(skill, digest) {
                 Some(binary) => Ok(binary.rule),
-                None => Err((Reason::BinaryNotListed, RuleId::NONE)),
+                None => Err((Reason::BinaryNotListed.into(), RuleId::NONE)),
             },
         }
     };
@@ -37,7 +37,7 @@ pub fn enter<R: Rules>(rules: &R, skill: SkillId, digest: &Digest, traced: bool)
         Some(target) if target.0 == skill.0 => Ok(None),
         Some(target) if !traced => Ok(Some(target)),
         Some(_) => Err(match rules.skill(skill) {
-            Some(conf) => refusal(&conf, Reason::Traced, RuleId::NONE),
+            Some(conf) => refusal(&conf, Reason::Traced.into(), RuleId::NONE),
             None => no_policy(),
         }),
     }

@@ -3,7 +3,7 @@
 
 use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, settle};
 use crate::{
-    event::{Kind, Reason},
+    event::{Kind, Reason, ReasonCode},
     ids::{ObjectId, RuleId, SkillId},
     rules::{SkillConf, action, skill_flag},
 };
@@ -32,33 +32,38 @@ impl Act {
 }
 
 /// What the rules say of an object about one action.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Finding {
-    reason: Reason,
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Finding {
     rule: RuleId,
+    /// A [`Reason`].
+    reason: u32,
 }
 
 impl Finding {
     #[inline(always)]
-    const fn allowed(rule: RuleId) -> Self {
-        Self { reason: Reason::Allowed, rule }
+    const fn new(reason: Reason, rule: RuleId) -> Self {
+        Self { rule, reason: reason as u32 }
     }
 
     #[inline(always)]
     fn allows(self) -> bool {
-        matches!(self.reason, Reason::Allowed)
+        self.reason == Reason::Allowed as u32
     }
 
     #[inline(always)]
     fn ruling(self) -> Ruling {
-        if self.allows() { Ok(self.rule) } else { Err((self.reason, self.rule)) }
+        if self.allows() { Ok(self.rule) } else { Err((ReasonCode(self.reason as u8), self.rule)) }
     }
 }
 
-/// What the rules say of an object, and what is still to be found.
-struct Survey<'a, R> {
-    rules: &'a R,
-    skill: SkillId,
+/// What was found on the way up, and what is still to be found.
+///
+/// In the kernel it lies in the acting task's label: to the verifier, what is in a map is unknown, where it would follow each
+/// combination of values on the stack through the rest of the program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
     /// Actions for which no rule was met yet: bits of [`action`].
     open: u32,
     delete: Finding,
@@ -66,35 +71,17 @@ struct Survey<'a, R> {
     read: Finding,
 }
 
-impl<R: Rules> Step for Survey<'_, R> {
-    #[inline(always)]
-    fn visit(&mut self, object: &ObjectId) -> bool {
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
-        if rule.protect.0 != 0 {
-            self.refuse(Reason::Protected, rule.protect);
-            return true;
-        }
-        if rule.allow_write.0 != 0 {
-            if self.open & action::WRITE != 0 {
-                self.write = Finding::allowed(rule.allow_write);
-            }
-            self.open &= !(action::WRITE | action::READ);
-        }
-        if rule.allow_delete.0 != 0 {
-            if self.open & action::DELETE != 0 {
-                self.delete = Finding::allowed(rule.allow_delete);
-            }
-            self.open &= !(action::DELETE | action::READ);
-        }
-        self.open == 0
-    }
-}
+impl Findings {
+    /// Nothing found.
+    pub const EMPTY: Self = {
+        let nothing = Finding { rule: RuleId::NONE, reason: 0 };
+        Self { open: 0, delete: nothing, write: nothing, read: nothing }
+    };
 
-impl<R: Rules> Survey<'_, R> {
     /// Refuses the actions that no nearer rule has decided.
     #[inline(always)]
     fn refuse(&mut self, reason: Reason, rule: RuleId) {
-        let finding = Finding { reason, rule };
+        let finding = Finding::new(reason, rule);
         if self.open & action::DELETE != 0 {
             self.delete = finding;
         }
@@ -108,17 +95,55 @@ impl<R: Rules> Survey<'_, R> {
     }
 }
 
+/// Looks for the nearest rules.
+struct Survey<'a, R> {
+    rules: &'a R,
+    skill: SkillId,
+    found: &'a mut Findings,
+}
+
+impl<R: Rules> Step for Survey<'_, R> {
+    #[inline(always)]
+    fn visit(&mut self, object: &ObjectId) -> bool {
+        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+        let found = &mut *self.found;
+        if rule.protect.0 != 0 {
+            found.refuse(Reason::Protected, rule.protect);
+            return true;
+        }
+        if rule.allow_write.0 != 0 {
+            if found.open & action::WRITE != 0 {
+                found.write = Finding::new(Reason::Allowed, rule.allow_write);
+            }
+            found.open &= !(action::WRITE | action::READ);
+        }
+        if rule.allow_delete.0 != 0 {
+            if found.open & action::DELETE != 0 {
+                found.delete = Finding::new(Reason::Allowed, rule.allow_delete);
+            }
+            found.open &= !(action::DELETE | action::READ);
+        }
+        found.open == 0
+    }
+}
+
 /// Walks up once and finds the nearest rule for each of `wanted`.
 #[inline(always)]
-fn survey<'a, R: Rules, A: Ancestry>(
-    rules: &'a R,
+fn survey<R: Rules, A: Ancestry>(
+    rules: &R,
     skill: SkillId,
     conf: &SkillConf,
     wanted: u32,
     ancestry: &mut A,
-) -> Survey<'a, R> {
+    found: &mut Findings,
+) {
     let has = |flag: u32| conf.flags & flag != 0;
-    let unlisted = Finding { reason: Reason::PathNotListed, rule: RuleId::NONE };
+    let otherwise = |any: u32, rule: RuleId| {
+        if has(any) { Finding::new(Reason::Allowed, rule) } else { Finding::new(Reason::PathNotListed, RuleId::NONE) }
+    };
+    found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
+    found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
+    found.read = Finding::new(Reason::Allowed, RuleId::NONE);
     // Where everything is allowed and nothing protected there is nothing to look for.
     let mut open = wanted;
     if !has(skill_flag::PROTECTS) {
@@ -130,30 +155,29 @@ fn survey<'a, R: Rules, A: Ancestry>(
             open &= !action::WRITE;
         }
     }
-    let mut found = Survey {
-        rules,
-        skill,
-        open,
-        delete: if has(skill_flag::DELETE_ANY) { Finding::allowed(conf.delete_any) } else { unlisted },
-        write: if has(skill_flag::WRITE_ANY) { Finding::allowed(conf.write_any) } else { unlisted },
-        read: Finding::allowed(RuleId::NONE),
-    };
+    found.open = open;
     if open != 0 {
-        match ancestry.climb(&mut found) {
+        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
+        match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
             Climb::TooDeep => found.refuse(Reason::TooDeep, RuleId::NONE),
         }
     }
-    found
 }
 
-/// May the skill do this to the object? Returns the decision and what it is about.
+/// May the skill do this to the object? Returns the decision and what it is about; `found` is room to work in.
 #[inline(always)]
-pub fn object<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, act: Act, ancestry: &mut A) -> (Decision, Kind) {
+pub fn object<R: Rules, A: Ancestry>(
+    rules: &R,
+    skill: SkillId,
+    act: Act,
+    ancestry: &mut A,
+    found: &mut Findings,
+) -> (Decision, Kind) {
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
-    let found = survey(rules, skill, &conf, act.actions, ancestry);
+    survey(rules, skill, &conf, act.actions, ancestry, found);
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
         decision = settle(&conf, action::READ, found.read.ruling());
@@ -172,8 +196,8 @@ pub fn object<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, act: Act, ancest
         if !decision.allows() {
             return (decision, Kind::Delete);
         }
-        if act.charge && found.delete.allows() && conf.budget_rule.0 != 0 && !rules.spend(skill, &conf) {
-            return (refusal(&conf, Reason::OverBudget, conf.budget_rule), Kind::Delete);
+        if act.charge && conf.budget_rule.0 != 0 && !rules.spend(skill, &conf) {
+            return (refusal(&conf, Reason::OverBudget.into(), conf.budget_rule), Kind::Delete);
         }
     }
     (decision, kind)
@@ -195,19 +219,26 @@ const fn kind(actions: u32) -> Kind {
 /// must be readable and writable where it lies, and may not become deletable by it: a link never widens what the skill may
 /// do with a file.
 #[inline(always)]
-pub fn link<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, source: &mut A, target: &mut A) -> Decision {
+pub fn link<R: Rules, A: Ancestry>(
+    rules: &R,
+    skill: SkillId,
+    source: &mut A,
+    target: &mut A,
+    found: &mut Findings,
+) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    let there = survey(rules, skill, &conf, action::WRITE | action::DELETE, target);
-    let decision = settle(&conf, action::WRITE, there.write.ruling());
-    if decision.refuses() {
+    survey(rules, skill, &conf, action::WRITE | action::DELETE, target, found);
+    let (written, deletable) = (found.write.ruling(), found.delete.allows());
+    let decision = settle(&conf, action::WRITE, written);
+    if !decision.allows() {
         return decision;
     }
-    let here = survey(rules, skill, &conf, action::READ | action::WRITE | action::DELETE, source);
-    if !here.read.allows() {
-        return refusal(&conf, here.read.reason, here.read.rule);
+    survey(rules, skill, &conf, action::READ | action::WRITE | action::DELETE, source, found);
+    if !found.read.allows() {
+        return refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule);
     }
-    if !here.write.allows() || (there.delete.allows() && !here.delete.allows()) {
-        return refusal(&conf, Reason::LinkGains, RuleId::NONE);
+    if !found.write.allows() || (deletable && !found.delete.allows()) {
+        return refusal(&conf, Reason::LinkGains.into(), RuleId::NONE);
     }
     decision
 }

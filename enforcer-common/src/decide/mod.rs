@@ -9,11 +9,11 @@ mod file;
 mod net;
 
 pub use exec::{enter, exec};
-pub use file::{Act, link, object};
+pub use file::{Act, Finding, Findings, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 
 use crate::{
-    event::{Reason, Verdict},
+    event::{Reason, ReasonCode, Verdict},
     ids::{Digest, ObjectId, RuleId, SkillId},
     net::Address,
     rules::{BinaryRule, ObjectRule, SkillConf, skill_flag},
@@ -67,7 +67,7 @@ pub struct Decision {
     /// Allow, deny, or audit.
     pub verdict: Verdict,
     /// Why.
-    pub reason: Reason,
+    pub reason: ReasonCode,
     /// The rule that decided.
     pub rule: RuleId,
     /// Whether an event is to be made of it.
@@ -93,25 +93,25 @@ impl Decision {
     #[must_use]
     #[inline(always)]
     pub const fn silent() -> Self {
-        Self { verdict: Verdict::Allow, reason: Reason::Allowed, rule: RuleId::NONE, report: false }
+        Self { verdict: Verdict::Allow, reason: ReasonCode(Reason::Allowed as u8), rule: RuleId::NONE, report: false }
     }
 }
 
 /// What the rules say, before the skill's mode is applied.
-type Ruling = Result<RuleId, (Reason, RuleId)>;
+type Ruling = Result<RuleId, (ReasonCode, RuleId)>;
 
 /// Applies `require_2fa`, `mode` and `audit_level` to what the rules say.
 #[inline(always)]
 fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
     // An approval never widens: only what the rules allow can need one.
     let ruling = match ruling {
-        Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval, conf.require_2fa_rule)),
+        Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval.into(), conf.require_2fa_rule)),
         ruling => ruling,
     };
     match ruling {
         Ok(rule) => Decision {
             verdict: Verdict::Allow,
-            reason: Reason::Allowed,
+            reason: ReasonCode(Reason::Allowed as u8),
             rule,
             // What no rule governs is no decision: there is nothing to report.
             report: conf.flags & skill_flag::REPORT_ALLOWED != 0 && rule.0 != RuleId::NONE.0,
@@ -122,7 +122,7 @@ fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
 
 /// A refusal, as the skill's mode has it.
 #[inline(always)]
-fn refusal(conf: &SkillConf, reason: Reason, rule: RuleId) -> Decision {
+fn refusal(conf: &SkillConf, reason: ReasonCode, rule: RuleId) -> Decision {
     let verdict = if conf.flags & skill_flag::AUDIT != 0 { Verdict::Audit } else { Verdict::Deny };
     Decision { verdict, reason, rule, report: true }
 }
@@ -130,14 +130,14 @@ fn refusal(conf: &SkillConf, reason: Reason, rule: RuleId) -> Decision {
 /// The verdict on a task whose skill the policy does not have: a skill that was removed while processes were in it.
 #[inline(always)]
 fn no_policy() -> Decision {
-    Decision { verdict: Verdict::Deny, reason: Reason::NoPolicy, rule: RuleId::NONE, report: true }
+    Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoPolicy as u8), rule: RuleId::NONE, report: true }
 }
 
 /// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it.
 #[inline(always)]
 pub fn never<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
     match rules.skill(skill) {
-        Some(conf) => refusal(&conf, reason, RuleId::NONE),
+        Some(conf) => refusal(&conf, reason.into(), RuleId::NONE),
         None => no_policy(),
     }
 }

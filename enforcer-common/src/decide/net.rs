@@ -31,11 +31,11 @@ pub fn connect<R: Rules>(rules: &R, skill: SkillId, destination: &Destination) -
     let ruling = if conf.flags & skill_flag::CONNECT_ANY != 0 {
         Ok(conf.connect_any)
     } else if protocols == 0 {
-        Err((Reason::ProtocolNotListed, RuleId::NONE))
+        Err((Reason::ProtocolNotListed.into(), RuleId::NONE))
     } else {
         match rules.destination(skill, &destination.address, destination.port, protocols) {
             Some(rule) => Ok(rule),
-            None => Err((Reason::DestinationNotListed, RuleId::NONE)),
+            None => Err((Reason::DestinationNotListed.into(), RuleId::NONE)),
         }
     };
     settle(&conf, action::CONNECT, ruling)
@@ -43,6 +43,7 @@ pub fn connect<R: Rules>(rules: &R, skill: SkillId, destination: &Destination) -
 
 /// Looks a destination up in the set of ports of its longest prefix.
 #[inline(always)]
+#[must_use]
 pub fn port_allowed(ports: Option<&PortSet>, port: u16, protocols: u16) -> Option<RuleId> {
     ports.and_then(|ports| ports.find(port, protocols))
 }
@@ -70,7 +71,7 @@ pub fn socket<R: Rules>(rules: &R, skill: SkillId, family: u16, socket_type: u16
     let ruling = if conf.flags & skill_flag::CONNECT_ANY != 0 {
         Ok(conf.connect_any)
     } else {
-        Err((Reason::ProtocolNotListed, RuleId::NONE))
+        Err((Reason::ProtocolNotListed.into(), RuleId::NONE))
     };
     settle(&conf, action::CONNECT, ruling)
 }

@@ -50,8 +50,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn stream_until_stopped(mut running: Running, format: Format) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut records = running.service.stream.listen();
-    for record in running.service.stream.recent() {
+    let (recent, mut records) = running.service.stream.listen();
+    for record in recent {
         print(&format.line(&record));
     }
     let stopped = super::ended_by_signal();
@@ -59,11 +59,8 @@ async fn stream_until_stopped(mut running: Running, format: Format) -> anyhow::R
     loop {
         tokio::select! {
             record = records.recv() => match record {
-                Ok(record) => print(&format.line(&record)),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
-                    eprintln!("enforcer: standard output is too slow: {lost} events were not printed");
-                }
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return Ok(()),
+                Some(record) => print(&format.line(&record)),
+                None => return Ok(()),
             },
             _ = hangup.recv() => match running.service.reload(None).await {
                 Ok(outcome) => eprintln!("enforcer: reloaded: {outcome}"),

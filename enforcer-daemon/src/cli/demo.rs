@@ -35,7 +35,7 @@ const PORTS: [u16; 2] = [18080, 18081];
 /// How long the last events may take from the kernel to here.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("==> the agent ended ({status}); {refused} acts were refused");
         match stage {
             None => Ok(exit_code(status)),
-            Some(stage) => stage.verdict(&records, &skill),
+            Some(stage) => Ok(stage.verdict(&records, &skill)),
         }
     })
 }
@@ -116,8 +116,8 @@ async fn print(service: Arc<Service>, records: Arc<Mutex<Vec<Arc<Record>>>>) {
         Format::Json => Format::Plain,
         format => format,
     };
-    let mut listener = service.stream.listen();
-    while let Ok(record) = listener.recv().await {
+    let (_, mut listener) = service.stream.listen();
+    while let Some(record) = listener.recv().await {
         let _ = writeln!(std::io::stdout().lock(), "{}", format.line(&record));
         if let Ok(mut kept) = records.lock() {
             kept.push(record);
@@ -168,7 +168,7 @@ impl Stage {
     }
 
     /// Shows what happened; success when every step ended as the demo policy has it.
-    fn verdict(self, records: &[Arc<Record>], skill: &str) -> anyhow::Result<ExitCode> {
+    fn verdict(self, records: &[Arc<Record>], skill: &str) -> ExitCode {
         self.servers.iter().for_each(JoinHandle::abort);
         let dir = Path::new(SCRATCH);
         let results = fs::read_to_string(dir.join("results")).unwrap_or_default();
@@ -203,7 +203,7 @@ impl Stage {
         }
         if skill != "demo" {
             println!("\nthe policy is not the demo's: what it refuses is its own business");
-            return Ok(ExitCode::SUCCESS);
+            return ExitCode::SUCCESS;
         }
         let refusals = |kind: &str| records.iter().any(|r| r.kind == kind && r.verdict.as_deref() == Some("deny"));
         let as_expected = steps.iter().all(|s| s.allowed == s.happened)
@@ -212,7 +212,7 @@ impl Stage {
             "\n{}",
             if as_expected { "every step ended as the policy has it" } else { "NOT as the policy has it" }
         );
-        Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        if as_expected { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 

@@ -5,9 +5,11 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::bail;
+
 use super::Instance;
 use crate::{
-    control::{Request, client},
+    control::{Answer, Request, client},
     events::{Record, text::Format},
 };
 
@@ -34,6 +36,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let format = if args.json { Format::Json } else { Format::of_stdout() };
     for line in BufReader::new(stream).lines() {
         let line = line?;
+        if let Ok(Answer::Error { error }) = serde_json::from_str(&line) {
+            bail!("{error}");
+        }
         let text = match (format, serde_json::from_str::<Record>(&line)) {
             // What this version does not understand is passed on as it is.
             (Format::Json, _) | (_, Err(_)) => line,

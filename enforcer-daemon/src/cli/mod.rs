@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub mod attach;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
@@ -28,6 +29,8 @@ enum Command {
     Daemon(daemon::Args),
     /// Run a command as a governed agent.
     Run(run::Args),
+    /// Put a running process or a cgroup into a skill.
+    Attach(attach::Args),
     /// Show what is in force.
     Status(status::Args),
     /// Show the last events, and those to come.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Daemon(args) => daemon::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Attach(args) => attach::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Reload(args) => reload::run(&args),

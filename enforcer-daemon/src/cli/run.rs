@@ -85,8 +85,8 @@ async fn print_refusals(service: Arc<Service>) {
         Format::Json => Format::Plain,
         other => other,
     };
-    let mut records = service.stream.listen();
-    while let Ok(record) = records.recv().await {
+    let (_, mut records) = service.stream.listen();
+    while let Some(record) = records.recv().await {
         if is_refusal(&record) {
             eprintln!("enforcer: {}", format.line(&record));
         }

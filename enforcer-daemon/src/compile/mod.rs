@@ -14,7 +14,6 @@ use enforcer_common::{
     rules::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
     },
-    task::CgroupLabel,
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
@@ -243,7 +242,7 @@ impl Compiler<'_> {
         for (index, path) in paths.iter().enumerate() {
             let at = at.key(key).index(index);
             let expanded = self.world.expand(path);
-            match self.world.objects(Path::new(&expanded)) {
+            match self.world.objects(Path::new(&expanded), key != "protect") {
                 Ok(objects) if objects.is_empty() => {
                     self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));
                 }
@@ -273,7 +272,8 @@ impl Compiler<'_> {
         }
         let window = budget.window_ns();
         conf.budget = budget.limit();
-        conf.budget_window = [(window & u64::from(u32::MAX)) as u32, (window >> 32) as u32];
+        let [low, high] = [window & u64::from(u32::MAX), window >> 32];
+        conf.budget_window = [low, high].map(|half| u32::try_from(half).unwrap_or(u32::MAX));
         conf.budget_rule = self.rule(name, format!("delete_budget: {budget}"));
     }
 
@@ -285,18 +285,7 @@ impl Compiler<'_> {
                     format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"),
                 );
             }
-            Ok(cgroups) => {
-                for (id, depth) in cgroups {
-                    let named = u32::from(depth == 0);
-                    let label = CgroupLabel { skill, named };
-                    // The narrower cgroup wins: it is the one that names this very cgroup, or the deeper one above it.
-                    let depths = self.ruleset.cgroup_depths.entry(id).or_insert(u32::MAX);
-                    if depth < *depths {
-                        *depths = depth;
-                        self.ruleset.cgroups.insert(id, label);
-                    }
-                }
-            }
+            Ok(cgroups) => self.ruleset.add_cgroups(skill, &cgroups),
             Err(e) => self.error(at, e),
         }
     }

@@ -67,6 +67,29 @@ pub struct SkillText {
 }
 
 impl Ruleset {
+    /// Puts cgroups into a skill; `found` has their ids and how far each lies below the one that is named. The narrower cgroup
+    /// wins: it is the one whose name is nearer.
+    pub fn add_cgroups(&mut self, skill: SkillId, found: &[(u64, u32)]) {
+        for (id, depth) in found {
+            let nearest = self.cgroup_depths.entry(*id).or_insert(u32::MAX);
+            if depth < nearest {
+                *nearest = *depth;
+                self.cgroups.insert(*id, CgroupLabel { skill, named: u32::from(*depth == 0) });
+            }
+        }
+    }
+
+    /// Whether the maps would hold the same.
+    #[must_use]
+    pub fn same_rules(&self, other: &Self) -> bool {
+        self.skills == other.skills
+            && self.binaries == other.binaries
+            && self.objects == other.objects
+            && self.destinations == other.destinations
+            && self.entrypoints == other.entrypoints
+            && self.cgroups == other.cgroups
+    }
+
     /// How many rules of all kinds there are.
     #[must_use]
     pub fn len(&self) -> usize {

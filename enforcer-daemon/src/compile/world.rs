@@ -1,12 +1,17 @@
 //! The facts that the compiler asks of the host.
 
 use std::{
+    collections::HashMap,
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use enforcer_common::ids::ObjectId;
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx},
+    io::Errno,
+};
 
 use crate::{
     hash,
@@ -15,6 +20,7 @@ use crate::{
         resolve::{ResolveError, Resolver},
     },
     manifest::{Digest, ManifestPath},
+    mounts::{self, Mount},
 };
 
 /// What is on the host. The tests have one of their own.
@@ -27,11 +33,11 @@ pub trait World {
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
     /// The kernel's identities of what `path` leads to and of the roots of what is mounted below it; none when it does not
-    /// exist.
+    /// exist. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
     /// # Errors
     /// Why it cannot be known, in a sentence that names the path.
-    fn objects(&mut self, path: &Path) -> Result<Vec<ObjectId>, String>;
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<ObjectId>, String>;
     /// The ids of a cgroup and of its descendants, with how far below they lie; none when it does not exist.
     ///
     /// # Errors
@@ -43,13 +49,95 @@ pub trait World {
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
     home: PathBuf,
-    mount_points: Option<Vec<PathBuf>>,
+    loaded: &'a mut Loaded,
+}
+
+/// What was found when the policy was last loaded, which is what its author vouched for. Until it is loaded again, binaries
+/// stay pinned to it, and a path leads only where nobody could have bent it.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The digests of the binaries that paths named.
+    pins: HashMap<PathBuf, Result<Digest, String>>,
+    /// The mounts there were.
+    mounts: Vec<Mount>,
+    /// Where each path led, symlinks followed as far as it existed.
+    places: HashMap<PathBuf, PathBuf>,
+    /// Whether the policy is in force and its paths are being resolved again.
+    again: bool,
+}
+
+impl Loaded {
+    /// From now on, what was found counts.
+    pub fn settle(&mut self) {
+        self.again = true;
+    }
+
+    /// Where a path leads, symlinks followed as far as it exists.
+    fn place(&mut self, path: &Path) -> PathBuf {
+        self.places.entry(path.to_owned()).or_insert_with(|| canonical_as_far(path)).clone()
+    }
+}
+
+/// The canonical form of the longest part that exists, and the rest as it is written.
+fn canonical_as_far(path: &Path) -> PathBuf {
+    for step in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (step.canonicalize(), path.strip_prefix(step)) {
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    path.to_owned()
 }
 
 impl<'a> Host<'a> {
     /// A host whose objects are resolved by the attached programs; `home` is what `~` means.
-    pub fn new(resolver: &'a mut Resolver, home: PathBuf) -> Self {
-        Self { resolver, home, mount_points: None }
+    ///
+    /// # Errors
+    /// When the mount table cannot be read.
+    pub fn new(resolver: &'a mut Resolver, home: PathBuf, loaded: &'a mut Loaded) -> io::Result<Self> {
+        if !loaded.again {
+            loaded.mounts = mounts::read(Path::new("/proc/self/mountinfo"))?;
+        }
+        Ok(Self { resolver, home, loaded })
+    }
+
+    /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
+    /// that was not there when the policy was loaded, no new mount hides what was there, and it is no second name of a
+    /// file. What an agent may rename to that place it may delete and write already.
+    fn unbent(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
+        let place = self.loaded.place(path);
+        let failed = |e: Errno| format!("{}: {e}", path.display());
+        let fd = match openat2(CWD, &place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID | StatxFlags::NLINK | StatxFlags::TYPE)
+            .map_err(failed)?;
+        let directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+        let known_mount = self.loaded.mounts.iter().any(|m| m.id == stat.stx_mnt_id);
+        if !known_mount || !(directory || stat.stx_nlink == 1) {
+            tracing::warn!("{} was replaced by something that only a reload accepts", path.display());
+            return Ok(None);
+        }
+        // By the descriptor, so that it is the very object that was looked at.
+        match self.resolver.resolve(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))) {
+            Ok(object) => Ok(Some(object)),
+            Err(ResolveError::NotFound) => Ok(None),
+            Err(e) => Err(format!("{}: {e}", path.display())),
+        }
+    }
+
+    /// The roots of filesystems that are mounted below `place` and nowhere else. A walk ends at its filesystem's root, so that
+    /// the root carries the rule. One that is mounted elsewhere, too, such as a bind mount, is not the rule's alone.
+    fn roots_below(&mut self, place: &Path) -> Vec<ObjectId> {
+        let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
+        let mounts = self.loaded.mounts.clone();
+        mounts
+            .iter()
+            .filter(below)
+            .filter(|m| m.root == Path::new("/") && mounts.iter().filter(|o| o.dev == m.dev).all(|o| below(&o)))
+            .filter_map(|m| self.resolver.resolve(&m.mount_point).ok().filter(|root| root.dev == m.dev))
+            .collect()
     }
 }
 
@@ -62,31 +150,24 @@ impl World for Host<'_> {
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
-        hash::sha256_file(path).map_err(|e| e.to_string())
+        let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
+        self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
     }
 
-    fn objects(&mut self, path: &Path) -> Result<Vec<ObjectId>, String> {
-        let top = match self.resolver.resolve(path) {
-            Ok(top) => top,
-            Err(ResolveError::NotFound) => return Ok(vec![]),
-            Err(e) => return Err(format!("{}: {e}", path.display())),
-        };
-        let mut objects = vec![top];
-        // A walk ends at its filesystem's root, so the root of whatever is mounted below carries the rule, too.
-        let canonical = path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?;
-        let mount_points = match &self.mount_points {
-            Some(known) => known,
-            None => self.mount_points.insert(mount_points().map_err(|e| format!("/proc/self/mountinfo: {e}"))?),
-        };
-        for mount in mount_points {
-            if *mount != canonical
-                && mount.starts_with(&canonical)
-                && let Ok(root) = self.resolver.resolve(mount)
-                && !objects.contains(&root)
-            {
-                objects.push(root);
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<ObjectId>, String> {
+        let place = self.loaded.place(path);
+        let top = if self.loaded.again && widens {
+            self.unbent(path)?
+        } else {
+            match self.resolver.resolve(path) {
+                Ok(top) => Some(top),
+                Err(ResolveError::NotFound) => None,
+                Err(e) => return Err(format!("{}: {e}", path.display())),
             }
-        }
+        };
+        let Some(top) = top else { return Ok(vec![]) };
+        let mut objects = vec![top];
+        objects.extend(self.roots_below(&place));
         Ok(objects)
     }
 
@@ -111,9 +192,4 @@ impl World for Host<'_> {
         }
         Ok(found)
     }
-}
-
-/// Where filesystems are mounted in the daemon's mount namespace.
-fn mount_points() -> io::Result<Vec<PathBuf>> {
-    Ok(crate::mounts::read(Path::new("/proc/self/mountinfo"))?.into_iter().map(|m| m.mount_point).collect())
 }

@@ -26,6 +26,15 @@ pub enum Request {
         /// The process; absent: the one that asks.
         pid: Option<u32>,
     },
+    /// Put a running process, or what is and will be in a cgroup, into a skill.
+    Attach {
+        /// The skill's name.
+        skill: String,
+        /// The process.
+        pid: Option<u32>,
+        /// The cgroup, as a path below the mount of cgroup v2.
+        cgroup: Option<String>,
+    },
     /// Read the manifest again and put it in force.
     Reload {
         /// Another file than before.

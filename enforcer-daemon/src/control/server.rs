@@ -1,18 +1,12 @@
 //! The daemon's end of the control socket.
 
-use std::{
-    io,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
-    sync::{Semaphore, broadcast::error::RecvError},
+    sync::Semaphore,
     time::timeout,
 };
 
@@ -77,9 +71,6 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         }
         Some(_) => None,
     };
-    if let Some(error) = refused {
-        return answer(&mut write, Err(error.into())).await;
-    }
     let mut lines = BufReader::new(read);
     loop {
         let mut line = Vec::new();
@@ -90,6 +81,10 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         }
         if line.last() != Some(&b'\n') {
             return answer(&mut write, Err(format!("a request is one line of at most {MAX_LINE} bytes"))).await;
+        }
+        // Not before the request was read: closing a socket with unread bytes makes the peer lose the answer (ECONNRESET).
+        if let Some(error) = refused {
+            return answer(&mut write, Err(error.into())).await;
         }
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
@@ -107,7 +102,16 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
             let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "pid": pid, "threads": threads }))
         }
-        Request::Reload { policy } => service.reload(policy.map(PathBuf::from)).await,
+        Request::Attach { skill, pid: Some(pid), cgroup: None } => {
+            let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "pid": pid, "threads": threads }))
+        }
+        Request::Attach { skill, pid: None, cgroup: Some(cgroup) } => {
+            let cgroups = service.engine.attach_cgroup(cgroup.clone(), skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "cgroup": cgroup, "cgroups": cgroups }))
+        }
+        Request::Attach { .. } => Err("name either a process or a cgroup".into()),
+        Request::Reload { policy } => service.reload(policy).await,
         Request::Events { .. } => Err("events end a connection".into()),
     }
 }
@@ -128,40 +132,14 @@ async fn line(write: &mut OwnedWriteHalf, text: &str) -> io::Result<()> {
     timeout(WRITE_TIME, write_all).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// Sends the kept records, then those to come. A record is sent once: those that came between are in both.
+/// Sends the kept records, then those to come.
 async fn events(write: &mut OwnedWriteHalf, service: &Service, follow: bool) -> io::Result<()> {
-    let mut listener = service.stream.listen();
-    let mut last = None;
-    for record in service.stream.recent() {
+    let (recent, mut records) = service.stream.listen();
+    for record in recent {
         line(write, &serde_json::to_string(&*record)?).await?;
-        last = Some(record.id.clone());
     }
-    if !follow {
-        return Ok(());
+    while follow && let Some(record) = records.recv().await {
+        line(write, &serde_json::to_string(&*record)?).await?;
     }
-    let mut seen = last;
-    loop {
-        match listener.recv().await {
-            Ok(record) => {
-                if let Some(id) = &seen {
-                    // What was published before the last kept record was sent already.
-                    if number(&record.id) <= number(id) {
-                        continue;
-                    }
-                    seen = None;
-                }
-                line(write, &serde_json::to_string(&*record)?).await?;
-            }
-            Err(RecvError::Lagged(lost)) => {
-                let note = json!({ "kind": "drop", "reason": "this listener was too slow", "dropped": lost });
-                line(write, &note.to_string()).await?;
-            }
-            Err(RecvError::Closed) => return Ok(()),
-        }
-    }
-}
-
-/// The counting part of a record's id.
-fn number(id: &str) -> u64 {
-    id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    Ok(())
 }

@@ -6,7 +6,11 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, OnceLock, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use enforcer_common::{
@@ -21,45 +25,58 @@ use super::{
     decode,
     record::{Object, Record},
 };
-use crate::{engine::Directory, kernel::load::CGROUP_ROOT, manifest::Digest, mounts};
+use crate::{
+    engine::Directory,
+    kernel::load::CGROUP_ROOT,
+    manifest::Digest,
+    mounts::{self, Mount},
+};
 
 /// How many cgroup paths are remembered.
 const CGROUP_CACHE: usize = 4096;
+
+/// The next record's id: the boot and the daemon's start, which make it unique on the host, and a number that counts up.
+fn next_id() -> String {
+    static RUN: OnceLock<String> = OnceLock::new();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let run = RUN.get_or_init(|| {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let start = nanoseconds(ClockId::Boottime) / 1_000_000;
+        format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim())
+    });
+    format!("{run}-{}", NUMBER.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
+/// A record of the daemon's own.
+#[must_use]
+pub fn own(kind: &str, reason: String) -> Record {
+    Record {
+        time: rfc3339(nanoseconds(ClockId::Realtime)),
+        id: next_id(),
+        kind: kind.into(),
+        reason,
+        ..Record::default()
+    }
+}
+
+/// A record of events that were lost.
+#[must_use]
+pub fn lost(count: u64, where_: &str) -> Record {
+    Record { dropped: Some(count), ..own("drop", format!("{count} events {where_}")) }
+}
 
 /// Turns events into records. It looks up what may have gone meanwhile, and says less then.
 pub struct Enricher {
     directory: Arc<RwLock<Directory>>,
     cgroups: HashMap<u64, String>,
-    boot: String,
-    number: u64,
+    mounts: MountTables,
 }
 
 impl Enricher {
     /// With the rules behind the numbers.
     #[must_use]
     pub fn new(directory: Arc<RwLock<Directory>>) -> Self {
-        // The boot's id makes an event's id unique on the host; its first group is enough beside the counter and the start.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let start = nanoseconds(ClockId::Boottime) / 1_000_000;
-        let boot = format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim());
-        Self { directory, cgroups: HashMap::new(), boot, number: 0 }
-    }
-
-    fn next_id(&mut self) -> String {
-        self.number += 1;
-        format!("{}-{}", self.boot, self.number)
-    }
-
-    /// A record of the daemon's own.
-    #[must_use]
-    pub fn own(&mut self, kind: &str, reason: String) -> Record {
-        Record {
-            time: rfc3339(nanoseconds(ClockId::Realtime)),
-            id: self.next_id(),
-            kind: kind.into(),
-            reason,
-            ..Record::default()
-        }
+        Self { directory, cgroups: HashMap::new(), mounts: MountTables::default() }
     }
 
     /// The record of an event.
@@ -67,7 +84,7 @@ impl Enricher {
     pub fn record(&mut self, event: &Event) -> Record {
         let mut record = Record {
             time: rfc3339(wall_clock(event.time_ns)),
-            id: self.next_id(),
+            id: next_id(),
             kind: Kind::from_raw(event.kind).map_or_else(|| event.kind.to_string(), |k| k.as_str().into()),
             verdict: Some(
                 Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into()),
@@ -78,10 +95,11 @@ impl Enricher {
             ppid: event.ppid,
             uid: Some(event.uid),
             comm: Some(decode::text(&event.comm)),
-            exe: absolute(&event.exe, event.pid),
+            exe: self.mounts.absolute(&event.exe, event.pid),
             cgroup: Some(self.cgroup(event)),
             generation: event.generation.0,
-            object: object(event),
+            object: self.object(event),
+            target: (event.target != 0).then_some(event.target),
             ..Record::default()
         };
         if let Ok(directory) = self.directory.read() {
@@ -95,6 +113,41 @@ impl Enricher {
             }
         }
         record
+    }
+
+    /// What was acted upon.
+    fn object(&mut self, event: &Event) -> Object {
+        let id = event.object;
+        let mut object = Object { path: self.mounts.absolute(&event.path, event.pid), ..Object::default() };
+        if id.dev != 0 {
+            object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
+            object.ino = Some(id.ino);
+        }
+        if event.has_digest != 0 {
+            object.sha256 = Some(Digest::new(event.digest.0).to_string());
+        }
+        let kind = Kind::from_raw(event.kind);
+        if kind == Some(Kind::Connect) {
+            let v6 = Ipv6Addr::from(event.address.0);
+            let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
+            object.address = Some(address.to_string());
+            object.port = Some(event.port);
+        }
+        if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
+            object.family = Some(match event.family {
+                net::AF_UNIX => "unix".into(),
+                net::AF_INET => "inet".into(),
+                net::AF_INET6 => "inet6".into(),
+                net::AF_NETLINK => "netlink".into(),
+                other => other.to_string(),
+            });
+            object.protocol = Some(match event.protocol {
+                net::IPPROTO_TCP => "tcp".into(),
+                net::IPPROTO_UDP => "udp".into(),
+                other => other.to_string(),
+            });
+        }
+        object
     }
 
     /// The cgroup's path below the mount, as far as it is known.
@@ -119,55 +172,43 @@ fn cgroup_of(pid: u32, id: u64) -> Option<String> {
     (meta.ino() == id).then(|| path.to_owned())
 }
 
-/// What was acted upon.
-fn object(event: &Event) -> Object {
-    let id = event.object;
-    let mut object = Object { path: absolute(&event.path, event.pid), ..Object::default() };
-    if id.dev != 0 || id.ino != 0 {
-        object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
-        object.ino = Some(id.ino);
-    }
-    if event.has_digest != 0 {
-        object.sha256 = Some(Digest::new(event.digest.0).to_string());
-    }
-    let kind = Kind::from_raw(event.kind);
-    if kind == Some(Kind::Connect) {
-        let v6 = Ipv6Addr::from(event.address.0);
-        let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
-        object.address = Some(address.to_string());
-        object.port = Some(event.port);
-    }
-    if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
-        object.family = Some(match event.family {
-            net::AF_UNIX => "unix".into(),
-            net::AF_INET => "inet".into(),
-            net::AF_INET6 => "inet6".into(),
-            net::AF_NETLINK => "netlink".into(),
-            other => other.to_string(),
-        });
-        object.protocol = Some(match event.protocol {
-            net::IPPROTO_TCP => "tcp".into(),
-            net::IPPROTO_UDP => "udp".into(),
-            other => other.to_string(),
-        });
-    }
-    object
-}
+/// The mount tables of processes that acted lately.
+#[derive(Default)]
+struct MountTables(HashMap<u32, (Instant, Arc<Vec<Mount>>)>);
 
-/// A path of the event as the acting process's mount namespace shows it, else the daemon's, else from the filesystem's root.
-fn absolute<const N: usize>(raw: &RawPath<N>, pid: u32) -> Option<String> {
-    let (path, truncated) = decode::path(raw)?;
-    if truncated {
-        return Some(path.to_string_lossy().into_owned());
+impl MountTables {
+    /// How many tables are remembered.
+    const CAPACITY: usize = 256;
+    /// How long a table is taken for the present one: a process that makes many events is asked once in a while.
+    const FRESH: Duration = Duration::from_millis(500);
+
+    /// The mounts that process `pid` sees; the daemon's own when it has ended.
+    fn of(&mut self, pid: u32) -> Arc<Vec<Mount>> {
+        if let Some((read, table)) = self.0.get(&pid)
+            && read.elapsed() < Self::FRESH
+        {
+            return Arc::clone(table);
+        }
+        let files = [format!("/proc/{pid}/mountinfo"), "/proc/self/mountinfo".into()];
+        let table = files.iter().find_map(|file| mounts::read(Path::new(file)).ok().filter(|t| !t.is_empty()));
+        let table = Arc::new(table.unwrap_or_default());
+        if self.0.len() >= Self::CAPACITY {
+            self.0.clear();
+        }
+        self.0.insert(pid, (Instant::now(), Arc::clone(&table)));
+        table
     }
-    let mounted = [format!("/proc/{pid}/mountinfo"), "/proc/self/mountinfo".into()]
-        .iter()
-        .find_map(|info| below_mount(&mounts::read(Path::new(info)).ok()?, raw.dev, &path));
-    Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+
+    /// A path of the event as the acting process's mount namespace shows it, else from the filesystem's root.
+    fn absolute<const N: usize>(&mut self, raw: &RawPath<N>, pid: u32) -> Option<String> {
+        let (path, truncated) = decode::path(raw)?;
+        let mounted = if truncated { None } else { below_mount(&self.of(pid), raw.dev, &path) };
+        Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+    }
 }
 
 /// The path below the mount of its filesystem that shows most of it; the last mount of equals lies on top.
-fn below_mount(mounts: &[mounts::Mount], dev: u32, path: &Path) -> Option<PathBuf> {
+fn below_mount(mounts: &[Mount], dev: u32, path: &Path) -> Option<PathBuf> {
     let candidates = mounts.iter().filter(|m| m.dev == dev);
     let mount = candidates
         .filter(|m| path.starts_with(&m.root))
@@ -197,8 +238,8 @@ fn rfc3339(ns: i128) -> String {
 mod tests {
     use super::*;
 
-    fn mount(dev: u32, root: &str, at: &str) -> mounts::Mount {
-        mounts::Mount { dev, root: root.into(), mount_point: at.into() }
+    fn mount(dev: u32, root: &str, at: &str) -> Mount {
+        Mount { id: 0, dev, root: root.into(), mount_point: at.into() }
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub struct Record {
     /// What was acted upon.
     #[serde(default, skip_serializing_if = "Object::is_empty")]
     pub object: Object,
+    /// The other process: the one that was to be signalled or traced, was moved, or has the file open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<u32>,
     /// How many events were lost, for `drop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,

@@ -1,65 +1,118 @@
 //! Reads the ring buffer and gives each record to whoever listens.
+//!
+//! A listener that is too slow loses records, and is told exactly how many: nobody waits for it.
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
+use enforcer_common::event::{Event, Kind};
 use tokio::{
     io::unix::AsyncFd,
-    sync::broadcast,
+    sync::mpsc::{Receiver, Sender, channel, error::TrySendError},
     time::{Instant, sleep_until},
 };
 
-use super::{Record, decode, enrich::Enricher};
+use super::{
+    Record, decode,
+    enrich::{self, Enricher},
+};
 use crate::engine::Engine;
 
-/// How many records a listener may lag behind before it loses the oldest, which it is told.
+/// How many records a listener may lag behind.
 const LAG: usize = 8192;
 /// How many records are kept for those who ask later.
 const KEPT: usize = 1024;
-/// How often the drop counters are read while events flow. Without events there is nothing to drop.
-const DROP_CHECK: Duration = Duration::from_secs(1);
+/// How long after an event the counts of lost ones are looked at, at the latest. Without events none are lost.
+const LOSS_CHECK: Duration = Duration::from_secs(1);
 
 /// The stream of records.
-#[derive(Clone)]
-pub struct Stream {
-    sender: broadcast::Sender<Arc<Record>>,
-    recent: Arc<Mutex<VecDeque<Arc<Record>>>>,
+#[derive(Clone, Default)]
+pub struct Stream(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    recent: VecDeque<Arc<Record>>,
+    listeners: Vec<Listener>,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
-        Self { sender: broadcast::channel(LAG).0, recent: Arc::default() }
+/// Somebody who listens.
+struct Listener {
+    sender: Sender<Arc<Record>>,
+    /// Events that it was not given and not told of yet.
+    lost: u64,
+}
+
+impl Listener {
+    /// Gives it a record, or counts it; false when it has gone.
+    fn give(&mut self, record: &Arc<Record>) -> bool {
+        if !self.tell_lost() {
+            return false;
+        }
+        let outcome = if self.lost > 0 { Err(TrySendError::Full(())) } else { self.send(Arc::clone(record)) };
+        match outcome {
+            Ok(()) => true,
+            Err(TrySendError::Closed(())) => false,
+            Err(TrySendError::Full(())) => {
+                // A lost record of lost events stands for all of them.
+                self.lost += record.dropped.unwrap_or(1);
+                true
+            }
+        }
+    }
+
+    /// Tells it what it lost, if there is room; false when it has gone.
+    fn tell_lost(&mut self) -> bool {
+        if self.lost == 0 {
+            return !self.sender.is_closed();
+        }
+        match self.send(Arc::new(enrich::lost(self.lost, "came faster than this listener took them"))) {
+            Ok(()) => self.lost = 0,
+            Err(TrySendError::Full(())) => {}
+            Err(TrySendError::Closed(())) => return false,
+        }
+        true
+    }
+
+    fn send(&self, record: Arc<Record>) -> Result<(), TrySendError<()>> {
+        self.sender.try_send(record).map_err(|e| match e {
+            TrySendError::Full(_) => TrySendError::Full(()),
+            TrySendError::Closed(_) => TrySendError::Closed(()),
+        })
     }
 }
 
 impl Stream {
-    /// Listens from now on.
+    /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.sender.subscribe()
-    }
-
-    /// The last records, oldest first.
-    #[must_use]
-    pub fn recent(&self) -> Vec<Arc<Record>> {
-        self.recent.lock().map(|kept| kept.iter().cloned().collect()).unwrap_or_default()
+    pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
+        let (sender, receiver) = channel(LAG);
+        // A panic elsewhere leaves the lists whole: there is nothing to mend.
+        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.listeners.push(Listener { sender, lost: 0 });
+        (shared.recent.iter().cloned().collect(), receiver)
     }
 
     /// Gives a record to every listener.
     pub fn publish(&self, record: Record) {
         let record = Arc::new(record);
-        if let Ok(mut kept) = self.recent.lock() {
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back(Arc::clone(&record));
+        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if shared.recent.len() == KEPT {
+            shared.recent.pop_front();
         }
-        // Nobody listening is no error.
-        let _ = self.sender.send(record);
+        shared.recent.push_back(Arc::clone(&record));
+        shared.listeners.retain_mut(|listener| listener.give(&record));
+    }
+
+    /// Tells the listeners that have room what they lost; true when one is still to be told.
+    fn tell_lost(&self) -> bool {
+        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.listeners.retain_mut(Listener::tell_lost);
+        shared.listeners.iter().any(|listener| listener.lost > 0)
     }
 }
 
@@ -67,12 +120,7 @@ impl Stream {
 ///
 /// # Errors
 /// When the ring's descriptor cannot be waited for.
-pub async fn pump(
-    ring: RingBuf<MapData>,
-    mut enricher: Enricher,
-    engine: Engine,
-    stream: Stream,
-) -> std::io::Result<()> {
+pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine, stream: Stream) -> io::Result<()> {
     // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
     let mut ring = unsafe { AsyncFd::register(ring) }?;
     let mut reported = 0;
@@ -84,8 +132,11 @@ pub async fn pump(
                 let mut guard = guard?;
                 while let Some(item) = guard.get_inner_mut().next() {
                     let record = match decode::event(&item) {
-                        Some(event) => enricher.record(&event),
-                        None => enricher.own("drop", "a record of another layout was in the ring".into()),
+                        Some(event) => {
+                            inspect_newcomer(&engine, &event);
+                            enricher.record(&event)
+                        }
+                        None => enrich::lost(1, "in the ring have another layout"),
                     };
                     drop(item);
                     stream.publish(record);
@@ -94,17 +145,54 @@ pub async fn pump(
                 unchecked = true;
             }
             () = sleep_until(check_at), if unchecked => {
-                unchecked = false;
-                check_at = Instant::now() + DROP_CHECK;
+                check_at = Instant::now() + LOSS_CHECK;
                 let dropped = engine.dropped().await.unwrap_or(reported);
                 if dropped > reported {
-                    let lost = dropped - reported;
+                    stream.publish(enrich::lost(dropped - reported, "found the ring buffer full"));
                     reported = dropped;
-                    let mut record = enricher.own("drop", format!("{lost} events found the ring buffer full"));
-                    record.dropped = Some(lost);
-                    stream.publish(record);
                 }
+                unchecked = stream.tell_lost();
             }
         }
+    }
+}
+
+/// A process that was moved into a governed cgroup may have files open that its skill may not have: they are reported.
+fn inspect_newcomer(engine: &Engine, event: &Event) {
+    if event.kind == Kind::Enter as u8 && event.target != 0 {
+        let (engine, pid, skill) = (engine.clone(), event.target, event.skill);
+        tokio::spawn(async move { engine.inspect(pid, skill).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_listener_is_told_exactly_what_it_lost() {
+        let stream = Stream::default();
+        let (before, mut receiver) = stream.listen();
+        assert!(before.is_empty());
+        let published = LAG as u64 + 500;
+        for _ in 0..published {
+            stream.publish(enrich::own("delete", String::new()));
+        }
+        stream.publish(enrich::lost(40, "found the ring buffer full"));
+        let mut seen = 0;
+        let mut told = 0;
+        let mut take = |receiver: &mut Receiver<Arc<Record>>| {
+            while let Ok(record) = receiver.try_recv() {
+                match record.dropped {
+                    Some(count) => told += count,
+                    None => seen += 1,
+                }
+            }
+            seen + told
+        };
+        take(&mut receiver);
+        assert!(!stream.tell_lost(), "there is room now");
+        assert_eq!(take(&mut receiver), published + 40);
+        assert_eq!(stream.listen().0.len(), KEPT);
     }
 }

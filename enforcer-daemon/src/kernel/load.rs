@@ -101,7 +101,11 @@ impl Kernel {
             Loaded::CgroupSockAddr(sock_addr) => sock_addr.load(),
             Loaded::Iterator(iter, over) => iter.load(over, btf),
         }
-        .map_err(|e| failed(explain(&e)))
+        .map_err(|e| failed(explain(&e)))?;
+        if let Some(Ok(info)) = self.ebpf.program(program.name).map(aya::programs::Program::info) {
+            tracing::debug!(program = program.name, verified = ?info.verified_instruction_count(), "loaded");
+        }
+        Ok(())
     }
 
     /// Attaches every program. From here on the policy in the maps is enforced.

@@ -196,11 +196,16 @@ impl PolicyMaps {
         &self.in_force
     }
 
-    /// Puts `next` in force and returns its generation.
+    /// Puts `next` in force; returns the cgroups that are governed now and were not, and the generation. What holds the same
+    /// rules as the policy in force is in force already: the generation stays.
     ///
     /// # Errors
     /// When it does not fit or the kernel refuses an element; then the policy in force is as it was.
-    pub fn apply(&mut self, next: Ruleset) -> Result<Generation, ApplyError> {
+    pub fn apply(&mut self, next: Ruleset) -> Result<(Vec<(u64, SkillId)>, Generation), ApplyError> {
+        if self.generation != Generation(0) && next.same_rules(&self.in_force) {
+            self.in_force = next;
+            return Ok((vec![], self.generation));
+        }
         check_size("binaries", next.binaries.len())?;
         check_size("path rules", next.objects.len())?;
         check_size("network prefixes", next.destinations.len())?;
@@ -232,14 +237,14 @@ impl PolicyMaps {
         let previous = std::mem::replace(&mut self.in_force, next);
         self.generation = to;
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
-        self.set_cgroups(&previous);
+        let new_cgroups = self.set_cgroups(&previous);
         std::thread::sleep(GRACE);
         collect(&mut self.skills, &skills, |c| c.2.is_some());
         collect(&mut self.binaries, &binaries, |c| c.2.is_some());
         collect(&mut self.objects, &objects, |c| c.2.is_some());
         collect(&mut self.destinations, &destinations, |c| c.2.is_some());
         collect(&mut self.entrypoints, &entrypoints, |c| c.2.is_some());
-        Ok(to)
+        Ok((new_cgroups, to))
     }
 
     /// The one store that puts a generation in force.
@@ -253,9 +258,10 @@ impl PolicyMaps {
     fn make_budgets(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
         /// `BPF_NOEXIST`: an element that is there keeps its counts.
         const NOEXIST: u64 = 1;
+        #[expect(clippy::large_stack_arrays, reason = "32 KiB on the engine's own stack, moved to the heap at once")]
         let empty = Box::new(Budget { lock: bpf_spin_lock { val: 0 }, count: 0, times: [0; BUDGET_LIMIT as usize] });
         for (skill, _) in next.skills.iter().filter(|(_, conf)| conf.budget_rule != RuleId::NONE) {
-            match self.budgets.insert(skill, &*empty, NOEXIST) {
+            match self.budgets.insert(skill, *empty, NOEXIST) {
                 Err(aya::maps::MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => {
                 }
                 Err(e) => return Err(ApplyError::Map { map: map::BUDGETS, cause: full_or(&e) }),
@@ -281,18 +287,27 @@ impl PolicyMaps {
         Ok(())
     }
 
-    /// Makes the cgroup map hold the policy in force. A cgroup that vanished meanwhile was removed by the kernel program.
-    fn set_cgroups(&mut self, previous: &Ruleset) {
+    /// Makes the cgroup map hold the policy in force, and returns what is new in it. A cgroup that vanished meanwhile was
+    /// removed by the kernel program, which also added those that were made since the policy was compiled.
+    fn set_cgroups(&mut self, previous: &Ruleset) -> Vec<(u64, SkillId)> {
+        let mut new = vec![];
         for (id, label) in &self.in_force.cgroups {
+            if previous.cgroups.get(id) == Some(label) {
+                continue;
+            }
             let put =
                 self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
-            if let Err(e) = put {
-                tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
+            match put {
+                Ok(()) => new.push((*id, label.skill)),
+                Err(e) => {
+                    tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
+                }
             }
         }
         for id in previous.cgroups.keys().filter(|id| !self.in_force.cgroups.contains_key(id)) {
             let _ = self.cgroups.remove(id);
         }
+        new
     }
 }
 

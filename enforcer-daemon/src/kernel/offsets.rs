@@ -113,10 +113,7 @@ fn offset_of(btf: &Btf, structure: &Struct, field: &str, depth: u32) -> Option<u
             return member.bit_offset().is_multiple_of(8).then(|| member.bit_offset() / 8);
         }
         if name.is_empty() && depth > 0 {
-            let inner = match btf.resolve_chained_type(member) {
-                Ok(Type::Struct(inner) | Type::Union(inner)) => inner,
-                _ => continue,
-            };
+            let Ok(Type::Struct(inner) | Type::Union(inner)) = btf.resolve_chained_type(member) else { continue };
             if let Some(offset) = offset_of(btf, &inner, field, depth - 1) {
                 return Some(member.bit_offset() / 8 + offset);
             }

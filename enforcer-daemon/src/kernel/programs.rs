@@ -54,7 +54,7 @@ pub const PROGRAMS: &[Program] = &[
     lsm("bprm_committed_creds", "entrypoints lead to their skill"),
     lsm("path_unlink", "delete by unlink"),
     lsm("path_rmdir", "delete by rmdir"),
-    lsm("path_rename", "delete and write by rename"),
+    lsm("path_rename", "delete by rename away and over, and write by rename into"),
     lsm("path_mknod", "making files"),
     lsm("path_mkdir", "making directories"),
     lsm("path_symlink", "making symbolic links"),

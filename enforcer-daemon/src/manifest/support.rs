@@ -48,16 +48,14 @@ impl Feature {
     #[must_use]
     pub const fn is_built(self) -> bool {
         match self {
-            // Enforced: every key that has no feature of its own. Nothing else yet:
+            // Enforced, beside every key that has no feature of its own.
+            Self::MatchEntrypoint | Self::AllowWrite | Self::Protect | Self::DeleteBudget => true,
+            // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
-            | Self::MatchEntrypoint
             | Self::Parents
             | Self::AllowLibraries
             | Self::AllowJit
-            | Self::AllowWrite
-            | Self::Protect
-            | Self::DeleteBudget
             | Self::Names
             | Self::WildcardNames
             | Self::UnixSockets

@@ -49,7 +49,6 @@ fn parts() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn refusals() {
     let label = "a".repeat(64);
     let long = vec!["a".repeat(60); 5].join(".");

@@ -24,7 +24,6 @@ fn the_message_as_it_is_displayed() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn documents() {
     for (text, fault) in [
         ("", "1:1  found nothing (the manifest is empty), expected a manifest"),

@@ -1,0 +1,155 @@
+//! What lies at the policy's paths comes, goes and is replaced: the kernel tells, and the policy is resolved again.
+//!
+//! Every directory on the way to a path is watched for changes of the name that leads on (inotify), and the mount table for
+//! changes of mounts (`POLLPRI` on mountinfo). Nothing is polled.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::OsString,
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
+
+use crate::engine::Engine;
+
+/// How long changes are gathered before the policy is resolved again: a tool that makes a tree makes many at once.
+const GATHER: Duration = Duration::from_millis(5);
+/// How many bytes of events are read at once.
+const BUFFER: usize = 16 * 1024;
+
+/// The directories that are watched, and which names matter in each.
+struct Watches {
+    inotify: Inotify,
+    names: HashMap<WatchDescriptor, (PathBuf, BTreeSet<OsString>)>,
+}
+
+impl Watches {
+    fn new() -> io::Result<Self> {
+        Ok(Self { inotify: Inotify::init()?, names: HashMap::new() })
+    }
+
+    /// Watches the way to each path; returns whether a directory is watched that was not before.
+    fn set(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
+        let mut wanted: HashMap<PathBuf, BTreeSet<OsString>> = HashMap::new();
+        for path in paths {
+            // As it is written, and as it is: a directory that a symlink leads to can be renamed, too.
+            for way in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
+                for step in way.ancestors() {
+                    if let (Some(parent), Some(name)) = (step.parent(), step.file_name()) {
+                        wanted.entry(parent.to_owned()).or_default().insert(name.to_owned());
+                    }
+                }
+            }
+        }
+        let mask = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_FROM
+            | WatchMask::MOVED_TO
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        let known: BTreeSet<PathBuf> = self.names.values().map(|(dir, _)| dir.clone()).collect();
+        let mut fresh = false;
+        let mut names = HashMap::new();
+        for (dir, interesting) in wanted {
+            // What does not exist is not watched; the directory above it is.
+            match self.inotify.watches().add(&dir, mask) {
+                Ok(descriptor) => {
+                    fresh |= !known.contains(&dir);
+                    // Two ways may lead to one directory: the names of both matter.
+                    let (_, all) = names.entry(descriptor).or_insert_with(|| (dir, BTreeSet::new()));
+                    all.extend(interesting);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {}
+                Err(e) => tracing::error!("cannot watch {}: {e}; a change there is not noticed", dir.display()),
+            }
+        }
+        for (descriptor, _) in self.names.drain().filter(|(d, _)| !names.contains_key(d)) {
+            // A directory that has gone took its watch along.
+            let _ = self.inotify.watches().remove(descriptor);
+        }
+        self.names = names;
+        fresh
+    }
+
+    /// Reads what has happened; true when it may concern a path.
+    fn drain(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; BUFFER];
+        let mut concerned = false;
+        loop {
+            let events = match self.inotify.read_events(&mut buffer) {
+                Ok(events) => events,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(concerned),
+                Err(e) => return Err(e),
+            };
+            for event in events {
+                let itself = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::Q_OVERFLOW | EventMask::IGNORED;
+                let named = self
+                    .names
+                    .get(&event.wd)
+                    .is_some_and(|(_, names)| event.name.is_some_and(|name| names.contains(name)));
+                concerned |= named || event.mask.intersects(itself);
+            }
+        }
+    }
+}
+
+/// Watches until the engine ends.
+///
+/// # Errors
+/// When the kernel gives no watches.
+pub async fn run(engine: Engine) -> io::Result<()> {
+    let mut watches = Watches::new()?;
+    // A descriptor of its own for waiting: `Inotify` keeps the other.
+    let waker: OwnedFd = watches.inotify.as_fd().try_clone_to_owned()?;
+    // SAFETY: both own their descriptor, which stays the same and open as long as they live.
+    let (ready, mounts) = unsafe {
+        let mountinfo = File::open("/proc/self/mountinfo")?;
+        (
+            AsyncFd::register_with_interest(waker, Interest::READABLE)?,
+            AsyncFd::register_with_interest(mountinfo, Interest::PRIORITY)?,
+        )
+    };
+    let mut paths = engine.watched();
+    loop {
+        let wanted = paths.borrow_and_update().clone();
+        // What changed before a directory was watched was not seen: look once more when one is new.
+        let mut concerned = watches.set(&wanted);
+        if !concerned {
+            tokio::select! {
+                changed = paths.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                guard = ready.readable() => {
+                    guard?.clear_ready();
+                    sleep(GATHER).await;
+                    concerned = watches.drain()?;
+                }
+                guard = mounts.ready(Interest::PRIORITY) => {
+                    guard?.clear_ready();
+                    concerned = !wanted.is_empty();
+                }
+            }
+        }
+        if concerned {
+            match engine.refresh().await {
+                None => return Ok(()),
+                Some(Ok(true)) => tracing::info!("the policy's paths were resolved again"),
+                Some(Ok(false)) => {}
+                Some(Err(e)) => tracing::error!("the policy's paths could not be resolved again: {e}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The attacker: single acts by raw system calls.
+//!
+//! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
+//! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
+
+mod exec;
+mod file;
+mod net;
+mod passing;
+mod process;
+mod sys;
+mod uring;
+mod way;
+pub(crate) mod worker;
+
+pub(crate) use net::TOKEN;
+
+use std::fmt;
+
+/// The status of an act that was not understood or could not be prepared: no errno of Linux.
+const BROKEN: u8 = 250;
+
+/// Why an act was not done.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The kernel said no to the call that matters.
+    Errno(i32),
+    /// It did not come to that.
+    Broken(String),
+}
+
+/// What comes of an act.
+pub(crate) type Act = Result<(), Failure>;
+
+impl Failure {
+    /// The act could not be prepared.
+    pub(crate) fn broken(what: impl fmt::Display) -> Self {
+        Self::Broken(what.to_string())
+    }
+}
+
+/// Does an act and turns it into an exit status.
+pub(crate) fn status(words: &[&str]) -> u8 {
+    match perform(words) {
+        Ok(()) => 0,
+        Err(Failure::Errno(errno)) => u8::try_from(errno).unwrap_or(BROKEN),
+        Err(Failure::Broken(what)) => {
+            println!("{}: {what}", words.join(" "));
+            BROKEN
+        }
+    }
+}
+
+/// Does an act.
+pub(crate) fn perform(words: &[&str]) -> Act {
+    let Some((name, rest)) = words.split_first() else { return Err(Failure::broken("no act")) };
+    // The families know their own names; the first that does takes it.
+    [way::perform, file::perform, net::perform, exec::perform, process::perform, passing::perform, uring::perform]
+        .iter()
+        .find_map(|family| family(name, rest))
+        .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
+}

@@ -1,0 +1,70 @@
+//! Acts on other processes.
+
+use super::{
+    Act, Failure,
+    sys::{self, check},
+};
+
+/// The families' entry.
+pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
+    let [pid, rest @ ..] = words else { return None };
+    let Ok(pid) = pid.parse::<i32>() else { return None };
+    Some(match (name, rest) {
+        ("kill", [signal]) => sys::number(signal).and_then(|signal| kill(pid, signal)),
+        ("tgkill", [signal]) => sys::number(signal).and_then(|signal: i32| {
+            // SAFETY: no pointers.
+            check(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, signal) }).map(drop)
+        }),
+        ("pidfd-kill", [signal]) => sys::number(signal).and_then(|signal| pidfd_kill(pid, signal)),
+        ("ptrace-attach", []) => ptrace(libc::PTRACE_ATTACH, pid),
+        ("ptrace-seize", []) => ptrace(libc::PTRACE_SEIZE, pid),
+        ("read-memory", []) => read_memory(pid),
+        ("read-proc", [file]) => std::fs::read(format!("/proc/{pid}/{file}")).map(drop).map_err(|e| of(&e)),
+        ("list-proc", [dir]) => std::fs::read_dir(format!("/proc/{pid}/{dir}")).map(drop).map_err(|e| of(&e)),
+        ("follow-proc", [link]) => std::fs::read_link(format!("/proc/{pid}/{link}")).map(drop).map_err(|e| of(&e)),
+        ("pidfd-getfd", []) => pidfd(pid).and_then(|pidfd| {
+            // SAFETY: no pointers.
+            check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, 0, 0) }).map(drop)
+        }),
+        _ => return None,
+    })
+}
+
+fn of(error: &std::io::Error) -> Failure {
+    Failure::Errno(error.raw_os_error().unwrap_or(0))
+}
+
+fn kill(pid: i32, signal: i32) -> Act {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+fn pidfd(pid: i32) -> Result<i64, Failure> {
+    // SAFETY: no pointers.
+    sys::prepare("pidfd_open", unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+fn pidfd_kill(pid: i32, signal: i32) -> Act {
+    let pidfd = pidfd(pid)?;
+    // SAFETY: no siginfo is given.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, 0, 0) }).map(drop)
+}
+
+fn ptrace(request: libc::c_uint, pid: i32) -> Act {
+    // SAFETY: neither request reads or writes our memory.
+    check(unsafe { libc::ptrace(request, pid, 0, 0) }).map(drop)
+}
+
+/// Reads a word of the other process's memory: of its stack, which the map of our own would not name.
+fn read_memory(pid: i32) -> Act {
+    let mut word = 0_u64;
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 8 };
+    // Wherever it points to: permission is asked first, and EFAULT means that it was given.
+    let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(0x1000), iov_len: 8 };
+    // SAFETY: the local buffer is ours and lives through the call; the remote address is only a number.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    match check(read as i64) {
+        Err(Failure::Errno(libc::EFAULT)) => Ok(()),
+        other => other.map(drop),
+    }
+}

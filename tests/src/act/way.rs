@@ -1,0 +1,203 @@
+//! Ways to do an act: by another task, in other namespaces, from another place.
+
+use libc::{CLONE_VFORK, CLONE_VM};
+
+use super::{
+    Act, Failure, file, perform as perform_act,
+    sys::{self, c, prepare},
+    worker::wait,
+};
+
+/// The families' entry: everything here takes an act as its last words.
+pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
+    Some(match (name, words) {
+        ("fork", act) => fork(|| super::status(act)),
+        ("double-fork", act) => orphan(act),
+        ("vfork", act) => vfork(act),
+        ("thread", act) => in_thread(act),
+        ("setsid", act) => fork(|| {
+            // SAFETY: no pointers.
+            match prepare("setsid", unsafe { libc::setsid() }) {
+                Ok(_) => super::status(act),
+                Err(_) => super::BROKEN,
+            }
+        }),
+        ("unshare", [namespaces, act @ ..]) => unshare(namespaces, act),
+        ("chroot", [dir, act @ ..]) => chroot(dir).and_then(|()| perform_act(act)),
+        ("cd", [dir, act @ ..]) => file::chdir(dir).and_then(|()| perform_act(act)),
+        ("bind", [from, to, act @ ..]) => bind(from, to).and_then(|()| perform_act(act)),
+        ("thread-then-into-cgroup", [dir, act @ ..]) => moved_under_a_thread(dir, act),
+        ("into-cgroup", [dir, act @ ..]) => into_cgroup(dir, act),
+        ("born-in-cgroup", [dir, act @ ..]) => born_in_cgroup(dir, act),
+        ("user", [uid, act @ ..]) => sys::number(uid).and_then(|uid| {
+            // SAFETY: no pointers.
+            prepare("setresuid", unsafe { libc::setresuid(uid, uid, uid) })?;
+            perform_act(act)
+        }),
+        ("repeat", [times, act @ ..]) => sys::number(times).and_then(|times: u32| {
+            for _ in 0..times {
+                perform_act(act)?;
+            }
+            Ok(())
+        }),
+        _ => return None,
+    })
+}
+
+/// The result behind a child's exit status.
+fn of_status(status: i32) -> Act {
+    match status {
+        0 => Ok(()),
+        status if status == i32::from(super::BROKEN) => Err(Failure::broken("in a child")),
+        errno => Err(Failure::Errno(errno)),
+    }
+}
+
+fn fork(body: impl FnOnce() -> u8) -> Act {
+    // SAFETY: an act runs in a process with one thread.
+    match prepare("fork", unsafe { libc::fork() })? {
+        0 => {
+            let status = body();
+            // SAFETY: ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(status)) }
+        }
+        child => of_status(wait(sys::fd(child))),
+    }
+}
+
+/// A grandchild that init adopts before it acts; it tells its result by a pipe.
+fn orphan(act: &[&str]) -> Act {
+    let mut pipe = [0; 2];
+    // SAFETY: the array takes the descriptors.
+    prepare("pipe", unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    fork(|| {
+        // SAFETY: as in `fork`.
+        if unsafe { libc::fork() } == 0 {
+            // SAFETY: no pointers; until the parent has ended and init has taken its place.
+            while unsafe { libc::getppid() } != 1 {
+                std::thread::yield_now();
+            }
+            let status = [super::status(act)];
+            // SAFETY: the buffer lives through the call.
+            unsafe {
+                libc::write(pipe[1], status.as_ptr().cast(), 1);
+                libc::_exit(0)
+            }
+        }
+        0
+    })?;
+    // A program that is executed closes the pipe and leaves this 0.
+    let mut status = [0_u8];
+    // SAFETY: as above; without the closing, the read would wait for ourselves.
+    unsafe {
+        libc::close(pipe[1]);
+        libc::read(pipe[0], status.as_mut_ptr().cast(), 1);
+    }
+    of_status(status[0].into())
+}
+
+/// A child that shares memory, while this thread waits.
+fn vfork(act: &[&str]) -> Act {
+    const STACK: usize = 256 << 10;
+    extern "C" fn child(act: *mut libc::c_void) -> i32 {
+        // SAFETY: the parent waits in clone until the child is done, so what it lent is alive.
+        let act = unsafe { *act.cast::<&[&str]>() };
+        i32::from(super::status(act))
+    }
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let mut act = act;
+    let flags = CLONE_VM | CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack and the act outlive the child, which runs while this thread stands still.
+    let child = unsafe { libc::clone(child, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut act).cast()) };
+    of_status(wait(sys::fd(prepare("clone", child)?)))
+}
+
+fn in_thread(act: &[&str]) -> Act {
+    std::thread::scope(|scope| scope.spawn(|| perform_act(act)).join())
+        .unwrap_or_else(|_| Err(Failure::broken("the thread panicked")))
+}
+
+/// New namespaces, and in them a child, which a new pid namespace takes to begin.
+fn unshare(namespaces: &str, act: &[&str]) -> Act {
+    let mut flags = 0;
+    for name in namespaces.split(',') {
+        flags |= match name {
+            "user" => libc::CLONE_NEWUSER,
+            "pid" => libc::CLONE_NEWPID,
+            "mount" => libc::CLONE_NEWNS,
+            "cgroup" => libc::CLONE_NEWCGROUP,
+            "uts" => libc::CLONE_NEWUTS,
+            "ipc" => libc::CLONE_NEWIPC,
+            other => return Err(Failure::broken(format!("no namespace {other}"))),
+        };
+    }
+    // SAFETY: no pointers.
+    prepare("unshare", unsafe { libc::unshare(flags) })?;
+    if flags & libc::CLONE_NEWNS != 0 {
+        // Our mounts must not reach the host.
+        mount(None, "/", libc::MS_REC | libc::MS_PRIVATE)?;
+    }
+    fork(|| super::status(act))
+}
+
+fn chroot(dir: &str) -> Act {
+    let dir = c(dir)?;
+    // SAFETY: the path ends with NUL and lives through the call.
+    prepare("chroot", unsafe { libc::chroot(dir.as_ptr()) })?;
+    file::chdir("/")
+}
+
+fn bind(from: &str, to: &str) -> Act {
+    mount(Some(from), to, libc::MS_BIND)
+}
+
+fn mount(from: Option<&str>, to: &str, flags: libc::c_ulong) -> Act {
+    let (from, to) = (c(from.unwrap_or("none"))?, c(to)?);
+    // SAFETY: as above; neither type nor data for these flags.
+    let result = unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
+    prepare("mount", result).map(drop)
+}
+
+/// Moves this process into a cgroup, then acts.
+fn into_cgroup(dir: &str, act: &[&str]) -> Act {
+    std::fs::write(format!("{dir}/cgroup.procs"), "0").map_err(Failure::broken)?;
+    perform_act(act)
+}
+
+/// A thread that is there before the whole process moves, and acts afterwards.
+fn moved_under_a_thread(dir: &str, act: &[&str]) -> Act {
+    let (go, gone) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || match gone.recv() {
+            Ok(()) => perform_act(act),
+            Err(_) => Err(Failure::broken("the move failed")),
+        });
+        let moved = std::fs::write(format!("{dir}/cgroup.procs"), std::process::id().to_string());
+        if moved.is_ok() {
+            let _ = go.send(());
+        }
+        drop(go);
+        thread.join().unwrap_or_else(|_| Err(Failure::broken("the thread panicked")))
+    })
+}
+
+/// A child that is in the cgroup from its first instruction.
+fn born_in_cgroup(dir: &str, act: &[&str]) -> Act {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let dir = sys::open_dir(dir)?;
+    // SAFETY: all zeroes is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = u64::try_from(dir).map_err(Failure::broken)?;
+    // SAFETY: a plain fork in a process with one thread; the arguments live through the call.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match prepare("clone3", child)? {
+        0 => {
+            let status = super::status(act);
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(i32::from(status)) }
+        }
+        child => of_status(wait(sys::fd(child))),
+    }
+}

@@ -1,0 +1,154 @@
+//! The daemon under test, as a process of its own.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{ENFORCER, events::Events, eventually, exit_status};
+
+/// Where the daemon's socket is.
+pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
+/// How long a start may take: the verifier looks at every program, under emulation.
+const START_LIMIT: Duration = Duration::from_secs(100);
+/// How long the daemon may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running daemon; it is ended when this is dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    /// What it printed.
+    pub(crate) events: Events,
+    policy: PathBuf,
+    errors: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it with a manifest and waits until it answers.
+    pub(crate) fn start(dir: &Path, manifest: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let policy = dir.join("policy.yaml");
+        fs::write(&policy, manifest)?;
+        let errors = dir.join("daemon.err");
+        let mut child = Command::new(ENFORCER)
+            .args(["daemon", "--json", "--policy"])
+            .arg(&policy)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .context("cannot start the daemon")?;
+        let output = child.stdout.take().context("the daemon's output")?;
+        let events = Events::default();
+        let taken = events.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                taken.take(&line);
+            }
+        });
+        let mut daemon = Self { child, events, policy, errors };
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            if let Some(status) = daemon.child.try_wait()? {
+                bail!("the daemon ended with {}: {}", exit_status(status), daemon.errors());
+            }
+            if ask(&json!({"op": "status"})).is_ok_and(|s| s["pid"] == daemon.pid()) {
+                return Ok(daemon);
+            }
+            ensure!(Instant::now() < deadline, "the daemon does not answer: {}", daemon.errors());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Its manifest's file.
+    pub(crate) fn policy(&self) -> &Path {
+        &self.policy
+    }
+
+    /// What is in force.
+    #[expect(clippy::unused_self, reason = "there is a status only while there is a daemon")]
+    pub(crate) fn status(&self) -> anyhow::Result<Value> {
+        ask(&json!({"op": "status"}))
+    }
+
+    /// The generation in force.
+    pub(crate) fn generation(&self) -> anyhow::Result<u64> {
+        self.status()?["generation"].as_u64().context("no generation")
+    }
+
+    /// Puts another manifest in force.
+    pub(crate) fn reload(&self, manifest: &str) -> anyhow::Result<u64> {
+        fs::write(&self.policy, manifest)?;
+        let outcome = ask(&json!({"op": "reload", "policy": self.policy}))?;
+        outcome["generation"].as_u64().context("no generation")
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: i32) {
+        signal_process(self.pid(), signal);
+    }
+
+    /// Ends it and waits until it has gone, and the programs with it.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<i32> {
+        self.signal(libc::SIGTERM);
+        let mut status = None;
+        let ended = eventually(STOP_LIMIT, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        if !ended {
+            self.child.kill()?;
+            self.child.wait()?;
+            bail!("the daemon did not end on SIGTERM: {}", self.errors());
+        }
+        Ok(status.map_or(-1, exit_status))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.stop();
+        }
+    }
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal_process(pid: u32, signal: i32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // SAFETY: kill has no memory preconditions; the pid is a child of ours that was not waited for.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Asks the control socket one question.
+pub(crate) fn ask(request: &Value) -> anyhow::Result<Value> {
+    let mut stream = UnixStream::connect(SOCKET).context("no daemon")?;
+    stream.set_read_timeout(Some(START_LIMIT))?;
+    writeln!(stream, "{request}")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let answer: Value = serde_json::from_str(&line).with_context(|| format!("the answer {line:?}"))?;
+    match answer.get("error") {
+        Some(error) => bail!("{}", error.as_str().unwrap_or_default()),
+        None => Ok(answer["ok"].clone()),
+    }
+}

@@ -1,0 +1,120 @@
+//! What the tests stand on: the runner, the daemon under test, governed workers, files and listeners.
+
+pub(crate) mod daemon;
+pub(crate) mod events;
+pub(crate) mod files;
+pub(crate) mod listener;
+pub(crate) mod runner;
+pub(crate) mod scene;
+pub(crate) mod worker;
+
+use std::{
+    io::Read as _,
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+/// The program under test.
+pub(crate) const ENFORCER: &str = "enforcer";
+/// This program, as the guest has it.
+pub(crate) const SELF: &str = "/usr/bin/enforcer-tests";
+/// How long one helper command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(100);
+
+/// What a command left.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// The exit status; 128 and the number for a signal.
+    pub(crate) status: i32,
+    /// Standard output.
+    pub(crate) out: String,
+    /// Standard error.
+    pub(crate) err: String,
+}
+
+/// Runs a command to its end, within bounds.
+pub(crate) fn command(words: &[&str]) -> anyhow::Result<Output> {
+    let (program, rest) = words.split_first().context("no command")?;
+    let mut command = Command::new(program);
+    command.args(rest);
+    output(&mut command)
+}
+
+fn output(command: &mut Command) -> anyhow::Result<Output> {
+    command.stdin(Stdio::null());
+    bounded(command)
+}
+
+/// Runs an act as `enforcer run` lets it, with a descriptor that was opened outside as its standard input.
+pub(crate) fn act_with(fd: OwnedFd, skill: &str, act: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(ENFORCER);
+    command.args(["run", "--skill", skill, "--", SELF, "act"]).args(act).stdin(fd);
+    bounded(&mut command)
+}
+
+fn bounded(command: &mut Command) -> anyhow::Result<Output> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let drain = |stream: Option<Box<dyn std::io::Read + Send>>| {
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            if let Some(mut stream) = stream {
+                // What was read until an error is what there is.
+                let _ = stream.read_to_end(&mut text);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let out = drain(child.stdout.take().map(|s| Box::new(s) as _));
+    let err = drain(child.stderr.take().map(|s| Box::new(s) as _));
+    let deadline = Instant::now() + COMMAND_LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{} took longer than {} s", command.get_program().display(), COMMAND_LIMIT.as_secs());
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    let text = |thread: thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    Ok(Output { status: exit_status(status), out: text(out), err: text(err) })
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn succeed(words: &[&str]) -> anyhow::Result<String> {
+    let output = command(words)?;
+    if output.status != 0 {
+        bail!("`{}` ended with {}: {}{}", words.join(" "), output.status, output.out, output.err);
+    }
+    Ok(output.out)
+}
+
+/// A status as a shell gives it.
+pub(crate) fn exit_status(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt as _;
+    status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(-1)
+}
+
+/// Asks until the answer is yes or the time is up.
+pub(crate) fn eventually(limit: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if ask() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,179 @@
+//! Runs the tests one after another and prints a line for each.
+//!
+//! A test that panics or takes too long fails alone: it runs in a thread of its own, and when its time is up the processes
+//! that it talks to are ended and the next test gets new ones.
+
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::scene::{Scene, Stage};
+
+/// How long one test may take.
+const TEST_LIMIT: Duration = Duration::from_mins(2);
+/// What the daemon says of a key that is not built yet: the only words on which tests are left out.
+const NOT_BUILT: &str = "is not supported by this build";
+
+/// How many of the slowest tests are named at the end.
+const SHOWN_SLOWEST: usize = 8;
+
+/// One test.
+pub(crate) type Test = fn(&Scene) -> anyhow::Result<()>;
+
+/// Tests that share a policy.
+pub(crate) struct Suite {
+    /// The first part of their names.
+    pub(crate) name: &'static str,
+    /// The policy that is put in force before the first of them; without one, no daemon runs.
+    pub(crate) policy: Option<fn(&Scene) -> anyhow::Result<String>>,
+    /// The tests.
+    pub(crate) tests: &'static [(&'static str, Test)],
+}
+
+/// What to run.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    filters: Vec<String>,
+    list: bool,
+}
+
+impl Options {
+    /// Reads the command line.
+    pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--list" => options.list = true,
+                "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),
+                other => return Err(format!("unknown option {other}")),
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f))
+    }
+}
+
+/// Runs the suites; success when every test passed.
+pub(crate) fn run(options: &Options, suites: &[Suite]) -> ExitCode {
+    let (mut passed, mut failures, mut slowest) = (0, Vec::new(), Vec::new());
+    let mut stage = Stage::default();
+    for suite in suites {
+        let name = |test: &str| format!("{}::{test}", suite.name);
+        let wanted: Vec<_> = suite.tests.iter().filter(|(test, _)| options.wants(&name(test))).collect();
+        if options.list {
+            for (test, _) in wanted {
+                println!("{}", name(test));
+            }
+            continue;
+        }
+        let (mut scene, mut ignored) = (None, None);
+        for (test, body) in wanted {
+            let name = name(test);
+            print!("test {name} ... ");
+            flush();
+            let started = Instant::now();
+            if let Some(missing) = &ignored {
+                println!("ignored, {missing}");
+                continue;
+            }
+            let outcome = match &scene {
+                Some(scene) => Ok(Arc::clone(scene)),
+                None => stage.set(suite),
+            };
+            let outcome = outcome.map_err(|e| format!("the scene could not be set: {e:#}")).and_then(|set| {
+                scene = Some(Arc::clone(&set));
+                bounded(&set, *body)
+            });
+            slowest.push((started.elapsed(), name.clone()));
+            ignored = outcome.as_ref().err().and_then(|why| not_built(why));
+            if let Some(missing) = &ignored {
+                println!("ignored, {missing}");
+                continue;
+            }
+            match outcome {
+                Ok(()) => {
+                    passed += 1;
+                    println!("ok");
+                }
+                Err(why) => {
+                    println!("FAILED\n    {}", why.trim().replace('\n', "\n    "));
+                    failures.push(name);
+                    // What the failure left behind is not the next test's business.
+                    if let Some(scene) = scene.take() {
+                        scene.abandon();
+                    }
+                }
+            }
+            flush();
+        }
+        if let Some(scene) = scene {
+            scene.close();
+        }
+    }
+    if options.list {
+        return ExitCode::SUCCESS;
+    }
+    stage.clear();
+    if !failures.is_empty() {
+        println!("\nfailures:");
+        for name in &failures {
+            println!("    {name}");
+        }
+    }
+    slowest.sort_unstable_by(|a, b| b.cmp(a));
+    let total: Duration = slowest.iter().map(|(took, _)| *took).sum();
+    println!("\n{:.0} s; the slowest:", total.as_secs_f32());
+    for (took, name) in slowest.iter().take(SHOWN_SLOWEST) {
+        println!("    {:>5.1} s {name}", took.as_secs_f32());
+    }
+    println!("{passed} passed, {} failed", failures.len());
+    flush();
+    if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The line of an error that says that a build lacks what a whole suite is about.
+fn not_built(why: &str) -> Option<String> {
+    let scene = why.starts_with("the scene could not be set");
+    let line = why.lines().find(|line| scene && line.contains(NOT_BUILT))?;
+    line.rsplit(": ").next().map(str::to_owned)
+}
+
+/// Runs one test in a thread of its own.
+fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
+    let (done, outcome) = mpsc::sync_channel(1);
+    let of_test = Arc::clone(scene);
+    let thread = thread::spawn(move || {
+        let result = body(&of_test);
+        drop(of_test);
+        let _ = done.send(result);
+    });
+    match outcome.recv_timeout(TEST_LIMIT) {
+        Ok(result) => result.map_err(|e| format!("{e:#}")),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            // Ending the workers gives the thread an error to end with, wherever it waits for one.
+            scene.abandon();
+            Err(format!("took longer than {} s", TEST_LIMIT.as_secs()))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(match thread.join() {
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+                format!("panicked: {}", text.unwrap_or_default())
+            }
+            Ok(()) => "ended without a result".to_owned(),
+        }),
+    }
+}
+
+fn flush() {
+    // Nobody reading is no reason to stop.
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,246 @@
+//! Connect: by address, prefix, port and protocol, whatever call is used.
+
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use anyhow::ensure;
+
+use crate::{
+    act::TOKEN,
+    harness::{act_with, listener::Server, runner::Suite, scene::Scene},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "connect",
+    policy: Some(policy),
+    tests: &[
+        ("ipv4_address_and_port", v4),
+        ("ipv6_address_and_port", v6),
+        ("another_port_of_an_allowed_address", port),
+        ("a_prefix_and_what_lies_beside_it", prefix),
+        ("tcp_is_not_udp", protocol),
+        ("v4_mapped_addresses", mapped),
+        ("datagrams_without_a_connect", datagrams),
+        ("tcp_fast_open", fast_open),
+        ("io_uring", io_uring),
+        ("the_unspecified_address", unspecified),
+        ("raw_packet_and_other_sockets", sockets),
+        ("a_socket_from_outside_the_skill", inherited),
+        ("other_tasks_and_users", tasks),
+        ("everything_is_allowed_by_a_star", star),
+        ("outside_processes_are_untouched", outside),
+    ],
+};
+
+const SKILL: &str = "talker";
+/// Fixed, because the policy names them: below the ephemeral range, so that nothing else has taken them.
+const PORT: u16 = 18_080;
+const OTHER: u16 = 18_081;
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
+fn policy(_: &Scene) -> anyhow::Result<String> {
+    Ok(format!(
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+         network_scope:\n      - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"\n      - 127.1.2.0/24:{PORT}\n      \
+         - 127.0.0.3:{PORT}/tcp\n      - 127.0.0.4:{PORT}/udp\n    reason: talk to port {PORT} alone\n  \
+         open-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"*\"]\n"
+    ))
+}
+
+/// The act reaches the server.
+fn reaches(scene: &Scene, act: &[&str], server: &Server) -> anyhow::Result<()> {
+    scene.act(SKILL, act)?.done()?;
+    server.got(TOKEN)
+}
+
+/// The act is refused, does not reach the server, and is in the stream with this address and port.
+fn refused(scene: &Scene, act: &[&str], server: &Server, address: &str) -> anyhow::Result<()> {
+    let mark = scene.mark();
+    scene.act(SKILL, act)?.refused()?;
+    server.nothing()?;
+    let event = scene.events().wait(mark, &format!("a refusal of {address}"), |e| {
+        e.text("kind") == "connect" && e.text("verdict") == "deny" && e.object("address") == address
+    })?;
+    ensure!(event.port() == u64::from(server.port()), "the port is {}", event.port());
+    ensure!(event.text("reason") == "destination not listed", "the reason is {:?}", event.text("reason"));
+    ensure!(["tcp", "udp"].contains(&event.object("protocol")), "{}", event.0);
+    ensure!(["inet", "inet6"].contains(&event.object("family")), "{}", event.0);
+    Ok(())
+}
+
+fn v4(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let mark = scene.mark();
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    let event =
+        scene.events().wait(mark, "the connect", |e| e.text("kind") == "connect" && e.text("verdict") == "allow")?;
+    ensure!(event.text("rule") == format!("network_scope: 127.0.0.1:{PORT}"), "the rule is {:?}", event.text("rule"));
+    refused(scene, &["tcp", &bad.at()], &bad, "127.0.0.2")?;
+    reaches(scene, &["udp", &good.at()], &good)?;
+    refused(scene, &["udp", &bad.at()], &bad, "127.0.0.2")
+}
+
+fn v6(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    refused(scene, &["tcp", &bad.at()], &bad, "::1")?;
+    reaches(scene, &["udp", &good.at()], &good)?;
+    refused(scene, &["udp", &bad.at()], &bad, "::1")
+}
+
+fn port(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.1", OTHER)?);
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    refused(scene, &["tcp", &bad.at()], &bad, "127.0.0.1")
+}
+
+fn prefix(scene: &Scene) -> anyhow::Result<()> {
+    for inside in ["127.1.2.0", "127.1.2.7", "127.1.2.255"] {
+        let good = Server::start(inside, PORT)?;
+        reaches(scene, &["tcp", &good.at()], &good)?;
+    }
+    for beside in ["127.1.1.255", "127.1.3.0"] {
+        let bad = Server::start(beside, PORT)?;
+        refused(scene, &["tcp", &bad.at()], &bad, beside)?;
+    }
+    Ok(())
+}
+
+fn protocol(scene: &Scene) -> anyhow::Result<()> {
+    let (tcp, udp) = (Server::start("127.0.0.3", PORT)?, Server::start("127.0.0.4", PORT)?);
+    reaches(scene, &["tcp", &tcp.at()], &tcp)?;
+    refused(scene, &["udp", &tcp.at()], &tcp, "127.0.0.3")?;
+    refused(scene, &["sendto", &tcp.at()], &tcp, "127.0.0.3")?;
+    reaches(scene, &["udp", &udp.at()], &udp)?;
+    refused(scene, &["tcp", &udp.at()], &udp, "127.0.0.4")
+}
+
+fn mapped(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let at = |ip: &str| format!("[::ffff:{ip}]:{PORT}");
+    for act in ["tcp", "udp", "sendto", "sendmsg"] {
+        reaches(scene, &[act, &at("127.0.0.1")], &good)?;
+        refused(scene, &[act, &at("127.0.0.2")], &bad, "127.0.0.2")?;
+    }
+    Ok(())
+}
+
+fn datagrams(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.1", OTHER)?);
+    let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
+    for act in ["sendto", "sendmsg", "sendmmsg"] {
+        reaches(scene, &[act, &good.at()], &good)?;
+        refused(scene, &[act, &bad.at()], &bad, "127.0.0.1")?;
+        reaches(scene, &[act, &good6.at()], &good6)?;
+        refused(scene, &[act, &bad6.at()], &bad6, "::1")?;
+    }
+    Ok(())
+}
+
+fn fast_open(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
+    reaches(scene, &["fastopen", &good.at()], &good)?;
+    refused(scene, &["fastopen", &bad.at()], &bad, "127.0.0.2")?;
+    reaches(scene, &["fastopen", &good6.at()], &good6)?;
+    refused(scene, &["fastopen", &bad6.at()], &bad6, "::1")
+}
+
+fn io_uring(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    for way in ["uring", "uring-worker", "uring-sqpoll"] {
+        reaches(scene, &[way, "tcp", &good.at()], &good)?;
+        refused(scene, &[way, "tcp", &bad.at()], &bad, "127.0.0.2")?;
+    }
+    Ok(())
+}
+
+/// Linux takes `0.0.0.0` and `::` for the host itself; a rule for 127.0.0.1 does not name them.
+fn unspecified(scene: &Scene) -> anyhow::Result<()> {
+    let (good, good6) = (Server::start("127.0.0.1", PORT)?, Server::start("::1", PORT)?);
+    scene.act(SKILL, &["tcp", &format!("0.0.0.0:{PORT}")])?.refused()?;
+    good.nothing()?;
+    scene.act(SKILL, &["tcp", &format!("[::]:{PORT}")])?.refused()?;
+    good6.nothing()?;
+    scene.outside(&["tcp", &format!("0.0.0.0:{PORT}")])?.done()?;
+    good.got(TOKEN)
+}
+
+fn sockets(scene: &Scene) -> anyhow::Result<()> {
+    let n = |number: i32| number.to_string();
+    let cases = [
+        ("a raw socket", libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+        ("a raw IPv6 socket", libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6),
+        ("a raw TCP socket", libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP),
+        ("a packet socket", libc::AF_PACKET, libc::SOCK_RAW, 0x0300),
+        ("a ping socket", libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+        ("a generic netlink socket", libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_GENERIC),
+        ("an AF_ALG socket", libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
+        ("a vsock socket", libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+    ];
+    for (what, family, kind, protocol) in cases {
+        let mark = scene.mark();
+        let act = ["socket", &n(family), &n(kind), &n(protocol)];
+        let outcome = scene.act(SKILL, &act)?;
+        ensure!(outcome.status == libc::EPERM, "{what}: {outcome:?}");
+        scene.events().wait(mark, what, |e| e.text("kind") == "socket" && e.text("verdict") == "deny")?;
+    }
+    let route = ["socket", &n(libc::AF_NETLINK), &n(libc::SOCK_RAW), "0"];
+    scene.act(SKILL, &route)?.done()?;
+    scene.act(SKILL, &["socket", &n(libc::AF_UNIX), &n(libc::SOCK_STREAM), "0"])?.done()?;
+    scene.outside(&["socket", &n(libc::AF_INET), &n(libc::SOCK_RAW), &n(libc::IPPROTO_ICMP)])?.done()?;
+    scene.outside(&["socket", &n(libc::AF_PACKET), &n(libc::SOCK_RAW), &n(0x0300)])?;
+    Ok(())
+}
+
+/// Opened by an ungoverned process, connected by a governed one.
+fn inherited(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+        let socket = || {
+            // SAFETY: no pointers; the descriptor is new and nobody else's.
+            let fd = unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0) };
+            ensure!(fd >= 0, "no socket");
+            // SAFETY: as above.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        };
+        let outcome = act_with(socket()?, SKILL, &["connect-fd", "0", &good.at()])?;
+        ensure!(outcome.status == 0, "{outcome:?}");
+        good.got(TOKEN)?;
+        let mark = scene.mark();
+        let outcome = act_with(socket()?, SKILL, &["connect-fd", "0", &bad.at()])?;
+        ensure!(outcome.status == libc::EPERM, "{outcome:?}");
+        bad.nothing()?;
+        scene
+            .events()
+            .wait(mark, "a refusal", |e| e.text("verdict") == "deny" && e.object("address") == "127.0.0.2")?;
+    }
+    Ok(())
+}
+
+fn tasks(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let (good_at, bad_at) = (good.at(), bad.at());
+    for way in [&["thread"][..], &["double-fork"], &["vfork"], &["user", "1000"], &["unshare", "user"]] {
+        reaches(scene, &[way, &["tcp", &good_at]].concat(), &good)?;
+        refused(scene, &[way, &["tcp", &bad_at]].concat(), &bad, "127.0.0.2")?;
+    }
+    Ok(())
+}
+
+fn star(scene: &Scene) -> anyhow::Result<()> {
+    let anywhere = Server::start("127.9.9.9", OTHER)?;
+    scene.act("open-line", &["tcp", &anywhere.at()])?.done()?;
+    anywhere.got(TOKEN)?;
+    let n = |number: i32| number.to_string();
+    scene.act("open-line", &["socket", &n(libc::AF_INET), &n(libc::SOCK_RAW), &n(libc::IPPROTO_ICMP)])?.done()?;
+    Ok(())
+}
+
+fn outside(scene: &Scene) -> anyhow::Result<()> {
+    let bad = Server::start("127.0.0.2", PORT)?;
+    for act in ["tcp", "udp", "sendto", "fastopen", "sendmsg"] {
+        scene.outside(&[act, &bad.at()])?.done()?;
+        bad.got(TOKEN)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Write, truncate, read: `allow_write` and `protect`.
+
+use std::{fs, time::Duration};
+
+use anyhow::ensure;
+
+use crate::harness::{
+    act_with, eventually,
+    runner::Suite,
+    scene::{Scene, gone, holds, there},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "files",
+    policy: Some(policy),
+    tests: &[
+        ("create_and_open_for_writing", create),
+        ("make_directories_links_and_nodes", make),
+        ("attributes", attributes),
+        ("shared_mappings", mapping),
+        ("rename_into_a_denied_directory", rename_into),
+        ("truncation_is_a_delete", truncation),
+        ("a_descriptor_from_outside_the_skill", inherited),
+        ("a_descriptor_received_over_a_unix_socket", received),
+        ("protect_stops_reading_writing_and_deleting", protect),
+        ("protect_inside_an_allowed_directory", nearest),
+        ("an_allowed_directory_inside_a_protected_one", nearest_allowed),
+        ("devices_that_swallow_everything", devices),
+        ("without_allow_write_the_kernel_decides", ungoverned),
+        ("outside_processes_are_untouched", outside),
+    ],
+};
+
+const SKILL: &str = "writer";
+
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    let (allowed, written) = (scene.make_dir("allowed")?, scene.make_dir("written")?);
+    scene.make_dir("denied")?;
+    let (secret, inside) = (scene.make_dir("secret")?, scene.make_dir("allowed/secret")?);
+    let island = scene.make_dir("secret/island")?;
+    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    {binaries}\n    allow_write: [{allowed}, {written}, {island}]\n    \
+         allow_delete: [{allowed}, {island}]\n    protect: [{secret}, {inside}]\n  \
+         lax:\n    {binaries}\n    allow_delete: [{allowed}]\n"
+    ))
+}
+
+fn denied_event(scene: &Scene, mark: crate::harness::events::Mark, path: &str) -> anyhow::Result<String> {
+    let event = scene
+        .events()
+        .wait(mark, &format!("a refusal of {path}"), |e| e.text("verdict") == "deny" && e.object("path") == path)?;
+    Ok(event.text("reason").to_owned())
+}
+
+fn create(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/create/f")?, scene.make_file("denied/create/f")?);
+    scene.act(SKILL, &["create", &format!("{allowed}.new")])?.done()?;
+    there(&format!("{allowed}.new"))?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["create", &format!("{denied}.new")])?.refused()?;
+    gone(&format!("{denied}.new"))?;
+    ensure!(denied_event(scene, mark, &format!("{denied}.new"))? == "path not listed", "another reason");
+    scene.act(SKILL, &["append", &allowed, "+"])?.done()?;
+    holds(&allowed, "allowed/create/f+")?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["append", &denied, "+"])?.refused()?;
+    holds(&denied, "denied/create/f")?;
+    denied_event(scene, mark, &denied)?;
+    // Reading is not governed by either list.
+    scene.act(SKILL, &["read", &denied])?.done()?;
+    Ok(())
+}
+
+fn make(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_dir("allowed/make")?, scene.make_dir("denied/make")?);
+    let source = scene.make_file("allowed/make/source")?;
+    for (act, name) in
+        [(&["mkdir"][..], "dir"), (&["mknod"], "node"), (&["symlink", "/x"], "symlink"), (&["link", &source], "link")]
+    {
+        let (good, bad) = (format!("{allowed}/{name}"), format!("{denied}/{name}"));
+        scene.act(SKILL, &[act, &[&good]].concat())?.done()?;
+        there(&good)?;
+        scene.act(SKILL, &[act, &[&bad]].concat())?.refused()?;
+        gone(&bad)?;
+    }
+    Ok(())
+}
+
+fn attributes(scene: &Scene) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (allowed, denied) = (scene.make_file("allowed/attributes/f")?, scene.make_file("denied/attributes/f")?);
+    let mode = |path: &str| fs::metadata(path).map(|m| m.permissions().mode() & 0o777);
+    scene.act(SKILL, &["chmod", &allowed])?.done()?;
+    ensure!(mode(&allowed)? == 0o600, "the mode has not changed");
+    let before = mode(&denied)?;
+    scene.act(SKILL, &["chmod", &denied])?.refused()?;
+    ensure!(mode(&denied)? == before, "the mode has changed");
+    // tmpfs has user attributes from 6.6 on only.
+    let outcome = scene.act(SKILL, &["setxattr", &allowed])?;
+    ensure!([0, libc::EOPNOTSUPP].contains(&outcome.status), "{outcome:?}");
+    let outcome = scene.act(SKILL, &["setxattr", &denied])?;
+    let unsupported = outcome.status == libc::EOPNOTSUPP;
+    ensure!(unsupported || outcome.status == libc::EPERM, "{outcome:?}");
+    Ok(())
+}
+
+fn mapping(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/map/f")?, scene.make_file("denied/map/f")?);
+    scene.act(SKILL, &["map-shared", &allowed])?.done()?;
+    holds(&allowed, "!llowed/map/f")?;
+    scene.act(SKILL, &["map-shared", &denied])?.refused()?;
+    holds(&denied, "denied/map/f")
+}
+
+fn rename_into(scene: &Scene) -> anyhow::Result<()> {
+    let allowed = scene.make_file("allowed/into/f")?;
+    let target = scene.make_dir("denied/into")?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["rename", &allowed, &format!("{target}/f")])?.refused()?;
+    there(&allowed)?;
+    denied_event(scene, mark, &format!("{target}/f"))?;
+    scene.act(SKILL, &["rename", &allowed, &format!("{allowed}.new")])?.done()?;
+    there(&format!("{allowed}.new"))
+}
+
+/// Where one may write and not delete, a file may be changed and not emptied.
+fn truncation(scene: &Scene) -> anyhow::Result<()> {
+    for act in ["open-truncate", "truncate", "ftruncate"] {
+        let (allowed, written) =
+            (scene.make_file(&format!("allowed/{act}/f"))?, scene.make_file(&format!("written/{act}/f"))?);
+        scene.act(SKILL, &[act, &allowed])?.done()?;
+        holds(&allowed, "")?;
+        let mark = scene.mark();
+        scene.act(SKILL, &[act, &written])?.refused()?;
+        holds(&written, &format!("written/{act}/f"))?;
+        scene.event(mark, "delete", "deny", &written)?;
+    }
+    let written = scene.make_file("written/shorten/f")?;
+    scene.act(SKILL, &["shorten", &written])?.done()?;
+    holds(&written, "w")?;
+    let denied = scene.make_file("denied/shorten/f")?;
+    scene.act(SKILL, &["shorten", &denied])?.refused()?;
+    holds(&denied, "denied/shorten/f")
+}
+
+/// What is brought along is looked at when the process enters the skill.
+fn inherited(scene: &Scene) -> anyhow::Result<()> {
+    let allowed = scene.make_file("allowed/inherited/f")?;
+    let file = fs::File::options().append(true).open(&allowed)?;
+    let outcome = act_with(file.into(), SKILL, &["write-fd", "0", "+"])?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    holds(&allowed, "allowed/inherited/f+")
+}
+
+fn received(scene: &Scene) -> anyhow::Result<()> {
+    let socket = scene.dir.join("offer").to_string_lossy().into_owned();
+    let (allowed, denied) = (scene.make_file("allowed/received/f")?, scene.make_file("denied/received/f")?);
+    let secret = scene.make_file("secret/received/f")?;
+    for (file, fine) in [(&allowed, true), (&denied, false), (&secret, false)] {
+        let friend = scene.outsider()?;
+        let (at, path) = (socket.clone(), file.clone());
+        let offer = std::thread::spawn(move || friend.act(&["offer", &at, &path]));
+        ensure!(eventually(Duration::from_secs(5), || fs::metadata(&socket).is_ok()), "nothing is offered");
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &["receive-and-append", &socket, "+"])?;
+        offer.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??.done()?;
+        fs::remove_file(&socket)?;
+        if fine {
+            outcome.done()?;
+            holds(file, "allowed/received/f+")?;
+        } else {
+            outcome.refused()?;
+            ensure!(!fs::read_to_string(file)?.contains('+'), "it was written");
+            denied_event(scene, mark, file)?;
+        }
+    }
+    Ok(())
+}
+
+fn protect(scene: &Scene) -> anyhow::Result<()> {
+    let (plain, secret) = (scene.make_file("denied/protect/f")?, scene.make_file("secret/protect/f")?);
+    scene.act(SKILL, &["read", &plain])?.done()?;
+    for act in [&["read"][..], &["open-write"], &["unlink"], &["truncate"], &["chmod"]] {
+        let mark = scene.mark();
+        scene.act(SKILL, &[act, &[&secret]].concat())?.refused()?;
+        holds(&secret, "secret/protect/f")?;
+        ensure!(denied_event(scene, mark, &secret)? == "protected", "{act:?} was refused for another reason");
+    }
+    scene.act("lax", &["read", &secret])?.done()?;
+    Ok(())
+}
+
+fn nearest(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, secret) = (scene.make_file("allowed/nearest/f")?, scene.make_file("allowed/secret/f")?);
+    scene.act(SKILL, &["read", &allowed])?.done()?;
+    scene.act(SKILL, &["unlink", &allowed])?.done()?;
+    for act in ["read", "unlink"] {
+        scene.act(SKILL, &[act, &secret])?.refused()?;
+    }
+    there(&secret)?;
+    // Nor by moving what holds it.
+    let dir = scene.dir.join("allowed/secret").to_string_lossy().into_owned();
+    scene.act(SKILL, &["rename", &dir, &format!("{dir}-moved")])?.refused()?;
+    there(&secret)
+}
+
+fn nearest_allowed(scene: &Scene) -> anyhow::Result<()> {
+    let (island, sea) = (scene.make_file("secret/island/f")?, scene.make_file("secret/sea/f")?);
+    scene.act(SKILL, &["read", &island])?.done()?;
+    scene.act(SKILL, &["append", &island, "+"])?.done()?;
+    scene.act(SKILL, &["unlink", &island])?.done()?;
+    gone(&island)?;
+    scene.act(SKILL, &["read", &sea])?.refused()?;
+    Ok(())
+}
+
+fn devices(scene: &Scene) -> anyhow::Result<()> {
+    for device in ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom"] {
+        scene.act(SKILL, &["open-write", device])?.done()?;
+    }
+    scene.act(SKILL, &["open-truncate", "/dev/null"])?.done()?;
+    scene.act(SKILL, &["open-write", "/dev/kmsg"])?.refused()?;
+    Ok(())
+}
+
+fn ungoverned(scene: &Scene) -> anyhow::Result<()> {
+    let denied = scene.make_file("denied/lax/f")?;
+    scene.act("lax", &["append", &denied, "+"])?.done()?;
+    holds(&denied, "denied/lax/f+")?;
+    scene.act("lax", &["create", &format!("{denied}.new")])?.done()?;
+    scene.act("lax", &["truncate", &denied])?.refused()?;
+    holds(&denied, "denied/lax/f+")
+}
+
+fn outside(scene: &Scene) -> anyhow::Result<()> {
+    let secret = scene.make_file("secret/outside/f")?;
+    for act in ["read", "open-write", "truncate", "unlink"] {
+        scene.outside(&[act, &secret])?.done()?;
+    }
+    gone(&secret)
+}

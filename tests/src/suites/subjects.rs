@@ -1,0 +1,225 @@
+//! Subjects: who is governed, from when on, and that there is no way out.
+
+use std::fs;
+
+use anyhow::ensure;
+
+use crate::harness::{
+    ENFORCER, command,
+    daemon::Daemon,
+    runner::Suite,
+    scene::{Scene, gone, there},
+    worker::{Entry, Worker},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "subjects",
+    policy: Some(policy),
+    tests: &[
+        ("forks_threads_and_sessions_keep_the_label", tasks),
+        ("namespaces_keep_the_label", namespaces),
+        ("a_process_in_the_cgroup", in_cgroup),
+        ("a_process_that_moves_itself_into_the_cgroup", moves_in),
+        ("a_process_that_is_moved_into_the_cgroup", is_moved_in),
+        ("every_thread_that_is_moved_into_the_cgroup", threads_moved_in),
+        ("born_into_the_cgroup", born),
+        ("a_child_cgroup_that_was_there_before", child_cgroup),
+        ("a_new_child_cgroup", new_child_cgroup),
+        ("moved_out_again_and_still_governed", moved_out),
+        ("moved_into_another_skills_cgroup", moved_to_another),
+        ("two_skills_differ", two_skills),
+        ("the_narrower_cgroup_wins", narrower),
+        ("a_governed_root_process_and_the_control_socket", control_socket),
+        ("a_process_of_another_user_and_the_control_socket", other_user),
+        ("a_skill_that_was_removed_denies", removed_skill),
+    ],
+};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+const SKILL: &str = "subject";
+
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    for cgroup in ["tests-one", "tests-one/inner", "tests-one/narrow", "tests-two", "tests-free"] {
+        fs::create_dir_all(format!("{CGROUPS}/{cgroup}"))?;
+    }
+    let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
+    scene.make_dir("denied")?;
+    let binaries =
+        "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n  \
+         narrow:\n    match: {{cgroup: /tests-one/narrow}}\n    {binaries}\n    allow_delete: [{two}]\n  \
+         other:\n    match: {{cgroup: /tests-two}}\n    {binaries}\n    allow_delete: [{two}]\n"
+    ))
+}
+
+fn cgroup(name: &str) -> String {
+    format!("{CGROUPS}/{name}")
+}
+
+/// A worker in a way may remove what its skill allows and nothing else.
+fn governed(scene: &Scene, worker: &Worker, way: &[&str], skill: &str) -> anyhow::Result<()> {
+    let (own, foreign) = if skill == SKILL { ("one", "two") } else { ("two", "one") };
+    let test = format!("by-{}", way.concat().replace('/', "-"));
+    let allowed = scene.make_file(&format!("{own}/{test}/file"))?;
+    worker.act(&[way, &["unlink", &allowed]].concat())?.done()?;
+    gone(&allowed)?;
+    for side in [foreign, "denied"] {
+        let file = scene.make_file(&format!("{side}/{test}/file"))?;
+        let mark = scene.mark();
+        worker.act(&[way, &["unlink", &file]].concat())?.refused()?;
+        there(&file)?;
+        let event = scene.event(mark, "delete", "deny", &file)?;
+        ensure!(event.text("skill") == skill, "the skill is {:?}", event.text("skill"));
+    }
+    Ok(())
+}
+
+/// A worker may remove anything.
+fn free(scene: &Scene, worker: &Worker) -> anyhow::Result<()> {
+    let file = scene.make_file("denied/free/file")?;
+    worker.act(&["unlink", &file])?.done()?;
+    gone(&file)
+}
+
+fn tasks(scene: &Scene) -> anyhow::Result<()> {
+    let worker = scene.worker(SKILL)?;
+    for way in [&["fork"][..], &["double-fork"], &["vfork"], &["thread"], &["setsid"], &["user", "0"]] {
+        governed(scene, &worker, way, SKILL)?;
+    }
+    governed(scene, &worker, &["setsid", "double-fork", "thread"], SKILL)
+}
+
+fn namespaces(scene: &Scene) -> anyhow::Result<()> {
+    let worker = scene.worker(SKILL)?;
+    for names in ["user", "pid", "mount", "cgroup", "uts,ipc", "user,pid,mount,cgroup"] {
+        governed(scene, &worker, &["unshare", names], SKILL)?;
+    }
+    // The first process of a pid namespace, and what it adopts.
+    governed(scene, &worker, &["unshare", "pid", "thread"], SKILL)?;
+    governed(scene, &worker, &["unshare", "pid", "fork", "fork"], SKILL)
+}
+
+fn in_cgroup(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Cgroup(&cgroup("tests-one")))?;
+    governed(scene, &worker, &[], SKILL)?;
+    governed(scene, &worker, &["double-fork"], SKILL)?;
+    let outsider = Worker::start(&Entry::Cgroup(&cgroup("tests-free")))?;
+    free(scene, &outsider)
+}
+
+fn moves_in(scene: &Scene) -> anyhow::Result<()> {
+    governed(scene, &*scene.outsider()?, &["into-cgroup", &cgroup("tests-one")], SKILL)
+}
+
+fn is_moved_in(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Outside)?;
+    free(scene, &worker)?;
+    fs::write(format!("{}/cgroup.procs", cgroup("tests-one")), worker.pid().to_string())?;
+    governed(scene, &worker, &[], SKILL)
+}
+
+fn threads_moved_in(scene: &Scene) -> anyhow::Result<()> {
+    // The thread that acts is not the one that moved.
+    governed(scene, &*scene.outsider()?, &["thread-then-into-cgroup", &cgroup("tests-one")], SKILL)
+}
+
+fn born(scene: &Scene) -> anyhow::Result<()> {
+    governed(scene, &*scene.outsider()?, &["born-in-cgroup", &cgroup("tests-one")], SKILL)
+}
+
+fn child_cgroup(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Cgroup(&cgroup("tests-one/inner")))?;
+    governed(scene, &worker, &[], SKILL)
+}
+
+fn new_child_cgroup(scene: &Scene) -> anyhow::Result<()> {
+    for below in ["tests-one/new", "tests-one/new/newer", "tests-one/inner/new"] {
+        fs::create_dir_all(cgroup(below))?;
+        governed(scene, &*scene.outsider()?, &["into-cgroup", &cgroup(below)], SKILL)?;
+        governed(scene, &*scene.outsider()?, &["born-in-cgroup", &cgroup(below)], SKILL)?;
+    }
+    // Gone and made again: another cgroup with the same name.
+    fs::remove_dir(cgroup("tests-one/new/newer"))?;
+    fs::create_dir(cgroup("tests-one/new/newer"))?;
+    governed(scene, &*scene.outsider()?, &["into-cgroup", &cgroup("tests-one/new/newer")], SKILL)?;
+    fs::create_dir_all(cgroup("tests-free/new"))?;
+    let outsider = Worker::start(&Entry::Cgroup(&cgroup("tests-free/new")))?;
+    free(scene, &outsider)
+}
+
+/// By itself, by a friend outside, and without having acted in between.
+fn moved_out(scene: &Scene) -> anyhow::Result<()> {
+    let to =
+        |name: &str, worker: &Worker| fs::write(format!("{}/cgroup.procs", cgroup(name)), worker.pid().to_string());
+    let worker = Worker::start(&Entry::Cgroup(&cgroup("tests-one")))?;
+    governed(scene, &worker, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
+    to("tests-free", &worker)?;
+    governed(scene, &worker, &[], SKILL)?;
+    let entered = scene.worker(SKILL)?;
+    governed(scene, &entered, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
+    governed(scene, &entered, &["into-cgroup", CGROUPS], SKILL)
+}
+
+fn moved_to_another(scene: &Scene) -> anyhow::Result<()> {
+    let worker = scene.worker(SKILL)?;
+    governed(scene, &worker, &["into-cgroup", &cgroup("tests-two")], SKILL)?;
+    governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-two")], SKILL)
+}
+
+fn two_skills(scene: &Scene) -> anyhow::Result<()> {
+    governed(scene, &*scene.worker(SKILL)?, &[], SKILL)?;
+    governed(scene, &*scene.worker("other")?, &[], "other")
+}
+
+fn narrower(scene: &Scene) -> anyhow::Result<()> {
+    governed(scene, &*scene.outsider()?, &["into-cgroup", &cgroup("tests-one/narrow")], "narrow")
+}
+
+fn control_socket(scene: &Scene) -> anyhow::Result<()> {
+    let inside = |words: &[&str]| {
+        let run: &[&str] = &[ENFORCER, "run", "--skill", SKILL, "--", ENFORCER];
+        command(&[run, words].concat())
+    };
+    let generation = scene.daemon(|d| d.generation())?;
+    let policy = scene.daemon(|d| Ok(d.policy().to_string_lossy().into_owned()))?;
+    let cases: [&[&str]; 4] = [
+        &["status"],
+        &["events"],
+        &["reload", &policy],
+        &["run", "--skill", "other", "--", "/usr/bin/bash", "-c", "echo ran"],
+    ];
+    for words in cases {
+        let outcome = inside(words)?;
+        ensure!(outcome.status == 1 && !outcome.out.contains("ran"), "{words:?}: {outcome:?}");
+        ensure!(outcome.err.contains("governed"), "{words:?} said {:?}", outcome.err);
+        // The same from outside.
+        let outcome = command(&[&[ENFORCER], words].concat())?;
+        ensure!(outcome.status == 0, "{words:?}: {outcome:?}");
+    }
+    ensure!(scene.daemon(|d| d.generation())? == generation + 1, "only the reload from outside counts");
+    Ok(())
+}
+
+fn other_user(_: &Scene) -> anyhow::Result<()> {
+    let outcome = command(&["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", ENFORCER, "status"])?;
+    ensure!(outcome.status == 1 && !outcome.out.contains("generation"), "{outcome:?}");
+    Ok(())
+}
+
+fn removed_skill(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Run("other"))?;
+    let manifest = policy(scene)?;
+    let without = manifest.split("  other:").next().unwrap_or_default().to_owned();
+    let file = scene.make_file("two/removed/file")?;
+    scene.daemon(|d| d.reload(&without))?;
+    let mark = scene.mark();
+    let outcome = worker.act(&["unlink", &file]);
+    scene.daemon(|d: &mut Daemon| d.reload(&manifest))?;
+    outcome?.refused()?;
+    there(&file)?;
+    let event = scene.event(mark, "delete", "deny", &file)?;
+    ensure!(event.text("reason") == "skill is not in the policy in force", "the reason is {:?}", event.text("reason"));
+    worker.act(&["unlink", &file])?.done()?;
+    gone(&file)
+}

@@ -1,0 +1,124 @@
+//! Skills are walls: no signal, trace or look from one into another, or into the host.
+
+use anyhow::ensure;
+
+use crate::harness::{
+    runner::Suite,
+    scene::Scene,
+    worker::{Entry, Worker},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "walls",
+    policy: Some(policy),
+    tests: &[
+        ("signals", signals),
+        ("tracing_and_memory", tracing),
+        ("proc_files_of_another_process", proc_files),
+        ("within_a_skill_everything_is_as_ever", within),
+        ("stacked_filesystems", stacked),
+        ("a_move_to_another_cgroup_is_reported", moved),
+    ],
+};
+
+const SKILL: &str = "walled";
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
+fn policy(_: &Scene) -> anyhow::Result<String> {
+    let all = "allow_binaries: [\"*\"]\n    allow_delete: [\"*\"]";
+    Ok(format!("version: 1\nskills:\n  {SKILL}:\n    {all}\n  neighbour:\n    {all}\n"))
+}
+
+/// The act is refused on a process outside every skill and on one of another skill, which both live on.
+fn refused(scene: &Scene, kind: &str, act: &str, rest: &[&str]) -> anyhow::Result<()> {
+    for target in [Worker::start(&Entry::Outside)?, Worker::start(&Entry::Run("neighbour"))?] {
+        let pid = target.pid().to_string();
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &[&[act, &pid], rest].concat())?;
+        ensure!([libc::EPERM, libc::EACCES].contains(&outcome.status), "{act} {rest:?}: {outcome:?}");
+        target.act(&["nothing"])?.done()?;
+        scene.events().wait(mark, &format!("the refused {act}"), |e| {
+            e.text("kind") == kind && e.text("verdict") == "deny" && e.text("reason") == "target is outside the skill"
+        })?;
+    }
+    Ok(())
+}
+
+fn signals(scene: &Scene) -> anyhow::Result<()> {
+    for act in ["kill", "tgkill", "pidfd-kill"] {
+        refused(scene, "signal", act, &["9"])?;
+        refused(scene, "signal", act, &["19"])?;
+    }
+    // The daemon is outside every skill.
+    let daemon = scene.daemon(|d| Ok(d.pid()))?.to_string();
+    scene.act(SKILL, &["kill", &daemon, "9"])?.refused()?;
+    scene.daemon(|d| d.status())?;
+    let target = Worker::start(&Entry::Outside)?;
+    scene.outside(&["kill", &target.pid().to_string(), "9"])?.done()?;
+    Ok(())
+}
+
+fn tracing(scene: &Scene) -> anyhow::Result<()> {
+    for act in ["ptrace-attach", "ptrace-seize", "read-memory", "pidfd-getfd"] {
+        refused(scene, "trace", act, &[])?;
+    }
+    Ok(())
+}
+
+fn proc_files(scene: &Scene) -> anyhow::Result<()> {
+    for file in ["mem", "environ", "maps", "auxv"] {
+        // Reading `mem` at 0 would be EIO where it may be opened.
+        refused(scene, "trace", "read-proc", &[file])?;
+    }
+    refused(scene, "trace", "list-proc", &["fd"]).or_else(|_| refused(scene, "trace", "follow-proc", &["fd/0"]))?;
+    for link in ["exe", "cwd", "root"] {
+        refused(scene, "trace", "follow-proc", &[link])?;
+    }
+    // What tells nothing of the inside stays readable: `ps` goes on working.
+    let target = Worker::start(&Entry::Outside)?;
+    scene.act(SKILL, &["read-proc", &target.pid().to_string(), "status"])?.done()?;
+    Ok(())
+}
+
+fn within(scene: &Scene) -> anyhow::Result<()> {
+    let target = Worker::start(&Entry::Run(SKILL))?;
+    let pid = target.pid().to_string();
+    scene.act(SKILL, &["read-memory", &pid])?.done()?;
+    scene.act(SKILL, &["read-proc", &pid, "environ"])?.done()?;
+    scene.act(SKILL, &["pidfd-getfd", &pid])?.done()?;
+    scene.act(SKILL, &["kill", &pid, "0"])?.done()?;
+    scene.act(SKILL, &["kill", &pid, "9"])?.done()?;
+    ensure!(target.act(&["nothing"]).is_err(), "the signal did not arrive");
+    // And from outside into a skill.
+    let target = Worker::start(&Entry::Run(SKILL))?;
+    let pid = target.pid().to_string();
+    scene.outside(&["read-memory", &pid])?.done()?;
+    scene.outside(&["kill", &pid, "9"])?.done()?;
+    Ok(())
+}
+
+fn stacked(scene: &Scene) -> anyhow::Result<()> {
+    let dirs: Vec<String> = ["lower", "upper", "work", "at"]
+        .iter()
+        .map(|d| scene.make_dir(&format!("stack/{d}")))
+        .collect::<Result<_, _>>()?;
+    let options = format!("lowerdir={},upperdir={},workdir={}", dirs[0], dirs[1], dirs[2]);
+    let mount = ["unshare", "mount", "exec", "/usr/bin/mount", "-t", "overlay", "overlay", "-o", &options, &dirs[3]];
+    let mark = scene.mark();
+    let outcome = scene.act(SKILL, &mount)?;
+    ensure!(outcome.status != 0, "{outcome:?}");
+    scene.events().wait(mark, "the refused mount", |e| e.text("kind") == "mount" && e.text("verdict") == "deny")?;
+    scene.outside(&mount)?.done()?;
+    scene.act(SKILL, &["unshare", "mount", "exec", "/usr/bin/mount", "-t", "tmpfs", "tmpfs", &dirs[3]])?.done()?;
+    Ok(())
+}
+
+fn moved(scene: &Scene) -> anyhow::Result<()> {
+    let dir = "/sys/fs/cgroup/tests-walls";
+    std::fs::create_dir_all(dir)?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["into-cgroup", dir, "nothing"])?.done()?;
+    let event = scene.events().wait(mark, "the move", |e| e.text("kind") == "move")?;
+    ensure!(event.text("skill") == SKILL && event.text("reason").contains("skill stays"), "{}", event.0);
+    Ok(())
+}
