@@ -98,7 +98,8 @@ fn the_core_and_the_model_agree() {
     ]
     .map(Reason::as_str)
     .into();
-    // The skill that acts, what it does, to which name, and whether the name was lost: it, or one that is to be made in it.
+    // The skill that acts, what it does, to which name, and whether to the name itself, to one that no longer hangs
+    // together with the root, or to one that is to be made in it.
     let question = (0_usize..2, deed(), any::<Index>(), 0_u8..12, any::<Index>());
     let strategy = (governed(), changes(), vec(question, 1..6));
     check("files", 30, &reasons, &strategy, |((tree, policy), changes, questions), tally| {

@@ -11,7 +11,7 @@ use crate::{
     files::{Deed, act, deed},
     harness::check,
     objects::Disk,
-    policy::{List, Numbers, Policy, digest, skill_id},
+    policy::{List, Numbers, Policy, Skill, digest, skill_id},
     store::{Store, compile},
     world::{Tree, governed, join},
 };
@@ -51,8 +51,8 @@ fn answers(tree: &Tree, policy: &Policy, numbers: &mut Numbers, questions: &Ques
     out
 }
 
-/// Where `wider` refuses, `narrower` must refuse, too. Budgets are taken away first: what is refused for another reason is not
-/// counted, so that a later delete may be within the budget.
+/// Where `wider` refuses, `narrower` must refuse, too. Only policies without a budget can be compared: what is refused
+/// for another reason is not counted, so that a later delete may be within the budget. True when it allows less.
 fn never_more(wider: &[(Decision, bool)], narrower: &[(Decision, bool)]) -> Result<bool, TestCaseError> {
     let mut less = false;
     for ((before, link), (after, _)) in wider.iter().zip(narrower) {
@@ -175,4 +175,15 @@ fn audit_refuses_nothing_for_the_same_reasons() {
         }
         Ok(())
     });
+}
+
+/// The shrunk case of a bug: in audit mode a link that was refused where it was to be named what it would gain instead.
+#[test]
+fn an_audited_link_names_the_refusal_that_comes_first() {
+    let tree = Tree { names: vec!["/".into(), "/a".into()], twins: vec![] };
+    let skill = Skill { audit: true, allow_write: List::Of(vec![]), ..Skill::default() };
+    let disk = Disk::new(&tree);
+    let store = Store::with(compile(&vec![Some(skill)], &disk, &mut Numbers::default()));
+    let decision = decide::link(&store.now(), skill_id(0), &mut disk.way("/a", 0), &mut disk.way_to_be("/b"));
+    assert_eq!((decision.verdict, decision.reason), (Verdict::Audit, Reason::PathNotListed));
 }

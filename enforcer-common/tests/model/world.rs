@@ -146,7 +146,7 @@ fn skill(tree: &Tree, draft: Draft) -> Skill {
     }
 }
 
-/// A tree, and policies of one or two skills about it; two skills never have one entrypoint, the validator sees to that.
+/// A tree, and policies of one or two skills about it. Two skills never have one entrypoint: the validator refuses it.
 pub(crate) fn world(
     policies: impl Into<proptest::collection::SizeRange>,
 ) -> impl Strategy<Value = (Tree, Vec<Policy>)> {
