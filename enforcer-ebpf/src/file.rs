@@ -157,7 +157,7 @@ fn is_bottomless(inode: Inode) -> bool {
         return false;
     }
     let rdev = inode.rdev();
-    rdev == MEM | 3 || rdev == MEM | 5 || (rdev >= MEM | 7 && rdev <= MEM | 9) || rdev == TTY || rdev == TTY | 2
+    matches!(rdev ^ MEM, 3 | 5 | 7..=9) || matches!(rdev ^ TTY, 0 | 2)
 }
 
 /// Decides a change of attributes: mode, owner, times, size. A size of 0 deletes what was there.

@@ -319,8 +319,8 @@ impl Task {
 
     /// Whether the kernel acts for itself within the task's system call, with credentials other than the task's: overlayfs
     /// does so for the layers below, on which no rule lies. Only the kernel can bring that about: a task's own
-    /// credentials are both pointers (`kernel/cred.c: commit_creds`), and io_uring's personalities are refused. A polling
-    /// thread of io_uring may act with a ring's credentials; it is not taken for the kernel.
+    /// credentials are both pointers (`kernel/cred.c: commit_creds`), and `io_uring`'s personalities are refused. A polling
+    /// thread of `io_uring` may act with a ring's credentials; it is not taken for the kernel.
     #[inline(always)]
     pub fn is_kernel_internal(self) -> bool {
         /// `PF_IO_WORKER` of `include/linux/sched.h`.

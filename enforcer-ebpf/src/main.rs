@@ -7,6 +7,13 @@
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
+#![allow(clippy::needless_pass_by_value, reason = "the program macros hand the context over by value")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "a checked conversion brings a panic that the verifier refuses; each cast is of a value that fits"
+)]
 // `verdict` writes return values as opaque constants; see there.
 #![feature(asm_experimental_arch)]
 

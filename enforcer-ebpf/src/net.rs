@@ -1,6 +1,6 @@
 //! Connect: two nets, one core.
 //!
-//! The LSM hooks see the acting task, every family, and io_uring; the cgroup programs see the final address, TCP fast open
+//! The LSM hooks see the acting task, every family, and `io_uring`; the cgroup programs see the final address, TCP fast open
 //! and datagrams. Both ask the same function. Only the cgroup programs' refusals are reported, so that an allowed
 //! connection that both see makes one event.
 

@@ -23,7 +23,7 @@ use crate::{
     subject, verdict,
 };
 
-/// `security_task_alloc(task, clone_flags)`: the child gets its parent's label before it can run. io_uring's workers and
+/// `security_task_alloc(task, clone_flags)`: the child gets its parent's label before it can run. `io_uring`'s workers and
 /// polling threads are children, too.
 #[lsm(hook = "task_alloc")]
 pub fn task_alloc(ctx: LsmContext) -> i32 {
