@@ -1,6 +1,6 @@
 //! Reloads: at every moment of one, and after one that was given up, a whole policy is in force and no other.
 
-use enforcer_common::decide;
+use enforcer_common::decide::{self, Findings};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{
@@ -29,7 +29,7 @@ fn agrees(
     let deed = deed & 7;
     let path = tree.names[name.index(tree.names.len())].clone();
     let mut naive = Naive::new(policy, tree);
-    let decided = decide::object(rules, skill_id(*skill), act(deed), &mut disk.way(&path, 0));
+    let decided = decide::object(rules, skill_id(*skill), act(deed), &mut disk.way(&path, 0), &mut Findings::default());
     let expected = naive.ask(*skill, &wants(deed), false, &Place { path, adrift: 0 });
     files::compare(&naive, numbers, *skill, decided, &expected)?;
     exec::compare(rules, policy, numbers, *skill, run)?;

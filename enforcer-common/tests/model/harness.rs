@@ -52,8 +52,9 @@ pub(crate) fn check<S: Strategy>(
     };
     config.rng_seed = RngSeed::Fixed(seed);
     config.max_shrink_iters = 50_000;
-    // Tests run in the package's folder.
-    config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/model.txt")));
+    // Tests run in the package's folder. A seed means something to its own property only, so each has a file.
+    let kept = format!("proptest-regressions/{}.txt", name.replace(' ', "_")).leak();
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(kept)));
     config.source_file = Some(file!());
     let cases = config.cases;
     // Not by `eprintln!`, which the test harness swallows: the log of a run that passed has its seeds, too.

@@ -1,7 +1,7 @@
 //! The naive model: path strings, a list of rules, and what the manifest says of them.
 //!
-//! It knows nothing of objects, of walks and of maps. A rule that was resolved keeps its object, so a rename rewrites the
-//! path of the rule as it rewrites every other path.
+//! It knows nothing of objects, of walks and of maps. A rule that was resolved keeps its object, so a rename rewrites
+//! the path of the rule as it rewrites every other path.
 
 use enforcer_common::event::{Kind, Reason};
 
@@ -202,8 +202,8 @@ impl Naive {
         Ok(if want == Want::Read { vec![] } else { texts(false) })
     }
 
-    /// What the skill, by its lists, its approvals and its budget, may not do of `wants`; with the rules that allow the rest.
-    /// A delete that is `charged` counts.
+    /// May the skill do all of `wants`, by its lists, its approvals and its budget? The rules that allow the last of them,
+    /// or everything that stands against it. A delete that is `charged` counts.
     pub(crate) fn ask(
         &mut self,
         index: usize,

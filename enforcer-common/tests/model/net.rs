@@ -11,7 +11,7 @@ use enforcer_common::{
 };
 use proptest::{collection::vec, prelude::*};
 
-use crate::harness::check;
+use crate::{harness::check, policy::reason};
 
 /// One skill with one prefix, which covers every address.
 struct OnePrefix {
@@ -98,7 +98,7 @@ fn a_connection_goes_where_a_port_is_listed() {
         let rules = OnePrefix { conf, ports: ports.as_deref().map(port_set) };
         let destination = Destination { address: Address::default(), port, protocol };
         let decision = decide::connect(&rules, SkillId(1), &destination);
-        tally.count(decision.reason.as_str());
+        tally.count(reason(decision).as_str());
 
         let word = match protocol {
             6 => "tcp",
@@ -111,7 +111,7 @@ fn a_connection_goes_where_a_port_is_listed() {
             .map(|(number, _)| number)
             .collect();
         let Some(conf) = conf else {
-            prop_assert_eq!((decision.verdict, decision.reason), (Verdict::Deny, Reason::NoPolicy));
+            prop_assert_eq!((decision.verdict, reason(decision)), (Verdict::Deny, Reason::NoPolicy));
             return Ok(());
         };
         let any = conf.connect_any != RuleId::NONE;
@@ -123,12 +123,12 @@ fn a_connection_goes_where_a_port_is_listed() {
             prop_assert!(named, "{:?} by {:?}", decision, ports);
             return Ok(());
         }
-        let reason = match (listed, word) {
+        let why = match (listed, word) {
             (true, _) => Reason::NeedsApproval,
             (false, "other") => Reason::ProtocolNotListed,
             (false, _) => Reason::DestinationNotListed,
         };
-        prop_assert_eq!(decision.reason, reason);
+        prop_assert_eq!(reason(decision), why);
         prop_assert!(decision.report);
         prop_assert_eq!(decision.refuses(), conf.flags & skill_flag::AUDIT == 0);
         Ok(())
@@ -139,7 +139,8 @@ fn a_connection_goes_where_a_port_is_listed() {
 fn a_socket_that_no_rule_can_name_is_not_made() {
     let family = prop_oneof![4 => prop::sample::select(vec![1_u16, 2, 10, 16, 17, 40]), 1 => any::<u16>()];
     let socket_type = 0_u16..11;
-    let protocol = prop_oneof![4 => prop::sample::select(vec![0_u16, 1, 6, 17, 58, 132, 136, 255, 262]), 1 => any::<u16>()];
+    let protocol =
+        prop_oneof![4 => prop::sample::select(vec![0_u16, 1, 6, 17, 58, 132, 136, 255, 262]), 1 => any::<u16>()];
     let strategy = (conf(), family, socket_type, protocol);
     check("socket", 2, &["allow", "deny", "audit"], &strategy, |(conf, family, kind, protocol), tally| {
         let rules = OnePrefix { conf, ports: None };

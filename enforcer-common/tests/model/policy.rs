@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use enforcer_common::ids::{Digest, RuleId, SkillId};
+use enforcer_common::{
+    decide::Decision,
+    event::Reason,
+    ids::{Digest, RuleId, SkillId},
+};
 
 /// The skills of a policy, the first with the id 1; `None` where there was one before and is none now.
 pub(crate) type Policy = Vec<Option<Skill>>;
@@ -71,6 +75,11 @@ pub(crate) fn digest(name: u8) -> Digest {
     // Digests that differ only in their last byte are different, too.
     bytes[..31].fill(7);
     Digest(bytes)
+}
+
+/// The reason of a decision.
+pub(crate) fn reason(decision: Decision) -> Reason {
+    decision.reason.known().expect("the core gives no other reasons than those that it has names for")
 }
 
 /// Numbers for rules by their texts, as an event would name them.

@@ -146,8 +146,10 @@ fn skill(tree: &Tree, draft: Draft) -> Skill {
     }
 }
 
-/// A tree, and policies of one or two skills about it; two skills never have one entrypoint, the validator sees to that.
-pub(crate) fn world(policies: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = (Tree, Vec<Policy>)> {
+/// A tree, and policies of one or two skills about it. Two skills never have one entrypoint: the validator refuses it.
+pub(crate) fn world(
+    policies: impl Into<proptest::collection::SizeRange>,
+) -> impl Strategy<Value = (Tree, Vec<Policy>)> {
     let skills = vec(proptest::option::weighted(0.93, draft()), 1..3);
     (tree(), vec(skills, policies)).prop_map(|(tree, drafts)| {
         let policies = drafts.into_iter().map(|skills| {

@@ -117,7 +117,8 @@ fn append(path: &str, text: &str) -> Act {
     write(open(path, libc::O_WRONLY | libc::O_APPEND)?, text)
 }
 
-fn write(fd: i32, text: &str) -> Act {
+/// Writes into a descriptor.
+pub(super) fn write(fd: i32, text: &str) -> Act {
     // SAFETY: the buffer lives through the call.
     check(unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) } as i64).map(drop)
 }

@@ -1,11 +1,11 @@
 //! Write, truncate, read: `allow_write` and `protect`.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::ensure;
 
 use crate::harness::{
-    act_with,
+    act_with, eventually,
     runner::Suite,
     scene::{Scene, gone, holds, there},
 };
@@ -21,6 +21,7 @@ pub(super) const SUITE: Suite = Suite {
         ("rename_into_a_denied_directory", rename_into),
         ("truncation_is_a_delete", truncation),
         ("a_descriptor_from_outside_the_skill", inherited),
+        ("a_descriptor_received_over_a_unix_socket", received),
         ("protect_stops_reading_writing_and_deleting", protect),
         ("protect_inside_an_allowed_directory", nearest),
         ("an_allowed_directory_inside_a_protected_one", nearest_allowed),
@@ -150,6 +151,31 @@ fn inherited(scene: &Scene) -> anyhow::Result<()> {
     let outcome = act_with(file.into(), SKILL, &["write-fd", "0", "+"])?;
     ensure!(outcome.status == 0, "{outcome:?}");
     holds(&allowed, "allowed/inherited/f+")
+}
+
+fn received(scene: &Scene) -> anyhow::Result<()> {
+    let socket = scene.dir.join("offer").to_string_lossy().into_owned();
+    let (allowed, denied) = (scene.make_file("allowed/received/f")?, scene.make_file("denied/received/f")?);
+    let secret = scene.make_file("secret/received/f")?;
+    for (file, fine) in [(&allowed, true), (&denied, false), (&secret, false)] {
+        let friend = scene.outsider()?;
+        let (at, path) = (socket.clone(), file.clone());
+        let offer = std::thread::spawn(move || friend.act(&["offer", &at, &path]));
+        ensure!(eventually(Duration::from_secs(5), || fs::metadata(&socket).is_ok()), "nothing is offered");
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &["receive-and-append", &socket, "+"])?;
+        offer.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??.done()?;
+        fs::remove_file(&socket)?;
+        if fine {
+            outcome.done()?;
+            holds(file, "allowed/received/f+")?;
+        } else {
+            outcome.refused()?;
+            ensure!(!fs::read_to_string(file)?.contains('+'), "it was written");
+            denied_event(scene, mark, file)?;
+        }
+    }
+    Ok(())
 }
 
 fn protect(scene: &Scene) -> anyhow::Result<()> {

@@ -5,12 +5,14 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod entry;
 mod exec;
 mod files;
 mod kernel;
 mod lifecycle;
 mod modes;
 mod places;
+mod resolve;
 mod subjects;
 mod walls;
 
@@ -28,6 +30,8 @@ pub(crate) const ALL: &[Suite] = &[
     walls::SUITE,
     files::SUITE,
     budget::SUITE,
+    entry::SUITE,
+    resolve::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];

@@ -1,0 +1,87 @@
+//! A descriptor on its way from one process to another, over a unix socket.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    mem,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _},
+        unix::net::{UnixListener, UnixStream},
+    },
+    ptr,
+};
+
+use super::{
+    Act, Failure, file,
+    sys::{check, prepare},
+};
+
+/// The families' entry.
+pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
+    Some(match (name, words) {
+        ("offer", [socket, path]) => offer(socket, path),
+        ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
+        ("receive-and-read", [socket]) => receive(socket).and_then(|mut file| {
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(Failure::broken)?;
+            print!("{text}");
+            Ok(())
+        }),
+        _ => return None,
+    })
+}
+
+/// Room for one descriptor with its header.
+#[repr(C, align(8))]
+struct Control([u8; 24]);
+
+/// A message of one byte, with room for a descriptor beside it. What it points to must outlive it.
+fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
+    // SAFETY: all zeroes is a valid message header.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = ptr::from_mut(iov);
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len();
+    message
+}
+
+/// Opens a file for reading and appending and gives it to the first who connects.
+fn offer(socket: &str, path: &str) -> Act {
+    let file = File::options().read(true).append(true).open(path).map_err(Failure::broken)?;
+    let listener = UnixListener::bind(socket).map_err(Failure::broken)?;
+    let (stream, _) = listener.accept().map_err(Failure::broken)?;
+    let mut byte = *b"x";
+    let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = Control([0; 24]);
+    let message = message(&mut iov, &mut control);
+    // SAFETY: the control buffer has room for one header and one descriptor, and is aligned for them.
+    let sent = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(file.as_raw_fd());
+        libc::sendmsg(stream.as_raw_fd(), &raw const message, 0)
+    };
+    prepare("sendmsg", sent as i64).map(drop)
+}
+
+/// Takes what is offered. A descriptor that the kernel keeps back is EPERM: `recvmsg` itself succeeds without it.
+fn receive(socket: &str) -> Result<File, Failure> {
+    let stream = UnixStream::connect(socket).map_err(Failure::broken)?;
+    let mut byte = [0_u8];
+    let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = Control([0; 24]);
+    let mut message = message(&mut iov, &mut control);
+    // SAFETY: everything the header points to lives through the call.
+    check(unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, 0) } as i64)?;
+    // SAFETY: the kernel wrote the control buffer; the first header is null when there is none.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null() || message.msg_flags & libc::MSG_CTRUNC != 0 {
+            return Err(Failure::Errno(libc::EPERM));
+        }
+        Ok(File::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
+    }
+}

@@ -1,0 +1,149 @@
+//! Ways into a skill beside its cgroup and `enforcer run`: `enforcer attach`, and the skill's entrypoint.
+
+use std::{fs, path::Path};
+
+use anyhow::ensure;
+
+use crate::harness::{
+    ENFORCER, Output, command,
+    runner::Suite,
+    scene::{Scene, gone, there},
+    succeed,
+    worker::{Entry, Worker},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "entry",
+    policy: Some(policy),
+    tests: &[
+        ("attach_a_process", process),
+        ("attach_a_cgroup", cgroup),
+        ("attach_what_is_not_there", not_there),
+        ("attach_a_governed_process", governed),
+        ("an_entrypoint_leads_to_its_skill", entrypoint),
+        ("an_entrypoint_that_is_not_allowed", entrypoint_denied),
+        ("an_entrypoint_outside_every_skill", entrypoint_outside),
+    ],
+};
+
+const SKILL: &str = "attached";
+const BINARIES: &str = "{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}";
+
+/// The entrypoint is a copy of bash with a byte behind it: a program of its own that does what it is told.
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    let door = scene.dir.join("door");
+    if !door.exists() {
+        let mut content = fs::read("/usr/bin/bash")?;
+        content.push(0);
+        fs::write(&door, content)?;
+        fs::set_permissions(&door, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let hashed = succeed(&["sha256sum", &door.to_string_lossy()])?;
+    let digest = hashed.split_whitespace().next().unwrap_or_default();
+    let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n  \
+         closed:\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{one}]\n  \
+         beyond:\n    match: {{entrypoint: \"sha256:{digest}\"}}\n    allow_binaries: [{BINARIES}, {{path: /usr/bin/rm}}]\n    \
+         allow_delete: [{two}]\n"
+    ))
+}
+
+fn attach(words: &[&str]) -> anyhow::Result<Output> {
+    command(&[&[ENFORCER, "attach", "--skill", SKILL], words].concat())
+}
+
+/// The worker may delete in `one` and not in `two`.
+fn is_attached(scene: &Scene, worker: &Worker) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("one/f")?, scene.make_file("two/f")?);
+    worker.act(&["unlink", &denied])?.refused()?;
+    there(&denied)?;
+    worker.act(&["unlink", &allowed])?.done()?;
+    gone(&allowed)
+}
+
+fn process(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Outside)?;
+    let file = scene.make_file("two/before")?;
+    worker.act(&["unlink", &file])?.done()?;
+    let outcome = attach(&["--pid", &worker.pid().to_string()])?;
+    ensure!(outcome.status == 0 && outcome.out.contains(SKILL), "{outcome:?}");
+    is_attached(scene, &worker)?;
+    let again = attach(&["--pid", &worker.pid().to_string()])?;
+    ensure!(again.status == 0, "into the skill that it is in: {again:?}");
+    is_attached(scene, &worker)
+}
+
+fn cgroup(scene: &Scene) -> anyhow::Result<()> {
+    let dir = "/sys/fs/cgroup/tests-attach";
+    fs::create_dir_all(format!("{dir}/below"))?;
+    let inside = Worker::start(&Entry::Cgroup(&format!("{dir}/below")))?;
+    let outcome = attach(&["--cgroup", "/tests-attach"])?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    is_attached(scene, &inside)?;
+    let later = Worker::start(&Entry::Cgroup(dir))?;
+    is_attached(scene, &later)?;
+    // A reload does not forget it.
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    is_attached(scene, &Worker::start(&Entry::Cgroup(dir))?)
+}
+
+fn not_there(_: &Scene) -> anyhow::Result<()> {
+    let mut child = std::process::Command::new("/usr/bin/true").spawn()?;
+    let dead = child.id().to_string();
+    child.wait()?;
+    for words in [["--pid", &dead], ["--pid", "4194303"], ["--cgroup", "/no/such/cgroup"], ["--cgroup", "/"]] {
+        let outcome = attach(&words)?;
+        ensure!(outcome.status == 1 && outcome.out.is_empty(), "{words:?}: {outcome:?}");
+        ensure!(outcome.err.trim().lines().count() == 1, "{words:?}: {:?}", outcome.err);
+    }
+    let outcome = command(&[ENFORCER, "attach", "--skill", "nobody", "--pid", "1"])?;
+    ensure!(outcome.status == 1 && outcome.err.contains("nobody"), "{outcome:?}");
+    Ok(())
+}
+
+fn governed(scene: &Scene) -> anyhow::Result<()> {
+    let worker = scene.worker("closed")?;
+    let outcome = attach(&["--pid", &worker.pid().to_string()])?;
+    ensure!(outcome.status == 1 && outcome.err.contains("already governed"), "{outcome:?}");
+    Ok(())
+}
+
+/// Runs a script in the door; its skill is `beyond` if it came through.
+fn through(scene: &Scene, skill: &str, script: &str) -> anyhow::Result<crate::harness::worker::Outcome> {
+    let door = scene.dir.join("door").to_string_lossy().into_owned();
+    scene.act(skill, &["exec", &door, "-c", script])
+}
+
+fn entrypoint(scene: &Scene) -> anyhow::Result<()> {
+    let (one, two) = (scene.make_file("one/door")?, scene.make_file("two/door")?);
+    let mark = scene.mark();
+    // `rm` is allowed beyond the door alone, too.
+    through(scene, SKILL, &format!("/usr/bin/rm {two}; /usr/bin/rm {one} && exit 9; exit 0"))?.done()?;
+    gone(&two)?;
+    there(&one)?;
+    let event = scene.event(mark, "delete", "deny", &one)?;
+    ensure!(event.text("skill") == "beyond", "{}", event.0);
+    scene.events().wait(mark, "the entry", |e| e.text("kind") == "enter" && e.text("skill") == "beyond")?;
+    Ok(())
+}
+
+fn entrypoint_denied(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = through(scene, "closed", "echo token")?;
+    ensure!(outcome.refused()?.out.is_empty(), "{outcome:?}");
+    // A failed exec leaves nothing behind: the worker's child stays in its skill.
+    let file = scene.make_file("two/closed")?;
+    scene.act("closed", &["unlink", &file])?.refused()?;
+    there(&file)
+}
+
+/// "Exec of this binary by a governed process": others are none of ours.
+fn entrypoint_outside(scene: &Scene) -> anyhow::Result<()> {
+    let (door, one) = (scene.dir.join("door"), scene.make_file("one/outside")?);
+    ensure!(Path::new(&door).exists(), "no door");
+    let outcome =
+        scene.outside(&["exec", &door.to_string_lossy(), "-c", &format!("/usr/bin/rm {one} && echo token")])?;
+    ensure!(outcome.done()?.out.contains("token"), "{outcome:?}");
+    gone(&one)
+}

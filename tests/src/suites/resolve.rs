@@ -1,0 +1,187 @@
+//! What a rule names may come, go and be replaced; and rules may be many.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+
+use crate::harness::{
+    eventually,
+    files::Mount,
+    runner::Suite,
+    scene::{Scene, gone, there},
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "resolve",
+    policy: Some(policy),
+    tests: &[
+        ("a_directory_that_appears", appears),
+        ("a_directory_whose_parents_appear", parents),
+        ("a_directory_that_is_removed_and_made_again", again),
+        ("a_directory_that_is_renamed_away", renamed),
+        ("a_directory_that_is_replaced_by_a_rename", replaced),
+        ("a_symlink_that_is_swapped", swapped),
+        ("a_filesystem_that_is_mounted_over", mounted),
+        ("a_reused_inode_is_another_object", reused),
+        ("a_hundred_thousand_rules", many),
+    ],
+};
+
+const SKILL: &str = "resolver";
+/// How long the daemon may take to notice, under emulation.
+const SOON: Duration = Duration::from_secs(10);
+/// A second on hardware; the guest's emulation is slow.
+const MANY_LIMIT: Duration = Duration::from_secs(40);
+const NAMES: [&str; 8] = ["appears", "up/to/here", "again", "renamed", "replaced", "link", "mounted", "reused"];
+
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    for name in ["again", "renamed", "replaced", "mounted", "reused", "first", "second"] {
+        scene.make_dir(name)?;
+    }
+    let link = scene.dir.join("link");
+    if fs::symlink_metadata(&link).is_err() {
+        std::os::unix::fs::symlink("first", &link)?;
+    }
+    Ok(with(scene, ""))
+}
+
+fn with(scene: &Scene, binaries: &str) -> String {
+    let list: Vec<String> = NAMES.iter().map(|n| format!("\"{}\"", scene.dir.join(n).display())).collect();
+    format!(
+        "version: 1\nskills:\n  {SKILL}:\n    allow_delete: [{}]\n    allow_binaries:\n      \
+         - path: /usr/bin/enforcer-tests\n{binaries}",
+        list.join(", ")
+    )
+}
+
+/// Whether the skill may delete in this directory now: one try, one file.
+fn may(scene: &Scene, dir: &str) -> anyhow::Result<bool> {
+    let file = scene.make_file(&format!("{dir}/try"))?;
+    let outcome = scene.act(SKILL, &["unlink", &file])?;
+    match outcome.status {
+        0 => gone(&file).map(|()| true),
+        _ => outcome.refused().and_then(|_| there(&file)).map(|()| false),
+    }
+}
+
+fn soon(scene: &Scene, dir: &str, wanted: bool) -> anyhow::Result<()> {
+    let mut last = Ok(!wanted);
+    let came = eventually(SOON, || {
+        last = may(scene, dir);
+        !matches!(last, Ok(now) if now != wanted)
+    });
+    last?;
+    ensure!(came, "deleting in {dir} is {} still", if wanted { "refused" } else { "allowed" });
+    Ok(())
+}
+
+fn appears(scene: &Scene) -> anyhow::Result<()> {
+    scene.make_dir("appears")?;
+    soon(scene, "appears", true)
+}
+
+fn parents(scene: &Scene) -> anyhow::Result<()> {
+    scene.make_dir("up/beside")?;
+    ensure!(!may(scene, "up/beside")?, "beside the rule");
+    scene.make_dir("up/to/here")?;
+    soon(scene, "up/to/here", true)?;
+    ensure!(!may(scene, "up/to")?, "above the rule");
+    Ok(())
+}
+
+fn again(scene: &Scene) -> anyhow::Result<()> {
+    soon(scene, "again", true)?;
+    for _ in 0..3 {
+        fs::remove_dir(scene.dir.join("again"))?;
+        scene.make_dir("again")?;
+        soon(scene, "again", true)?;
+    }
+    Ok(())
+}
+
+/// The name was allowed, not the object for ever.
+fn renamed(scene: &Scene) -> anyhow::Result<()> {
+    soon(scene, "renamed", true)?;
+    fs::rename(scene.dir.join("renamed"), scene.dir.join("renamed-away"))?;
+    soon(scene, "renamed-away", false)?;
+    fs::rename(scene.dir.join("renamed-away"), scene.dir.join("renamed"))?;
+    soon(scene, "renamed", true)
+}
+
+fn replaced(scene: &Scene) -> anyhow::Result<()> {
+    soon(scene, "replaced", true)?;
+    scene.make_dir("replacement")?;
+    ensure!(!may(scene, "replacement")?, "it is not named yet");
+    // rename(2) puts it in the place of an empty directory in one step.
+    fs::rename(scene.dir.join("replacement"), scene.dir.join("replaced"))?;
+    soon(scene, "replaced", true)
+}
+
+fn swapped(scene: &Scene) -> anyhow::Result<()> {
+    soon(scene, "first", true)?;
+    ensure!(!may(scene, "second")?, "the link does not lead there yet");
+    std::os::unix::fs::symlink("second", scene.dir.join("link.new"))?;
+    fs::rename(scene.dir.join("link.new"), scene.dir.join("link"))?;
+    soon(scene, "second", true)?;
+    soon(scene, "first", false)
+}
+
+fn mounted(scene: &Scene) -> anyhow::Result<()> {
+    soon(scene, "mounted", true)?;
+    let at = scene.dir.join("mounted").to_string_lossy().into_owned();
+    {
+        let _over = Mount::tmpfs(&at)?;
+        soon(scene, "mounted", true)?;
+    }
+    {
+        let _below = Mount::tmpfs(&format!("{at}/below"))?;
+        soon(scene, "mounted/below", true)?;
+    }
+    soon(scene, "mounted", true)
+}
+
+/// A filesystem that gives the number of what was removed to the next that comes: the rule must not come along.
+fn reused(scene: &Scene) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let base = scene.dir.join("ext4").to_string_lossy().into_owned();
+    let mount = Mount::ext4(&base)?;
+    let named = scene.dir.join("reused");
+    fs::remove_dir(&named)?;
+    let object = format!("{base}/named");
+    fs::create_dir(&object)?;
+    std::os::unix::fs::symlink(&object, &named)?;
+    soon(scene, "ext4/named", true)?;
+    let before = fs::metadata(&object)?.ino();
+    fs::remove_dir(&object)?;
+    fs::create_dir(format!("{base}/other"))?;
+    let reused = fs::metadata(format!("{base}/other"))?.ino() == before;
+    let allowed = may(scene, "ext4/other")?;
+    fs::remove_file(&named)?;
+    drop(mount);
+    ensure!(reused, "the number was not given again: the test shows nothing");
+    ensure!(!allowed, "the rule of a removed directory holds for what got its number");
+    Ok(())
+}
+
+fn many(scene: &Scene) -> anyhow::Result<()> {
+    const COUNT: u32 = 100_000;
+    let mut list = String::new();
+    for n in 0..COUNT {
+        writeln!(list, "      - sha256:{n:064x}")?;
+    }
+    let started = Instant::now();
+    let text = with(scene, &list);
+    scene.daemon(|d| d.reload(&text))?;
+    let took = started.elapsed();
+    ensure!(took < MANY_LIMIT, "{COUNT} rules took {took:?}");
+    let status = scene.daemon(|d| d.status())?;
+    ensure!(status["skills"][0]["binaries"] == COUNT + 1, "{}", status["skills"]);
+    soon(scene, "again", true)?;
+    let back = with(scene, "");
+    scene.daemon(|d| d.reload(&back))?;
+    soon(scene, "again", true)
+}
