@@ -10,7 +10,7 @@ impl SkillId {
     /// them what the kernel calls an object.
     pub const RESOLVER: Self = Self(u32::MAX);
 
-    /// How many skills a policy can have; the `SKILLS` map is an array of this size.
+    /// How many skills a policy can have; the `SKILLS` map is of this size.
     pub const LIMIT: u32 = 4096;
 
     /// Whether this label governs its task.

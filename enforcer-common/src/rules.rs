@@ -73,7 +73,7 @@ pub struct PolicyState {
     pub layout: u32,
 }
 
-/// The settings of a skill, an element of `SKILLS` by [`SkillId`].
+/// The settings of a skill, the value of `SKILLS`, within [`Versioned`]; the key is the [`SkillId`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SkillConf {
@@ -243,8 +243,8 @@ pub const fn object_filter_slot(ino: u64) -> (u32, u64) {
     (((mixed >> 6) as u32) & (OBJECT_FILTER_WORDS - 1), 1 << (mixed & 63))
 }
 
-/// The deepest object that a verdict walks up from, in path components below its filesystem's root. What lies deeper is
-/// denied with [`crate::event::Reason::TooDeep`].
+/// How many objects a verdict looks at, from the one that is acted upon up to its filesystem's root. Where no rule lies among
+/// them and the root does not either, it is denied with [`crate::event::Reason::TooDeep`].
 pub const MAX_DEPTH: u32 = 64;
 
 const _: () = assert!(size_of::<SkillConf>() == 48);

@@ -34,8 +34,10 @@ pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::
 #[btf_map]
 pub static POLICY: Array<PolicyState, 1> = Array::new();
 
+/// A hash, because an update replaces its elements whole; those of an array are copied over in place, and a program could
+/// see half of it.
 #[btf_map]
-pub static SKILLS: Array<Versioned<SkillConf>, { SkillId::LIMIT as usize }> = Array::new();
+pub static SKILLS: HashMap<SkillId, Versioned<SkillConf>, { SkillId::LIMIT as usize }, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static BINARIES: HashMap<BinaryKey, Versioned<BinaryRule>, 1_048_576, LAZY> = HashMap::new();

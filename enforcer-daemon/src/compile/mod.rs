@@ -153,12 +153,13 @@ impl Compiler<'_> {
             Some(Listed::Only(entries)) => self.binaries(name, id, &at.key("allow_binaries"), entries),
             None => {}
         }
+        let mut depths = HashMap::new();
         match &skill.allow_delete {
             Some(Listed::Everything) => {
                 conf.flags |= skill_flag::DELETE_ANY;
                 conf.delete_any = self.rule(name, "allow_delete: *".into());
             }
-            Some(Listed::Only(paths)) => self.paths(name, id, &at, "allow_delete", paths, |r| &mut r.allow_delete),
+            Some(Listed::Only(paths)) => self.paths(name, id, &at, paths, Slot::Delete, &mut depths),
             None => {}
         }
         match &skill.allow_write {
@@ -166,13 +167,14 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::WRITE_ANY;
                 conf.write_any = self.rule(name, "allow_write: *".into());
             }
-            Some(Listed::Only(paths)) => self.paths(name, id, &at, "allow_write", paths, |r| &mut r.allow_write),
+            Some(Listed::Only(paths)) => self.paths(name, id, &at, paths, Slot::Write, &mut depths),
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
-            self.paths(name, id, &at, "protect", &skill.protect, |r| &mut r.protect);
+            self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
+            self.lift_protection(&conf, &depths);
         }
         if let Some(budget) = skill.delete_budget {
             self.budget(name, &mut conf, &at.key("delete_budget"), budget);
@@ -235,31 +237,49 @@ impl Compiler<'_> {
         name: &SkillName,
         skill: SkillId,
         at: &KeyPath,
-        key: &str,
         paths: &[ManifestPath],
-        slot: impl Fn(&mut ObjectRule) -> &mut RuleId,
+        slot: Slot,
+        depths: &mut HashMap<(ObjectKey, Slot), u32>,
     ) {
         for (index, path) in paths.iter().enumerate() {
+            let key = slot.key();
             let at = at.key(key).index(index);
             let expanded = self.world.expand(path);
-            match self.world.objects(Path::new(&expanded), key != "protect") {
+            match self.world.objects(Path::new(&expanded), slot != Slot::Protect) {
                 Ok(objects) if objects.is_empty() => {
                     self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));
                 }
                 Ok(objects) => {
                     let rule = self.rule(name, format!("{key}: {path}"));
-                    for object in objects {
-                        let rules = self.ruleset.objects.entry(ObjectKey::new(skill, object)).or_default();
-                        // Of two rules of a key that reach one object the first named stands in events.
-                        let slot = slot(rules);
-                        if *slot == RuleId::NONE {
-                            *slot = rule;
+                    for (object, below) in objects {
+                        let key = ObjectKey::new(skill, object);
+                        let nearest = depths.entry((key, slot)).or_insert(u32::MAX);
+                        // Of two rules of a key that reach one object the nearer stands in events.
+                        if below < *nearest {
+                            *nearest = below;
+                            *slot.of(self.ruleset.objects.entry(key).or_default()) = rule;
                         }
                     }
                 }
                 Err(e) => self.error(&at, e),
             }
             self.ruleset.watched.insert(expanded.into());
+        }
+    }
+
+    /// Where a filesystem is mounted below several rules, its root carries them all, and there protection would win although an
+    /// allowance is nearer. It is taken away where that changes nothing but what the nearer allowance says: an action of
+    /// which there is none stays denied by itself.
+    fn lift_protection(&mut self, conf: &SkillConf, depths: &HashMap<(ObjectKey, Slot), u32>) {
+        for (key, rules) in &mut self.ruleset.objects {
+            let Some(protected) = depths.get(&(*key, Slot::Protect)) else { continue };
+            let nearer = |slot| depths.get(&(*key, slot)).is_some_and(|allowed| allowed < protected);
+            let (write, delete) = (nearer(Slot::Write), nearer(Slot::Delete));
+            let settled = (write || conf.flags & skill_flag::WRITE_ANY == 0)
+                && (delete || conf.flags & skill_flag::DELETE_ANY == 0);
+            if (write || delete) && settled {
+                rules.protect = RuleId::NONE;
+            }
         }
     }
 
@@ -287,6 +307,33 @@ impl Compiler<'_> {
             }
             Ok(cgroups) => self.ruleset.add_cgroups(skill, &cgroups),
             Err(e) => self.error(at, e),
+        }
+    }
+}
+
+/// Which part of an [`ObjectRule`] a path rule fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Slot {
+    Delete,
+    Write,
+    Protect,
+}
+
+impl Slot {
+    /// The manifest's key.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Delete => "allow_delete",
+            Self::Write => "allow_write",
+            Self::Protect => "protect",
+        }
+    }
+
+    fn of(self, rules: &mut ObjectRule) -> &mut RuleId {
+        match self {
+            Self::Delete => &mut rules.allow_delete,
+            Self::Write => &mut rules.allow_write,
+            Self::Protect => &mut rules.protect,
         }
     }
 }

@@ -21,9 +21,9 @@ impl World for Fake {
         let text = path.to_string_lossy();
         self.digests.get(text.as_ref()).map(|b| Digest::new([*b; 32])).ok_or_else(|| format!("{text}: not found"))
     }
-    fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<ObjectId>, String> {
+    fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         let found = self.objects.get(path.to_string_lossy().as_ref());
-        Ok(found.map(|ino| ObjectId { ino: *ino, dev: 1, generation: 0 }).into_iter().collect())
+        Ok(found.map(|ino| (ObjectId { ino: *ino, dev: 1, generation: 0 }, 0)).into_iter().collect())
     }
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
         Ok(self.cgroups.get(path).cloned().unwrap_or_default())
@@ -95,8 +95,10 @@ fn absent_lists_allow_nothing_and_a_star_everything() {
         &mut Ids::default(),
     );
     let flags: Vec<u32> = [SkillId(1), SkillId(2)].map(|id| out.ruleset.skills[&id].flags).into();
-    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY;
-    assert_eq!(flags, [0, any]);
+    // Writing is not governed where it is not mentioned.
+    let writes = skill_flag::WRITE_ANY;
+    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | writes;
+    assert_eq!(flags, [writes, any]);
     assert!(out.ruleset.is_empty());
 }
 

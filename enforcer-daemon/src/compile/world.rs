@@ -33,11 +33,11 @@ pub trait World {
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
     /// The kernel's identities of what `path` leads to and of the roots of what is mounted below it; none when it does not
-    /// exist. `widens` says that the rule allows something, so that an agent would gain by bending the path.
+    /// exist; each with how many components below `path` it lies. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
     /// # Errors
     /// Why it cannot be known, in a sentence that names the path.
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<ObjectId>, String>;
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
     /// The ids of a cgroup and of its descendants, with how far below they lie; none when it does not exist.
     ///
     /// # Errors
@@ -127,17 +127,26 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The roots of filesystems that are mounted below `place` and nowhere else. A walk ends at its filesystem's root, so that
-    /// the root carries the rule. One that is mounted elsewhere, too, such as a bind mount, is not the rule's alone.
-    fn roots_below(&mut self, place: &Path) -> Vec<ObjectId> {
+    /// The roots of what is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so
+    /// that the root carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a
+    /// bind mount shows is not the rule's alone. A rule that protects reaches all of them.
+    fn roots_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
         let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
         let mounts = self.loaded.mounts.clone();
-        mounts
-            .iter()
-            .filter(below)
-            .filter(|m| m.root == Path::new("/") && mounts.iter().filter(|o| o.dev == m.dev).all(|o| below(&o)))
-            .filter_map(|m| self.resolver.resolve(&m.mount_point).ok().filter(|root| root.dev == m.dev))
-            .collect()
+        let is_own = |m: &&Mount| {
+            m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(|other| below(&other))
+        };
+        let mut found = vec![];
+        for mount in mounts.iter().filter(below).filter(|m| !widens || is_own(m)) {
+            // Something may be mounted over it by now.
+            if let Ok(root) = self.resolver.resolve(&mount.mount_point)
+                && root.dev == mount.dev
+            {
+                let below = mount.mount_point.components().count() - place.components().count();
+                found.push((root, u32::try_from(below).unwrap_or(u32::MAX)));
+            }
+        }
+        found
     }
 }
 
@@ -154,7 +163,7 @@ impl World for Host<'_> {
         self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
     }
 
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<ObjectId>, String> {
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         let place = self.loaded.place(path);
         let top = if self.loaded.again && widens {
             self.unbent(path)?
@@ -166,8 +175,8 @@ impl World for Host<'_> {
             }
         };
         let Some(top) = top else { return Ok(vec![]) };
-        let mut objects = vec![top];
-        objects.extend(self.roots_below(&place));
+        let mut objects = vec![(top, 0)];
+        objects.extend(self.roots_below(&place, widens));
         Ok(objects)
     }
 

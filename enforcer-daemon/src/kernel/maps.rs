@@ -61,13 +61,13 @@ trait RuleMap<K, V> {
     fn drop_rule(&mut self, key: &K) -> Result<(), aya::maps::MapError>;
 }
 
-impl RuleMap<SkillId, SkillConf> for Array<MapData, Versioned<SkillConf>> {
+impl RuleMap<SkillId, SkillConf> for HashMap<MapData, SkillId, Versioned<SkillConf>> {
     const NAME: &'static str = map::SKILLS;
     fn put(&mut self, key: &SkillId, value: Versioned<SkillConf>) -> Result<(), aya::maps::MapError> {
-        self.set(key.0, value, 0)
+        self.insert(key, value, 0)
     }
     fn drop_rule(&mut self, key: &SkillId) -> Result<(), aya::maps::MapError> {
-        self.set(key.0, Versioned::default(), 0)
+        self.remove(key)
     }
 }
 
@@ -134,22 +134,34 @@ fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
     Ok(())
 }
 
-/// Collects what no generation needs: the rules that `keep` says have no value.
-fn collect<K, V, M: RuleMap<K, V>>(
-    map: &mut M,
-    changes: &Changes<K, V>,
-    keep: impl Fn(&(K, Option<V>, Option<V>)) -> bool,
-) {
-    for change in changes.iter().filter(|c| !keep(c)) {
-        // An element that is not there is as good as collected.
-        let _ = map.drop_rule(&change.0);
+/// Collects the rules that the generation in force does not have any more.
+fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>) {
+    for (key, _, new) in changes {
+        if new.is_none() {
+            // An element that is not there is as good as collected.
+            let _ = map.drop_rule(key);
+        }
+    }
+}
+
+/// Takes back what an aborted reload staged: the next one will have the same generation, and does not write what it does not
+/// change.
+fn take_back<K, V: Copy + Default, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, current: Generation) {
+    for (key, old, _) in changes {
+        let outcome = match old {
+            Some(_) => map.put(key, Versioned::change(Generation(0), None, current, *old)),
+            None => map.drop_rule(key),
+        };
+        if let (Err(e), Some(_)) = (outcome, old) {
+            tracing::error!("map `{}`: a rule of an aborted reload could not be taken back: {}", M::NAME, full_or(&e));
+        }
     }
 }
 
 /// The policy maps, and what is in them.
 pub struct PolicyMaps {
     policy: Array<MapData, PolicyState>,
-    skills: Array<MapData, Versioned<SkillConf>>,
+    skills: HashMap<MapData, SkillId, Versioned<SkillConf>>,
     binaries: HashMap<MapData, BinaryKey, Versioned<BinaryRule>>,
     objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
     object_filter: Array<MapData, u64>,
@@ -226,12 +238,12 @@ impl PolicyMaps {
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
         if let Err(error) = staged {
-            // Nothing of `to` is visible. What it added is removed; a changed rule keeps its version in force.
-            collect(&mut self.skills, &skills, |c| c.1.is_some());
-            collect(&mut self.binaries, &binaries, |c| c.1.is_some());
-            collect(&mut self.objects, &objects, |c| c.1.is_some());
-            collect(&mut self.destinations, &destinations, |c| c.1.is_some());
-            collect(&mut self.entrypoints, &entrypoints, |c| c.1.is_some());
+            // Nothing of `to` is visible yet, and nothing of it may come to life with the next reload.
+            take_back(&mut self.skills, &skills, from);
+            take_back(&mut self.binaries, &binaries, from);
+            take_back(&mut self.objects, &objects, from);
+            take_back(&mut self.destinations, &destinations, from);
+            take_back(&mut self.entrypoints, &entrypoints, from);
             return Err(error);
         }
         let previous = std::mem::replace(&mut self.in_force, next);
@@ -239,11 +251,11 @@ impl PolicyMaps {
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
         let new_cgroups = self.set_cgroups(&previous);
         std::thread::sleep(GRACE);
-        collect(&mut self.skills, &skills, |c| c.2.is_some());
-        collect(&mut self.binaries, &binaries, |c| c.2.is_some());
-        collect(&mut self.objects, &objects, |c| c.2.is_some());
-        collect(&mut self.destinations, &destinations, |c| c.2.is_some());
-        collect(&mut self.entrypoints, &entrypoints, |c| c.2.is_some());
+        collect(&mut self.skills, &skills);
+        collect(&mut self.binaries, &binaries);
+        collect(&mut self.objects, &objects);
+        collect(&mut self.destinations, &destinations);
+        collect(&mut self.entrypoints, &entrypoints);
         Ok((new_cgroups, to))
     }
 
