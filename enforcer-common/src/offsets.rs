@@ -91,6 +91,14 @@ offsets! {
     task_ptrace: "task_struct"."ptrace",
     /// The parent that will be told of the task's end.
     task_real_parent: "task_struct"."real_parent",
+    /// The links of a task in the lists of its ids.
+    task_pid_links: "task_struct"."pid_links",
+    /// The process that a file below `/proc/PID` is about.
+    proc_inode_pid: "proc_inode"."pid",
+    /// The inode within procfs's own structure.
+    proc_inode_vfs_inode: "proc_inode"."vfs_inode",
+    /// The tasks that have an id.
+    pid_tasks: "pid"."tasks",
     /// Address space.
     task_mm: "task_struct"."mm",
     /// The credentials that the task acts with.

@@ -17,6 +17,7 @@ use crate::{
     policy::InForce,
     report::{self, Object},
     subject, verdict,
+    wall::refuses_proc_file,
 };
 
 /// `FMODE_READ` and `FMODE_WRITE` of `include/linux/fs.h`.
@@ -105,7 +106,8 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
     let Some(skill) = actor() else { return verdict::pass() };
-    verdict::of(refuses_file(skill, File::new(ctx.arg(0))))
+    let file = File::new(ctx.arg(0));
+    verdict::of(refuses_proc_file(skill, file) || refuses_file(skill, file))
 }
 
 /// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.

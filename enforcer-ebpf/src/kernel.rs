@@ -239,6 +239,22 @@ impl Inode {
         if self.is_null() { 0 } else { unsafe { field(self.0, offset!(inode_i_mode)) } }
     }
 
+    /// The task that a file of procfs below `/proc/PID` is about. Only for an inode of procfs.
+    #[inline(always)]
+    pub fn proc_task(self) -> Option<Task> {
+        // SAFETY: an inode of procfs is embedded in a `proc_inode`, whose `pid` is a pointer to a `struct pid` or null; the
+        // first of its lists begins with the `pid_links` of the task that has the id. A bad address reads as `None`.
+        unsafe {
+            let proc_inode = self.0.byte_sub(offset!(proc_inode_vfs_inode));
+            let pid: u64 = probe(proc_inode, offset!(proc_inode_pid))?;
+            if pid == 0 {
+                return None;
+            }
+            let link: u64 = probe(pid as *const c_void, offset!(pid_tasks))?;
+            if link == 0 { None } else { Some(Task((link - offset!(task_pid_links) as u64) as *const c_void)) }
+        }
+    }
+
     /// The size in bytes.
     #[inline(always)]
     pub fn size(self) -> i64 {

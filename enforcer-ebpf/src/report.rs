@@ -41,6 +41,7 @@ pub enum Object<'a> {
 /// Writes the event of a decision, if it is to be reported.
 #[inline(always)]
 pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) {
+    debug(kind, skill, decision);
     if !decision.report {
         return;
     }
@@ -51,6 +52,32 @@ pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &D
     unsafe { fill(event, kind, skill, generation, decision, object) };
     entry.submit(0);
 }
+
+/// A debug message for every decision, in the object that `ENFORCER_BPF_LOG` loads.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn debug(kind: Kind, skill: SkillId, decision: &Decision) {
+    struct Anywhere;
+    impl aya_ebpf::EbpfContext for Anywhere {
+        fn as_ptr(&self) -> *mut core::ffi::c_void {
+            core::ptr::null_mut()
+        }
+    }
+    let (kind, verdict, reason) = (kind as u8, decision.verdict as u8, decision.reason.0);
+    aya_log_ebpf::debug!(
+        &Anywhere,
+        "kind {} skill {} verdict {} reason {} rule {}",
+        kind,
+        skill.0,
+        verdict,
+        reason,
+        decision.rule.0
+    );
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn debug(_kind: Kind, _skill: SkillId, _decision: &Decision) {}
 
 /// Writes the event of a process that somebody moved to another cgroup.
 #[inline(always)]

@@ -10,7 +10,7 @@ use enforcer_common::{
 };
 
 use crate::{
-    kernel::{SuperBlock, Task},
+    kernel::{Dentry, File, SuperBlock, Task},
     maps::TASKS,
     policy::InForce,
     report::{self, Object},
@@ -56,6 +56,48 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Task::new(ctx.arg(0));
     verdict::of(is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(target)))
+}
+
+/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory.
+///
+/// The kernel asks `ptrace_access_check` for these files, but since 6.13 not of a process with `CAP_PERFMON` that only
+/// reads (`kernel/fork.c: may_access_mm`).
+#[inline(always)]
+pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
+    /// `include/uapi/linux/magic.h`.
+    const PROC: u64 = 0x9fa0;
+    let dentry = file.dentry();
+    if dentry.superblock().magic() != PROC || !shows_memory(dentry) {
+        return false;
+    }
+    let Some(target) = dentry.inode().proc_task() else { return false };
+    is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::File { dentry, digest: None })
+}
+
+/// Whether a file of `/proc/PID` shows or holds the process's memory (`fs/proc/base.c`, the callers of `proc_mem_open` and
+/// `mm_access`).
+#[inline(always)]
+fn shows_memory(dentry: Dentry) -> bool {
+    const LEN: usize = 8;
+    const NAMES: [&[u8; LEN]; 10] = [
+        b"environ\0",
+        b"auxv\0\0\0\0",
+        b"maps\0\0\0\0",
+        b"mem\0\0\0\0\0",
+        b"smaps\0\0\0",
+        b"smaps_r\0",
+        b"numa_ma\0",
+        b"pagemap\0",
+        b"clear_r\0",
+        b"map_fil\0",
+    ];
+    let mut name = [0u8; LEN];
+    // SAFETY: the helper writes at most `LEN` bytes, with a NUL at the end.
+    if unsafe { dentry.read_name(name.as_mut_ptr(), LEN as u32) } <= 0 {
+        return false;
+    }
+    let name = u64::from_ne_bytes(name);
+    NAMES.iter().any(|known| u64::from_ne_bytes(**known) == name)
 }
 
 /// `security_ptrace_traceme(parent)`: a process that asks its parent to trace it. A parent outside every skill is the host's

@@ -304,4 +304,6 @@ fn two_factor(set: TwoFactor) -> u32 {
 }
 
 #[cfg(test)]
+mod net_model_tests;
+#[cfg(test)]
 mod tests;
