@@ -31,6 +31,9 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     })
 }
 
+/// How long an offer stands, in milliseconds.
+const PATIENCE_MS: i32 = 10_000;
+
 /// Room for one descriptor with its header.
 #[repr(C, align(8))]
 struct Control([u8; 24]);
@@ -50,6 +53,12 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
 fn offer(socket: &str, path: &str) -> Act {
     let file = File::options().read(true).append(true).open(path).map_err(Failure::broken)?;
     let listener = UnixListener::bind(socket).map_err(Failure::broken)?;
+    // Whoever is to come may be kept from coming.
+    let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, which lives through the call.
+    if unsafe { libc::poll(&raw mut waiting, 1, PATIENCE_MS) } != 1 {
+        return Err(Failure::broken("nobody came"));
+    }
     let (stream, _) = listener.accept().map_err(Failure::broken)?;
     let mut byte = *b"x";
     let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };

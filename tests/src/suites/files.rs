@@ -164,7 +164,8 @@ fn received(scene: &Scene) -> anyhow::Result<()> {
         ensure!(eventually(Duration::from_secs(5), || fs::metadata(&socket).is_ok()), "nothing is offered");
         let mark = scene.mark();
         let outcome = scene.act(SKILL, &["receive-and-append", &socket, "+"])?;
-        offer.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??.done()?;
+        let offered = offer.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??;
+        ensure!(offered.status == 0, "{offered:?}, {outcome:?}");
         fs::remove_file(&socket)?;
         if fine {
             outcome.done()?;
