@@ -156,7 +156,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) ->
     };
     println!("[{series}] kernel {} ({})", kernel.version, kernel.release);
     let mut words: Vec<OsString> = vec!["enforcer-tests".into(), "run".into()];
-    words.extend(args.filters.iter().cloned());
+    words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
     let job = Job {
         kernel,
         machine: Machine::from(&args.machine),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Instance;
 use crate::{
@@ -35,6 +35,8 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = super::runtime()?;
     runtime.block_on(async {
+        // Before the start, which takes a while: until there is a handler, the signal ends the process.
+        let hangup = signal(SignalKind::hangup())?;
         // A relative path means the same after a reload from elsewhere.
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
         let running = Service::start(&policy, &args.instance.runtime_dir, super::home())?;
@@ -43,13 +45,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         eprintln!("enforcer: enforcing {} (process {})", policy.display(), std::process::id());
         let format = if args.json { Format::Json } else { Format::of_stdout() };
-        stream_until_stopped(running, format).await?;
+        stream_until_stopped(running, format, hangup).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-async fn stream_until_stopped(mut running: Running, format: Format) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn stream_until_stopped(mut running: Running, format: Format, mut hangup: Signal) -> anyhow::Result<()> {
     let (recent, mut records) = running.service.stream.listen();
     for record in recent {
         print(&format.line(&record));

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let printer = tokio::spawn(print_refusals(Arc::clone(&running.service)));
                 let status = child(args).await?;
                 // What the command did last is still in the ring.
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
                 printer.abort();
                 Ok(exit_code(status))
             })

@@ -50,6 +50,8 @@ pub struct Host<'a> {
     resolver: &'a mut Resolver,
     home: PathBuf,
     loaded: &'a mut Loaded,
+    /// The mounts there are now.
+    mounts: Vec<Mount>,
 }
 
 /// What was found when the policy was last loaded, which is what its author vouched for. Until it is loaded again, binaries
@@ -94,10 +96,11 @@ impl<'a> Host<'a> {
     /// # Errors
     /// When the mount table cannot be read.
     pub fn new(resolver: &'a mut Resolver, home: PathBuf, loaded: &'a mut Loaded) -> io::Result<Self> {
+        let mounts = mounts::read(Path::new("/proc/self/mountinfo"))?;
         if !loaded.again {
-            loaded.mounts = mounts::read(Path::new("/proc/self/mountinfo"))?;
+            loaded.mounts.clone_from(&mounts);
         }
-        Ok(Self { resolver, home, loaded })
+        Ok(Self { resolver, home, loaded, mounts })
     }
 
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
@@ -129,10 +132,11 @@ impl<'a> Host<'a> {
 
     /// The roots of what is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so
     /// that the root carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a
-    /// bind mount shows is not the rule's alone. A rule that protects reaches all of them.
+    /// bind mount shows is not the rule's alone; and only those that were mounted when the policy was loaded. A rule that
+    /// protects reaches all that are mounted now.
     fn roots_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
         let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
-        let mounts = self.loaded.mounts.clone();
+        let mounts = if widens { self.loaded.mounts.clone() } else { self.mounts.clone() };
         let is_own = |m: &&Mount| {
             m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(|other| below(&other))
         };

@@ -119,6 +119,11 @@ impl Enricher {
     fn object(&mut self, event: &Event) -> Object {
         let id = event.object;
         let mut object = Object { path: self.mounts.absolute(&event.path, event.pid), ..Object::default() };
+        let kind = Kind::from_raw(event.kind);
+        if matches!(kind, Some(Kind::Move | Kind::Enter)) && id.ino != 0 {
+            // Where a process was moved to: the cgroup's id is the inode number of its directory.
+            object.ino = Some(id.ino);
+        }
         if id.dev != 0 {
             object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
             object.ino = Some(id.ino);
@@ -126,7 +131,6 @@ impl Enricher {
         if event.has_digest != 0 {
             object.sha256 = Some(Digest::new(event.digest.0).to_string());
         }
-        let kind = Kind::from_raw(event.kind);
         if kind == Some(Kind::Connect) {
             let v6 = Ipv6Addr::from(event.address.0);
             let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);

@@ -5,7 +5,11 @@
 //! 3. One store of the generation puts the new policy in force.
 //! 4. When no program can still be in the old generation, what only that one needed is collected.
 
-use std::{collections::HashMap as StdHashMap, hash::Hash, time::Duration};
+use std::{
+    collections::{HashMap as StdHashMap, HashSet},
+    hash::Hash,
+    time::Duration,
+};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
 use enforcer_common::{
@@ -316,8 +320,16 @@ impl PolicyMaps {
                 }
             }
         }
-        for id in previous.cgroups.keys().filter(|id| !self.in_force.cgroups.contains_key(id)) {
-            let _ = self.cgroups.remove(id);
+        // Also those that the kernel program added below a cgroup that no skill names any more.
+        let named: HashSet<SkillId> = self.in_force.cgroups.values().map(|label| label.skill).collect();
+        let gone = |id: &u64, label: CgroupLabel| {
+            !self.in_force.cgroups.contains_key(id)
+                && (previous.cgroups.contains_key(id) || !named.contains(&label.skill))
+        };
+        let stale: Vec<u64> =
+            self.cgroups.iter().flatten().filter(|(id, label)| gone(id, *label)).map(|(id, _)| id).collect();
+        for id in stale {
+            let _ = self.cgroups.remove(&id);
         }
         new
     }

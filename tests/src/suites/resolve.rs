@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    fs,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +34,8 @@ pub(super) const SUITE: Suite = Suite {
 const SKILL: &str = "resolver";
 /// How long the daemon may take to notice, under emulation.
 const SOON: Duration = Duration::from_secs(10);
+/// How long the daemon has to notice what it must not take.
+const SETTLED: Duration = Duration::from_secs(2);
 /// A second on hardware; the guest's emulation is slow.
 const MANY_LIMIT: Duration = Duration::from_secs(40);
 const NAMES: [&str; 8] = ["appears", "up/to/here", "again", "renamed", "replaced", "link", "mounted", "reused"];
@@ -121,26 +123,45 @@ fn replaced(scene: &Scene) -> anyhow::Result<()> {
     soon(scene, "replaced", true)
 }
 
+/// Reads the manifest again: its author vouches for what its paths lead to now.
+fn reload(scene: &Scene) -> anyhow::Result<()> {
+    let text = with(scene, "");
+    scene.daemon(|d| d.reload(&text).map(drop))
+}
+
+/// An agent could swap the link, so the rule does not follow it before a reload.
 fn swapped(scene: &Scene) -> anyhow::Result<()> {
     soon(scene, "first", true)?;
     ensure!(!may(scene, "second")?, "the link does not lead there yet");
     std::os::unix::fs::symlink("second", scene.dir.join("link.new"))?;
     fs::rename(scene.dir.join("link.new"), scene.dir.join("link"))?;
+    thread::sleep(SETTLED);
+    ensure!(!may(scene, "second")?, "a swapped link widens what is allowed");
+    reload(scene)?;
     soon(scene, "second", true)?;
     soon(scene, "first", false)
 }
 
+/// An agent could mount something there, so what is mounted later is allowed by a reload alone.
 fn mounted(scene: &Scene) -> anyhow::Result<()> {
     soon(scene, "mounted", true)?;
     let at = scene.dir.join("mounted").to_string_lossy().into_owned();
     {
         let _over = Mount::tmpfs(&at)?;
+        thread::sleep(SETTLED);
+        ensure!(!may(scene, "mounted")?, "a new mount is taken for what it hides");
+        reload(scene)?;
         soon(scene, "mounted", true)?;
     }
+    reload(scene)?;
     {
         let _below = Mount::tmpfs(&format!("{at}/below"))?;
+        thread::sleep(SETTLED);
+        ensure!(!may(scene, "mounted/below")?, "a new mount below is allowed");
+        reload(scene)?;
         soon(scene, "mounted/below", true)?;
     }
+    reload(scene)?;
     soon(scene, "mounted", true)
 }
 
@@ -154,6 +175,7 @@ fn reused(scene: &Scene) -> anyhow::Result<()> {
     let object = format!("{base}/named");
     fs::create_dir(&object)?;
     std::os::unix::fs::symlink(&object, &named)?;
+    reload(scene)?;
     soon(scene, "ext4/named", true)?;
     let before = fs::metadata(&object)?.ino();
     fs::remove_dir(&object)?;
@@ -161,6 +183,8 @@ fn reused(scene: &Scene) -> anyhow::Result<()> {
     let reused = fs::metadata(format!("{base}/other"))?.ino() == before;
     let allowed = may(scene, "ext4/other")?;
     fs::remove_file(&named)?;
+    scene.make_dir("reused")?;
+    reload(scene)?;
     drop(mount);
     ensure!(reused, "the number was not given again: the test shows nothing");
     ensure!(!allowed, "the rule of a removed directory holds for what got its number");
