@@ -1,0 +1,276 @@
+//! The engine: one thread that owns the kernel side and carries out what the rest of the daemon asks.
+//!
+//! It is a thread of its own because its work blocks (hashing, map writes, walks over all tasks) and because the kernel
+//! answers questions about files to the thread that asked. Requests come through a bounded channel, one at a time, so
+//! that no two policies are ever applied at once.
+
+mod owner;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock, mpsc},
+    thread,
+};
+
+use aya::maps::{MapData, RingBuf};
+use enforcer_common::ids::{Generation, SkillId};
+use tokio::sync::{oneshot, watch};
+
+use self::owner::Owner;
+use crate::{
+    compile::{CompileErrors, Remark, ruleset::Ruleset},
+    kernel::{LoadError, enrol::EnrolError, maps::ApplyError},
+    manifest::{ManifestErrors, ValidManifest},
+};
+
+/// How many requests may wait.
+const QUEUE: usize = 64;
+
+/// Why a policy is not in force. The one before it still is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The manifest is not valid.
+    #[error(transparent)]
+    Manifest(#[from] ManifestErrors),
+    /// It cannot be compiled on this host.
+    #[error(transparent)]
+    Compile(#[from] CompileErrors),
+    /// The mount table cannot be read.
+    #[error("/proc/self/mountinfo: {0}")]
+    Mounts(#[source] std::io::Error),
+    /// The kernel did not take it.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// Why the engine did not start. Nothing is attached after it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The daemon's own threads could not be labelled.
+    #[error("cannot label the daemon's own threads: {0}")]
+    Label(#[from] EnrolError),
+    /// The first policy was not taken.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// No thread.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why a process did not enter a skill.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnterError {
+    /// The policy has no such skill.
+    #[error("the policy in force has no skill `{name}`; it has {known}")]
+    NoSkill {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The process could not be labelled.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// The cgroup cannot be governed.
+    #[error("{0}")]
+    Cgroup(String),
+    /// The policy maps did not take it.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Ended,
+}
+
+/// What is in force.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// The policy's file.
+    pub policy: PathBuf,
+    /// The generation in force.
+    pub generation: u32,
+    /// The skills.
+    pub skills: Vec<SkillStatus>,
+    /// Governed cgroups, descendants included, when the policy was compiled.
+    pub cgroups: usize,
+    /// Events that found the ring full.
+    pub dropped: u64,
+    /// What the compiler warned of.
+    pub warnings: Vec<String>,
+}
+
+/// A skill in force.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SkillStatus {
+    /// Its name.
+    pub name: String,
+    /// `enforce` or `audit`.
+    pub mode: &'static str,
+    /// Binaries that may run.
+    pub binaries: usize,
+    /// Objects that path rules name.
+    pub objects: usize,
+    /// Network prefixes.
+    pub destinations: usize,
+}
+
+/// What events need to know of policies: the rules behind the numbers. Kept over reloads, for events of before.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// The policy in force and the texts of those before it.
+    pub ruleset: Ruleset,
+}
+
+impl Directory {
+    fn remember(&mut self, next: &Ruleset) {
+        self.ruleset.names.extend(next.names.clone());
+        self.ruleset.rules.extend(next.rules.clone());
+    }
+}
+
+enum Request {
+    Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
+    Refresh(oneshot::Sender<Result<bool, PolicyError>>),
+    Enter(u32, String, oneshot::Sender<Result<u32, EnterError>>),
+    AttachCgroup(String, String, oneshot::Sender<Result<usize, EnterError>>),
+    Inspect(u32, SkillId, oneshot::Sender<u32>),
+    IsGoverned(u32, oneshot::Sender<Result<bool, EnrolError>>),
+    Status(oneshot::Sender<Status>),
+    Dropped(oneshot::Sender<u64>),
+}
+
+/// A handle on the engine; the engine ends, and the programs are detached, when the last one is dropped.
+#[derive(Clone)]
+pub struct Engine {
+    requests: mpsc::SyncSender<Request>,
+    directory: Arc<RwLock<Directory>>,
+    watched: watch::Receiver<BTreeSet<PathBuf>>,
+}
+
+/// What a started engine hands out once.
+pub struct Started {
+    /// The handle.
+    pub engine: Engine,
+    /// The events.
+    pub ring: RingBuf<MapData>,
+    /// The programs' debug messages, when they were asked for.
+    pub debug: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// What the compiler warned of.
+    pub warnings: Vec<Remark>,
+}
+
+impl Engine {
+    /// Loads and attaches the programs and puts the first policy in force. Blocks until it is.
+    ///
+    /// # Errors
+    /// When any of it fails; then nothing is attached.
+    pub fn start(manifest: ValidManifest, file: &Path, home: PathBuf) -> Result<Started, StartError> {
+        let (requests, inbox) = mpsc::sync_channel(QUEUE);
+        let (ready, outcome) = mpsc::sync_channel(1);
+        let directory = Arc::new(RwLock::new(Directory::default()));
+        let (watched, receiver) = watch::channel(BTreeSet::new());
+        let (file, shared) = (file.to_owned(), Arc::clone(&directory));
+        thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || match Owner::start(manifest, file, home, shared, watched) {
+                Ok((owner, ring, debug)) => {
+                    let warnings = owner.warnings().to_vec();
+                    let _ = ready.send(Ok((ring, debug, warnings)));
+                    owner.serve(&inbox);
+                }
+                Err(e) => {
+                    let _ = ready.send(Err(e));
+                }
+            })
+            .map_err(StartError::Thread)?;
+        let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
+        Ok(Started { engine: Self { requests, directory, watched: receiver }, ring, debug, warnings })
+    }
+
+    /// The rules behind the numbers in events.
+    #[must_use]
+    pub fn directory(&self) -> Arc<RwLock<Directory>> {
+        Arc::clone(&self.directory)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request + Send + 'static) -> Option<T>
+    where
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.clone();
+        let request = request(reply);
+        // The queue may be full: wait for room on a thread that may block.
+        tokio::task::spawn_blocking(move || requests.send(request)).await.ok()?.ok()?;
+        answer.await.ok()
+    }
+
+    /// Puts another policy in force.
+    ///
+    /// # Errors
+    /// When it is not taken: the policy in force stays in force.
+    pub async fn apply(
+        &self,
+        manifest: ValidManifest,
+        file: PathBuf,
+    ) -> Option<Result<(Generation, Vec<Remark>), PolicyError>> {
+        self.ask(|reply| Request::Apply(Box::new(manifest), file, reply)).await
+    }
+
+    /// Looks again at what lies at the paths of the policy in force; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// When the change is not taken: the policy in force stays as it is.
+    pub async fn refresh(&self) -> Option<Result<bool, PolicyError>> {
+        self.ask(Request::Refresh).await
+    }
+
+    /// Puts a cgroup and its descendants into a skill; returns how many cgroups that are.
+    ///
+    /// # Errors
+    /// When the policy has no such skill, or there is no such cgroup.
+    pub async fn attach_cgroup(&self, cgroup: String, skill: String) -> Result<usize, EnterError> {
+        self.ask(move |reply| Request::AttachCgroup(cgroup, skill, reply)).await.unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Reports the open files of a process that its skill may not have; returns how many there are.
+    pub async fn inspect(&self, pid: u32, skill: SkillId) -> u32 {
+        self.ask(move |reply| Request::Inspect(pid, skill, reply)).await.unwrap_or(0)
+    }
+
+    /// The paths that the policy in force names, as they change.
+    #[must_use]
+    pub fn watched(&self) -> watch::Receiver<BTreeSet<PathBuf>> {
+        self.watched.clone()
+    }
+
+    /// Puts a process into a skill; returns how many of its threads got the label.
+    ///
+    /// # Errors
+    /// When the policy has no such skill, or the process is not there or in another skill.
+    pub async fn enter(&self, pid: u32, skill: String) -> Result<u32, EnterError> {
+        self.ask(move |reply| Request::Enter(pid, skill, reply)).await.unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Whether a process is in any skill. What cannot be found out counts as governed.
+    pub async fn is_governed(&self, pid: u32) -> bool {
+        !matches!(self.ask(move |reply| Request::IsGoverned(pid, reply)).await, Some(Ok(false)))
+    }
+
+    /// What is in force.
+    pub async fn status(&self) -> Option<Status> {
+        self.ask(Request::Status).await
+    }
+
+    /// How many events found the ring full since the programs were loaded.
+    pub async fn dropped(&self) -> Option<u64> {
+        self.ask(Request::Dropped).await
+    }
+}
