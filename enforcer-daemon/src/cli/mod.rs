@@ -73,6 +73,13 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
     };
     outcome.unwrap_or_else(|e| {
+        // Whoever read the output has seen enough.
+        let closed = |c: &(dyn std::error::Error + 'static)| {
+            c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        };
+        if e.chain().any(closed) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("enforcer: {e:#}");
         ExitCode::FAILURE
     })
