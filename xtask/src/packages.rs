@@ -76,6 +76,13 @@ pub(crate) fn ensure(paths: &Paths, needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
+/// Installs the newest version of `packages` that the archive has, with new lists: those that a machine came with may lack
+/// whole suites, such as that of security updates. As root on Debian alone.
+pub(crate) fn upgrade(paths: &Paths, packages: &[&str]) -> Result<()> {
+    update(paths)?;
+    install(paths, &format!("bringing {} up to date", packages.join(" ")), packages)
+}
+
 fn update(paths: &Paths) -> Result<()> {
     let limit = Duration::from_mins(5);
     ui::quiet(paths, "updating the package lists", "apt-update", limit, apt_get().arg("update")).map(drop)
