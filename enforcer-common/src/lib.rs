@@ -13,6 +13,7 @@
 
 pub mod decide;
 pub mod event;
+pub mod host;
 pub mod ids;
 pub mod names;
 pub mod net;

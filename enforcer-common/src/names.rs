@@ -31,6 +31,8 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// Which tasks the enrolment iterator shall label.
     pub const ENROL: &str = "ENROL";
+    /// What the daemon knows of the host.
+    pub const HOST: &str = "HOST";
     /// Answers of the `inode_getxattr` program to the daemon's threads.
     pub const RESOLVED: &str = "RESOLVED";
 }

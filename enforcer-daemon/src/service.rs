@@ -19,12 +19,12 @@ use tokio::{
 use crate::{
     compile::Remark,
     control::{self, server},
-    engine::{Engine, Started},
+    engine::{Engine, Site, Started},
     events::{
         enrich::{self, Enricher},
         stream::{self, Stream},
     },
-    manifest, watch,
+    manifest, own, watch,
 };
 
 /// Where the daemon keeps its socket and lock.
@@ -109,7 +109,8 @@ impl Service {
             );
         }
         let lock = InstanceLock::take(runtime)?;
-        let Started { engine, ring, debug, warnings } = Engine::start(manifest, policy, home)?;
+        let Started { engine, ring, debug, warnings } =
+            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let socket = runtime.join(control::SOCKET);
         let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();

@@ -125,7 +125,7 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     // The daemon's own thread runs this, so the room is its.
     let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
-    let act = Act { actions, charge: false };
+    let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
         report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());

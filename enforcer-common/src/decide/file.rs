@@ -15,20 +15,29 @@ pub struct Act {
     pub actions: u32,
     /// Whether an allowed delete counts against the budget. A rename over a victim is two deletes and counts as one.
     pub charge: bool,
+    /// Whether only a rule that names the object, or a directory above it, allows it: the kernel is told what to do by it.
+    pub by_name: bool,
 }
 
 impl Act {
+    /// Whether it changes anything.
+    #[must_use]
+    #[inline(always)]
+    pub const fn changes(self) -> bool {
+        self.actions & (action::WRITE | action::DELETE) != 0
+    }
+
     /// An unlink or rmdir.
-    pub const DELETE: Self = Self { actions: action::DELETE, charge: true };
+    pub const DELETE: Self = Self { actions: action::DELETE, charge: true, by_name: false };
     /// Making, changing, or opening for writing.
-    pub const WRITE: Self = Self { actions: action::WRITE, charge: false };
+    pub const WRITE: Self = Self { actions: action::WRITE, charge: false, by_name: false };
     /// Opening for reading.
-    pub const READ: Self = Self { actions: action::READ, charge: false };
+    pub const READ: Self = Self { actions: action::READ, charge: false, by_name: false };
     /// What a rename does to an object that it takes away from its place: the object may be written where it comes to lie,
     /// so it must be writable where it lies.
-    pub const MOVE: Self = Self { actions: action::DELETE | action::WRITE, charge: false };
+    pub const MOVE: Self = Self { actions: action::DELETE | action::WRITE, charge: false, by_name: false };
     /// Cutting a file's content off: it is gone as if it were deleted.
-    pub const TRUNCATE: Self = Self { actions: action::DELETE | action::WRITE, charge: true };
+    pub const TRUNCATE: Self = Self { actions: action::DELETE | action::WRITE, charge: true, by_name: false };
 }
 
 /// What the rules say of an object about one action.
@@ -64,12 +73,17 @@ impl Finding {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Actions for which no rule was met yet: bits of [`action`].
+    /// Actions for which no rule was met yet: bits of [`action`], and [`ITSELF`].
     open: u32,
     delete: Finding,
     write: Finding,
     read: Finding,
 }
+
+/// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
+const ITSELF: u32 = 1 << 31;
+/// The actions among [`Findings::open`].
+const ACTIONS: u32 = action::ALL | action::READ;
 
 impl Findings {
     /// Nothing found.
@@ -93,6 +107,19 @@ impl Findings {
         }
         self.open = 0;
     }
+
+    /// Refuses changes to what is Enforcer's own.
+    #[inline(always)]
+    fn refuse_changes(&mut self, rule: RuleId) {
+        let finding = Finding::new(Reason::OwnFile, rule);
+        if self.open & action::DELETE != 0 {
+            self.delete = finding;
+        }
+        if self.open & action::WRITE != 0 {
+            self.write = finding;
+        }
+        self.open &= !(action::WRITE | action::DELETE);
+    }
 }
 
 /// Looks for the nearest rules.
@@ -105,8 +132,14 @@ struct Survey<'a, R> {
 impl<R: Rules> Step for Survey<'_, R> {
     #[inline(always)]
     fn visit(&mut self, object: &ObjectId) -> bool {
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
         let found = &mut *self.found;
+        let itself = found.open & ITSELF != 0;
+        found.open &= ACTIONS;
+        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+        let own = rule.own.rule();
+        if own.0 != 0 && (!rule.own.is_way() || (itself && found.open & action::DELETE != 0)) {
+            found.refuse_changes(own);
+        }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
             return true;
@@ -133,30 +166,38 @@ fn survey<R: Rules, A: Ancestry>(
     rules: &R,
     skill: SkillId,
     conf: &SkillConf,
-    wanted: u32,
+    act: Act,
     ancestry: &mut A,
     found: &mut Findings,
 ) {
     let has = |flag: u32| conf.flags & flag != 0;
     let otherwise = |any: u32, rule: RuleId| {
-        if has(any) { Finding::new(Reason::Allowed, rule) } else { Finding::new(Reason::PathNotListed, RuleId::NONE) }
+        if act.by_name {
+            Finding::new(Reason::KernelInterface, RuleId::NONE)
+        } else if has(any) {
+            Finding::new(Reason::Allowed, rule)
+        } else {
+            Finding::new(Reason::PathNotListed, RuleId::NONE)
+        }
     };
     found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
     // Where everything is allowed and nothing protected there is nothing to look for.
-    let mut open = wanted;
+    let mut open = act.actions;
     if !has(skill_flag::PROTECTS) {
         open &= !action::READ;
-        if has(skill_flag::DELETE_ANY) {
-            open &= !action::DELETE;
-        }
-        if has(skill_flag::WRITE_ANY) {
-            open &= !action::WRITE;
+        if !has(skill_flag::GUARDS) && !act.by_name {
+            if has(skill_flag::DELETE_ANY) {
+                open &= !action::DELETE;
+            }
+            if has(skill_flag::WRITE_ANY) {
+                open &= !action::WRITE;
+            }
         }
     }
-    found.open = open;
     if open != 0 {
+        found.open = open | ITSELF;
         let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
@@ -177,7 +218,7 @@ pub fn object<R: Rules, A: Ancestry>(
 ) -> (Decision, Kind) {
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
-    survey(rules, skill, &conf, act.actions, ancestry, found);
+    survey(rules, skill, &conf, act, ancestry, found);
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
         decision = settle(&conf, action::READ, found.read.ruling());
@@ -227,15 +268,19 @@ pub fn link<R: Rules, A: Ancestry>(
     found: &mut Findings,
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    survey(rules, skill, &conf, action::WRITE | action::DELETE, target, found);
+    survey(rules, skill, &conf, Act::MOVE, target, found);
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
     let decision = settle(&conf, action::WRITE, written);
     if !decision.allows() {
         return decision;
     }
-    survey(rules, skill, &conf, action::READ | action::WRITE | action::DELETE, source, found);
+    let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
+    survey(rules, skill, &conf, all, source, found);
     if !found.read.allows() {
         return refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule);
+    }
+    if found.write.reason == Reason::OwnFile as u32 {
+        return refusal(&conf, Reason::OwnFile.into(), found.write.rule);
     }
     if !found.write.allows() || (deletable && !found.delete.allows()) {
         return refusal(&conf, Reason::LinkGains.into(), RuleId::NONE);

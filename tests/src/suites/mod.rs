@@ -14,6 +14,7 @@ mod modes;
 mod places;
 mod resolve;
 mod subjects;
+mod tamper;
 mod walls;
 
 use crate::harness::runner::Suite;
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[Suite] = &[
     modes::SUITE,
     control::SUITE,
     walls::SUITE,
+    tamper::SUITE,
     files::SUITE,
     budget::SUITE,
     entry::SUITE,
