@@ -1,6 +1,6 @@
 //! The guest suite: scenarios and attacks, run for real on the kernel under test.
 //!
-//! `enforcer-tests run [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…` is the attacker: one act, done
+//! `enforcer-tests run [--place plain|agents|systemd] [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…` is the attacker: one act, done
 //! with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an attacker that takes acts on its
 //! standard input; the suite starts it inside a skill.
 //!
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["run", options @ ..] => match harness::runner::Options::parse(options) {
-            Ok(options) => harness::runner::run(&options, suites::ALL),
+            Ok(options) => harness::runner::run(&options, suites::of(options.place)),
             Err(e) => usage(&e),
         },
         ["act", act @ ..] => ExitCode::from(act::status(act)),
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 
 fn usage(problem: &str) -> ExitCode {
     eprintln!(
-        "enforcer-tests: {problem}\nusage: enforcer-tests run [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…"
+        "enforcer-tests: {problem}\nusage: enforcer-tests run [--place PLACE] [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…"
     );
     ExitCode::from(2)
 }
