@@ -14,8 +14,11 @@ use super::states::{Ground, drain};
 
 /// How many calls make one batch.
 const BATCH: usize = 32;
-/// Calls of an operation that costs a hundred times more.
-const FEW: usize = 4;
+/// How many batches are timed; the median of them counts, which a timer tick in one does not move.
+const BATCHES: usize = 7;
+/// Of an operation that makes a process a batch is one call, because the scheduler has a part in it: of several, one would
+/// too often wait for the other.
+const SINGLE: usize = 25;
 
 /// The times of one operation.
 #[derive(Debug)]
@@ -34,20 +37,26 @@ pub(crate) struct Op {
     pub(crate) name: &'static str,
     /// How many directories lie between the filesystem's root and the file; 0 when it has none.
     pub(crate) depth: usize,
+    /// How many batches are timed.
+    pub(crate) batches: usize,
     /// Runs one batch.
     pub(crate) batch: fn(&Ground, usize) -> anyhow::Result<Timed>,
 }
 
 const fn op(name: &'static str, depth: usize, batch: fn(&Ground, usize) -> anyhow::Result<Timed>) -> Op {
-    Op { name, depth, batch }
+    Op { name, depth, batches: BATCHES, batch }
+}
+
+const fn process(name: &'static str, batch: fn(&Ground, usize) -> anyhow::Result<Timed>) -> Op {
+    Op { name, depth: 0, batches: SINGLE, batch }
 }
 
 /// All operations.
 pub(crate) const OPS: &[Op] = &[
-    op("fork", 0, fork),
-    op("exec 20 KB, first", 0, |ground, _| first_exec(&ground.small)),
-    op("exec 20 KB, cached", 0, |ground, _| exec(&ground.small)),
-    op("exec 20 MB, cached", 0, |ground, _| exec(&ground.large)),
+    process("fork", fork),
+    process("exec 20 KB, first", |ground, _| first_exec(&ground.small)),
+    process("exec 20 KB, cached", |ground, _| exec(&ground.small)),
+    process("exec 20 MB, cached", |ground, _| exec(&ground.large)),
     op("create", 3, create),
     op("create", 12, create),
     op("unlink", 3, unlink),
@@ -96,7 +105,7 @@ fn paths(ground: &Ground, depth: usize, stem: &str) -> anyhow::Result<Vec<CStrin
 }
 
 fn fork(_: &Ground, _: usize) -> anyhow::Result<Timed> {
-    time(&[(); FEW], |()| {
+    time(&[()], |()| {
         // SAFETY: the measured process has one thread; the child ends at once.
         let child = unsafe { libc::fork() };
         if child == 0 {
@@ -118,24 +127,14 @@ fn reap(child: i32) -> i64 {
 /// Starts a program by `vfork`, as shells and runtimes do, and waits for its end.
 fn exec(program: &Path) -> anyhow::Result<Timed> {
     let path = c(program)?;
-    // A first one outside of the time: it may fill a cache.
-    spawn(&path);
-    time(&[(); FEW], |()| spawn(&path))
+    time(&[()], |()| spawn(&path))
 }
 
-/// The same, each time after the file was opened for writing, so that nothing that was known of it holds.
+/// The same, after the file was opened for writing, so that nothing that was known of it holds.
 fn first_exec(program: &Path) -> anyhow::Result<Timed> {
-    let path = c(program)?;
-    let mut sum = Timed { total: Duration::ZERO, calls: 0, refused: 0 };
-    for _ in 0..FEW {
-        // Who may not write cannot have changed it either: then it is as cached as before.
-        let _ = fs::OpenOptions::new().write(true).open(program);
-        let one = time(&[()], |()| spawn(&path))?;
-        sum.total += one.total;
-        sum.calls += one.calls;
-        sum.refused += one.refused;
-    }
-    Ok(sum)
+    // Who may not write cannot have changed it either: then it is as cached as before.
+    let _ = fs::OpenOptions::new().write(true).open(program);
+    exec(program)
 }
 
 fn spawn(path: &CString) -> i64 {

@@ -6,17 +6,14 @@ use serde_json::json;
 
 use super::{nanoseconds, ops::OPS, states::ground_at};
 
-/// How many batches are timed; the median of them counts, which a timer tick in one does not move.
-const BATCHES: usize = 7;
-
 /// Runs every operation and prints what each costs.
 pub(crate) fn run(state: &str, round: u32, tcp: u16, udp: u16) -> ExitCode {
     let ground = ground_at(tcp, udp);
     for op in OPS {
-        let mut costs = Vec::with_capacity(BATCHES);
+        let mut costs = Vec::with_capacity(op.batches);
         let (mut calls, mut refused) = (0, 0);
         // The first batch warms caches up.
-        for batch in 0..=BATCHES {
+        for batch in 0..=op.batches {
             match (op.batch)(&ground, op.depth) {
                 Ok(timed) if batch > 0 && timed.calls > 0 => {
                     costs.push(nanoseconds(timed.total) / timed.calls as u64);
