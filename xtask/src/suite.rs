@@ -235,18 +235,18 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
 }
 
 /// Cuts a stream into lines.
-struct Lines<F> {
+pub(crate) struct Lines<F> {
     rest: Vec<u8>,
     each: F,
 }
 
 impl<F: FnMut(&str)> Lines<F> {
-    fn new(each: F) -> Self {
+    pub(crate) fn new(each: F) -> Self {
         Self { rest: Vec::new(), each }
     }
 
     /// What came without a newline is a line as well.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.rest.is_empty() {
             (self.each)(&String::from_utf8_lossy(&self.rest));
             self.rest.clear();
