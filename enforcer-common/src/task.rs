@@ -81,6 +81,6 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 40);
+const _: () = assert!(size_of::<Label>() == 44);
 const _: () = assert!(size_of::<CgroupLabel>() == 8);
 const _: () = assert!(size_of::<Enrolment>() == 32);

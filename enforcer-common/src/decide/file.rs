@@ -78,6 +78,8 @@ pub struct Findings {
     delete: Finding,
     write: Finding,
     read: Finding,
+    /// The rule by which it is Enforcer's own.
+    own: RuleId,
 }
 
 /// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
@@ -89,7 +91,7 @@ impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -108,17 +110,16 @@ impl Findings {
         self.open = 0;
     }
 
-    /// Refuses changes to what is Enforcer's own.
+    /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
     #[inline(always)]
-    fn refuse_changes(&mut self, rule: RuleId) {
-        let finding = Finding::new(Reason::OwnFile, rule);
-        if self.open & action::DELETE != 0 {
-            self.delete = finding;
+    fn never(&self, act: Act) -> Option<(ReasonCode, RuleId)> {
+        if self.own.0 != 0 {
+            return Some((Reason::OwnFile.into(), self.own));
         }
-        if self.open & action::WRITE != 0 {
-            self.write = finding;
-        }
-        self.open &= !(action::WRITE | action::DELETE);
+        let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
+        let write = act.actions & action::WRITE != 0 && unnamed(self.write);
+        let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
+        if act.by_name && (write || delete) { Some((Reason::KernelInterface.into(), RuleId::NONE)) } else { None }
     }
 }
 
@@ -126,6 +127,10 @@ impl Findings {
 struct Survey<'a, R> {
     rules: &'a R,
     skill: SkillId,
+    actions: u32,
+    /// Whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is Enforcer's own.
+    /// No allowance can, as none lies below what is Enforcer's own.
+    thorough: bool,
     found: &'a mut Findings,
 }
 
@@ -137,12 +142,15 @@ impl<R: Rules> Step for Survey<'_, R> {
         found.open &= ACTIONS;
         let Some(rule) = self.rules.object(self.skill, object) else { return false };
         let own = rule.own.rule();
-        if own.0 != 0 && (!rule.own.is_way() || (itself && found.open & action::DELETE != 0)) {
-            found.refuse_changes(own);
+        let moved = itself && self.actions & action::DELETE != 0;
+        let changed = self.actions & (action::WRITE | action::DELETE) != 0;
+        if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
+            found.own = own;
+            return true;
         }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
-            return true;
+            return !self.thorough;
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {
@@ -156,17 +164,19 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
-        found.open == 0
+        found.open == 0 && !self.thorough
     }
 }
 
-/// Walks up once and finds the nearest rule for each of `wanted`.
+/// Walks up once and finds the nearest rule for each action of `act`. `itself` is [`ITSELF`] where the walk begins at the object
+/// that the act is done to, else 0.
 #[inline(always)]
 fn survey<R: Rules, A: Ancestry>(
     rules: &R,
     skill: SkillId,
     conf: &SkillConf,
     act: Act,
+    itself: u32,
     ancestry: &mut A,
     found: &mut Findings,
 ) {
@@ -183,26 +193,32 @@ fn survey<R: Rules, A: Ancestry>(
     found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
-    // Where everything is allowed and nothing protected there is nothing to look for.
-    let mut open = act.actions;
+    found.own = RuleId::NONE;
+    // Where everything is allowed and nothing protected there is nothing to look for, but what is Enforcer's own.
+    let mut settled = 0;
     if !has(skill_flag::PROTECTS) {
-        open &= !action::READ;
-        if !has(skill_flag::GUARDS) && !act.by_name {
-            if has(skill_flag::DELETE_ANY) {
-                open &= !action::DELETE;
-            }
-            if has(skill_flag::WRITE_ANY) {
-                open &= !action::WRITE;
-            }
+        settled |= action::READ;
+        if has(skill_flag::DELETE_ANY) && !act.by_name {
+            settled |= action::DELETE;
+        }
+        if has(skill_flag::WRITE_ANY) && !act.by_name {
+            settled |= action::WRITE;
         }
     }
-    if open != 0 {
-        found.open = open | ITSELF;
-        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
+    let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
+    found.open = act.actions & (!settled | guarded);
+    if found.open != 0 {
+        let thorough = has(skill_flag::AUDIT) && has(skill_flag::GUARDS);
+        found.open |= itself;
+        let end = ancestry.climb(&mut Survey { rules, skill, actions: act.actions, thorough, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
-            Climb::TooDeep => found.refuse(Reason::TooDeep, RuleId::NONE),
+            Climb::TooDeep => {
+                // Nothing of Enforcer's own lies that deep, and nobody could put it there.
+                found.open &= !guarded;
+                found.refuse(Reason::TooDeep, RuleId::NONE);
+            }
         }
     }
 }
@@ -218,7 +234,10 @@ pub fn object<R: Rules, A: Ancestry>(
 ) -> (Decision, Kind) {
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
-    survey(rules, skill, &conf, act, ancestry, found);
+    survey(rules, skill, &conf, act, ITSELF, ancestry, found);
+    if let Some((reason, rule)) = found.never(act) {
+        return (refusal(&conf, reason, rule), kind);
+    }
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
         decision = settle(&conf, action::READ, found.read.ruling());
@@ -268,19 +287,25 @@ pub fn link<R: Rules, A: Ancestry>(
     found: &mut Findings,
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    survey(rules, skill, &conf, Act::MOVE, target, found);
+    survey(rules, skill, &conf, Act::MOVE, 0, target, found);
+    if let Some((reason, rule)) = found.never(Act::MOVE) {
+        return refusal(&conf, reason, rule);
+    }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
     let decision = settle(&conf, action::WRITE, written);
-    if !decision.allows() {
+    if decision.refuses() {
         return decision;
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
-    survey(rules, skill, &conf, all, source, found);
+    survey(rules, skill, &conf, all, 0, source, found);
+    if let Some((reason, rule)) = found.never(all) {
+        return refusal(&conf, reason, rule);
+    }
+    if !decision.allows() {
+        return decision;
+    }
     if !found.read.allows() {
         return refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule);
-    }
-    if found.write.reason == Reason::OwnFile as u32 {
-        return refusal(&conf, Reason::OwnFile.into(), found.write.rule);
     }
     if !found.write.allows() || (deletable && !found.delete.allows()) {
         return refusal(&conf, Reason::LinkGains.into(), RuleId::NONE);

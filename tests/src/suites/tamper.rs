@@ -142,14 +142,14 @@ fn handed(scene: &Scene, name: &str, offer: &[&str], reason: &str) -> anyhow::Re
         let mark = scene.mark();
         let taken = std::thread::scope(|scope| {
             let words = [&[offer[0], &socket], &offer[1..]].concat();
-            let given = scope.spawn(move || giver.act(&words));
+            let offered = scope.spawn(move || giver.act(&words));
             ensure!(eventually(EVENT_LIMIT, || Path::new(&socket).exists()), "nothing is offered");
             let receiver = match skill {
                 Some(skill) => scene.worker(skill)?,
                 None => scene.outsider()?,
             };
             let taken = receiver.act(&["receive", &socket]);
-            given.join().map_err(|_| anyhow::anyhow!("the giver panicked"))??.done()?;
+            offered.join().map_err(|_| anyhow::anyhow!("the giver panicked"))??.done()?;
             taken
         })?;
         ensure!(taken.status == status, "{name}: {taken:?}");
