@@ -145,16 +145,16 @@ mod tests {
         }
         assert!(Device { block: true, number: 0 }.is_raw(none));
         assert!(character(1, 3).is_bottomless() && character(5, 0).is_bottomless());
-        assert!(!character(5, 1).is_bottomless() && !Device { block: true, number: 1 << 20 | 3 }.is_bottomless());
+        assert!(!character(5, 1).is_bottomless() && !Device { block: true, number: 0x10_0003 }.is_bottomless());
         assert!(character(240, 3).is_raw(|major| major == 240));
     }
 
     #[test]
     fn the_number_of_mknod_is_decoded() {
-        // makedev(259, 300) of the C library.
-        let dev = (300 & 0xff) | (259 & 0xfff) << 8 | (300 & !0xff) << 12;
-        assert_eq!(Device::number_of_mknod(dev), 259 << 20 | 300);
-        assert_eq!(Device::number_of_mknod(8 << 8 | 1), 8 << 20 | 1);
+        // `makedev(0x103, 0x12c)` of the C library: the low byte of the minor, the major, the rest of the minor.
+        let dev = 0x2c | 0x103 << 8 | 0x100 << 12;
+        assert_eq!(Device::number_of_mknod(dev), 0x103 << 20 | 0x12c);
+        assert_eq!(Device::number_of_mknod(0x801), 8 << 20 | 1);
     }
 
     #[test]
