@@ -64,6 +64,10 @@ wire_enum! {
         Enter = 12 => "enter",
         /// Enforcement, the kernel, or the machine below it was to be reached.
         Tamper = 20 => "tamper",
+        /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
+        CgroupMade = 21 => "cgroup made",
+        /// A cgroup was removed that was named. For the daemon alone.
+        CgroupGone = 22 => "cgroup gone",
     }
 }
 

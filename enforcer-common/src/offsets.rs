@@ -129,6 +129,14 @@ offsets! {
     cgroup_kn: "cgroup"."kn",
     /// The subsystem state that every cgroup begins with.
     cgroup_self: "cgroup"."self",
+    /// The hierarchy that a cgroup is in.
+    cgroup_root: "cgroup"."root",
+    /// The number of a hierarchy; 0 is version 2's.
+    cgroup_root_hierarchy_id: "cgroup_root"."hierarchy_id",
+    /// The cgroups that a task is in, one of each hierarchy.
+    task_cgroups: "task_struct"."cgroups",
+    /// The cgroup of version 2 among them.
+    css_set_dfl_cgrp: "css_set"."dfl_cgrp",
     /// The state of the parent cgroup.
     css_parent: "cgroup_subsys_state"."parent",
     /// The id of the node, which is the cgroup's.
@@ -141,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_list_of_another_length_is_refused() {
-        let mut list = [0u32; 64];
+        let mut list = [0u32; 128];
         for (i, v) in list.iter_mut().enumerate() {
             *v = i as u32;
         }
@@ -152,7 +160,7 @@ mod tests {
 
     #[test]
     fn bytes_keep_the_order() {
-        let list = [7u32; 64];
+        let list = [7u32; 128];
         let offsets = Offsets::from_list(&list[..FIELDS.len()]).expect("one offset per field");
         assert_eq!(offsets.to_bytes().len(), 4 * FIELDS.len());
         assert!(offsets.to_bytes().chunks_exact(4).all(|c| c == 7u32.to_ne_bytes()));
