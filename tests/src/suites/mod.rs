@@ -5,6 +5,7 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod digest;
 mod entry;
 mod exec;
 mod files;
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,
+    digest::SUITE,
     connect::SUITE,
     subjects::SUITE,
     modes::SUITE,
