@@ -90,7 +90,7 @@ fn overwrite(how: &str, path: &str, from: &str, content: &[u8]) -> Act {
 }
 
 fn errno(error: std::io::Error) -> Failure {
-    error.raw_os_error().map_or_else(|| Failure::broken(&error), Failure::Errno)
+    error.raw_os_error().map_or_else(|| Failure::broken(error), Failure::Errno)
 }
 
 /// A shared mapping of a whole file.
