@@ -62,6 +62,10 @@ wire_enum! {
         Move = 11 => "move",
         /// A process entered a skill.
         Enter = 12 => "enter",
+        /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
+        CgroupMade = 21 => "cgroup made",
+        /// A cgroup was removed that was named. For the daemon alone.
+        CgroupGone = 22 => "cgroup gone",
     }
 }
 

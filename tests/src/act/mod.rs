@@ -7,6 +7,7 @@ mod content;
 mod exec;
 mod file;
 mod net;
+mod odd;
 mod passing;
 mod process;
 mod sys;
@@ -65,6 +66,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         passing::perform,
         uring::perform,
         content::perform,
+        odd::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

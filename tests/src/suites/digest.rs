@@ -42,7 +42,7 @@ const OVERLAY: &str = "overlay";
 /// Files that lie in the lower layer before the overlay is mounted.
 const LOWER: [&str; 6] = ["equal", "once", "through-write", "through-mapping", "beneath", "held"];
 /// As long as any of the programs, so that one can take another's place without a change of length.
-const LENGTH: usize = 256 << 10;
+const LENGTH: usize = 112 << 10;
 /// Every way to write that `overwrite` knows; `punch` leaves zeroes.
 const WAYS: [&str; 13] = [
     "write",

@@ -9,6 +9,7 @@ mod digest;
 mod entry;
 mod exec;
 mod files;
+mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
@@ -48,6 +49,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
