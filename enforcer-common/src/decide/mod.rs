@@ -9,7 +9,7 @@ mod file;
 mod net;
 mod tamper;
 
-pub use exec::{enter, exec};
+pub use exec::{enter, exec, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};
