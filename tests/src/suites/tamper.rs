@@ -57,7 +57,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
 fn never(scene: &Scene, kind: &str, reason: &str, act: &[&str], outside: &[i32]) -> anyhow::Result<()> {
     for skill in [SKILL, WATCHED] {
         refused(scene, skill, kind, reason, act)?;
-        // Nor in a user namespace, where it has every capability.
+        // Nor from another thread.
         refused(scene, skill, kind, reason, &[&["thread"], act].concat())?;
     }
     let outcome = scene.outside(act)?;
