@@ -62,6 +62,8 @@ wire_enum! {
         Move = 11 => "move",
         /// A process entered a skill.
         Enter = 12 => "enter",
+        /// Memory was to become executable, from a file or without one.
+        Map = 13 => "map",
     }
 }
 
@@ -122,6 +124,22 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// Neither where the file lies nor its content is in `allow_libraries`, and its content is no allowed binary's.
+        LibraryNotListed = 37 => "library not listed",
+        /// What may be mapped as code may not be written.
+        LibraryReadOnly = 38 => "library directories are read-only",
+        /// No file vouches for what the memory holds.
+        MemoryExecutable = 39 => "memory may not become executable",
+        /// The mapping of a file can be, or was, written by the process.
+        MappingWritten = 40 => "a written mapping may not become executable",
+        /// The acting program is none of `parents`, and neither is one that it descends from.
+        ParentNotListed = 41 => "parent not listed",
+        /// Somebody may write what was to be measured.
+        ContentOpen = 42 => "content is open for writing",
+        /// The file was measured and mapped as code.
+        ContentInUse = 43 => "content is in use as code",
+        /// Code could be written past every mapping.
+        MemoryWritten = 44 => "process memory may not be written",
     }
 }
 

@@ -47,6 +47,18 @@ offsets! {
     file_f_path: "file"."f_path",
     /// How a file was opened: `FMODE_*`.
     file_f_mode: "file"."f_mode",
+    /// The inode of an open file.
+    file_f_inode: "file"."f_inode",
+    /// How many have a file open for writing; negative while it is executed.
+    inode_i_writecount: "inode"."i_writecount",
+    /// The file behind a mapping; null for anonymous memory.
+    vma_vm_file: "vm_area_struct"."vm_file",
+    /// What may be done with a mapping: `VM_*`.
+    vma_vm_flags: "vm_area_struct"."vm_flags",
+    /// The mapping's own pages; null until one was written.
+    vma_anon_vma: "vm_area_struct"."anon_vma",
+    /// How the kernel behaves towards the task: `READ_IMPLIES_EXEC`.
+    task_personality: "task_struct"."personality",
     /// The dentry of a path.
     path_dentry: "path"."dentry",
     /// The parent; a root is its own.
@@ -127,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_list_of_another_length_is_refused() {
-        let mut list = [0u32; 64];
+        let mut list = [0u32; 256];
         for (i, v) in list.iter_mut().enumerate() {
             *v = i as u32;
         }
@@ -138,7 +150,7 @@ mod tests {
 
     #[test]
     fn bytes_keep_the_order() {
-        let list = [7u32; 64];
+        let list = [7u32; 256];
         let offsets = Offsets::from_list(&list[..FIELDS.len()]).expect("one offset per field");
         assert_eq!(offsets.to_bytes().len(), 4 * FIELDS.len());
         assert!(offsets.to_bytes().chunks_exact(4).all(|c| c == 7u32.to_ne_bytes()));

@@ -3,17 +3,21 @@
 //! `bprm_check_security` runs once for the file that is executed and again for every interpreter that it names, before
 //! anything of the old program is given up; each pass must be allowed.
 
-use aya_ebpf::{helpers::generated::bpf_ima_file_hash, macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    helpers::generated::bpf_ima_file_hash,
+    macros::{btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext},
+};
 use enforcer_common::{
     decide::{self, Decision},
     event::{Kind, Reason, Verdict},
     ids::{Digest, RuleId, SkillId},
-    task::{Label, Origin},
+    rules::binary_flag,
+    task::{Origin, stage},
 };
 
 use crate::{
     kernel::{Binprm, File, Task},
-    maps::TASKS,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -25,8 +29,11 @@ const HASH_ALGO_SHA256: i64 = 4;
 /// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass.
 #[lsm(hook = "bprm_creds_for_exec")]
 pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
-    if subject::current().is_some() {
-        set_pending(SkillId(0));
+    if subject::current().is_some()
+        && let Some(label) = subject::own_label()
+    {
+        label.pending = SkillId(0);
+        label.stage &= !stage::TO_LOADER;
     }
     verdict::pass()
 }
@@ -35,6 +42,8 @@ pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
+    // No room to note in what is executed is no permission.
+    let Some(label) = subject::own_label() else { return verdict::refuse() };
     let file = Binprm::new(ctx.arg(0)).file();
     let digest = measure(file);
     let rules = InForce::now();
@@ -44,9 +53,16 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     {
         match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
             Ok(None) => {}
-            Ok(Some(target)) => set_pending(target),
+            Ok(Some(target)) => label.pending = target,
             Err(refusal) => decision = refusal,
         }
+    }
+    label.program = file.inode().id();
+    label.stage &= !stage::TO_LOADER;
+    if let Some(digest) = &digest
+        && decide::has_flag(&rules, skill, digest, binary_flag::LOADER)
+    {
+        label.stage |= stage::TO_LOADER;
     }
     report::decision(
         Kind::Exec,
@@ -62,14 +78,13 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
 /// its skill.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
-    let task = Task::current().key();
-    let Some(label) = TASKS.get_ptr_mut(task) else { return verdict::pass() };
-    // SAFETY: the label is the current task's own; nobody else writes it while the task is in exec.
-    let target = unsafe { (*label).pending };
+    let Some(label) = subject::own_label() else { return verdict::pass() };
+    label.stage = stage::EXECUTING | (label.stage & stage::TO_LOADER);
+    let target = label.pending;
     if target.0 != 0 {
-        let entered = Label::new(target, Origin::Entrypoint);
-        // SAFETY: as above.
-        unsafe { *label = entered };
+        label.skill = target;
+        label.origin = Origin::Entrypoint as u32;
+        label.pending = SkillId(0);
         let generation = InForce::now().generation;
         let decision =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
@@ -78,19 +93,19 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
     verdict::pass()
 }
 
-/// Notes the skill that the exec under way leads to.
-#[inline(always)]
-fn set_pending(skill: SkillId) {
-    if let Some(label) = TASKS.get_ptr_mut(Task::current().key()) {
-        // SAFETY: the label is the current task's own.
-        unsafe { (*label).pending = skill };
+/// `sched_process_exec(p, old_pid, bprm)`: the program is mapped; what is mapped from now on, the process itself maps.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
+    if let Some(label) = subject::own_label() {
+        label.stage = if label.stage & stage::TO_LOADER != 0 { stage::LOADER } else { 0 };
     }
+    0
 }
 
 /// The SHA-256 of the file's content, read by the kernel now. `None` when the kernel has no IMA, its default algorithm is
 /// another, or the file cannot be read.
 #[inline(always)]
-fn measure(file: File) -> Option<Digest> {
+pub fn measure(file: File) -> Option<Digest> {
     let mut digest = [0u8; 32];
     // SAFETY: the helper writes at most 32 bytes into `digest` and takes a file that the exec holds.
     let algorithm = unsafe { bpf_ima_file_hash(file.as_ptr().cast(), digest.as_mut_ptr().cast(), 32) };

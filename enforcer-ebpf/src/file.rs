@@ -7,6 +7,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Act},
+    event::{Kind, Reason},
     ids::SkillId,
     rules::action,
 };
@@ -14,6 +15,7 @@ use enforcer_common::{
 use crate::{
     ascent::Ascent,
     kernel::{Dentry, File, Iattr, Inode, Task},
+    mapping::is_in_use,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -22,7 +24,7 @@ use crate::{
 
 /// `FMODE_READ` and `FMODE_WRITE` of `include/linux/fs.h`.
 const FMODE_READ: u32 = 1;
-const FMODE_WRITE: u32 = 2;
+pub const FMODE_WRITE: u32 = 2;
 
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
@@ -98,7 +100,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings);
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
-    report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
+    report::decision(Kind::Write, skill, rules.generation, &decision, &object);
     verdict::of(decision.refuses())
 }
 
@@ -107,7 +109,25 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 pub fn file_open(ctx: LsmContext) -> i32 {
     let Some(skill) = actor() else { return verdict::pass() };
     let file = File::new(ctx.arg(0));
-    verdict::of(refuses_proc_file(skill, file) || refuses_file(skill, file))
+    verdict::of(refuses_proc_file(skill, file) || refuses_file(skill, file) || refuses_code(skill, file))
+}
+
+/// Whether a file is to be written that was measured and mapped as code.
+#[inline(always)]
+fn refuses_code(skill: SkillId, file: File) -> bool {
+    file.mode() & FMODE_WRITE != 0 && is_code(skill, file.dentry())
+}
+
+/// Refuses to change what was measured and mapped as code; true when it is refused.
+#[inline(always)]
+fn is_code(skill: SkillId, dentry: Dentry) -> bool {
+    if !is_in_use(&dentry.inode().id()) {
+        return false;
+    }
+    let rules = InForce::now();
+    let decision = decide::never(&rules, skill, Reason::ContentInUse);
+    report::decision(Kind::Write, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
+    decision.refuses()
 }
 
 /// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.
@@ -170,7 +190,8 @@ fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
     let inode = dentry.inode();
     let emptied = attributes.size() == Some(0) && inode.size() > 0;
     let act = if emptied { Act::TRUNCATE } else { Act::WRITE };
-    (emptied || !is_bottomless(inode)) && refuses(skill, act, dentry)
+    ((emptied || !is_bottomless(inode)) && refuses(skill, act, dentry))
+        || (attributes.size().is_some() && is_code(skill, dentry))
 }
 
 /// `security_inode_setattr(dentry, attr)`, before 6.3.

@@ -1,4 +1,5 @@
-//! Walls: a governed process reaches no process outside its skill, and no object by a way that rules cannot follow.
+//! Walls: a governed process reaches no process outside its skill, and no object by a way that rules cannot follow. Within a
+//! skill, code is not written past the mappings that were decided on.
 
 use core::ffi::c_void;
 
@@ -10,7 +11,8 @@ use enforcer_common::{
 };
 
 use crate::{
-    kernel::{Dentry, File, SuperBlock, Task},
+    file::FMODE_WRITE,
+    kernel::{Dentry, File, Qstr, SuperBlock, Task},
     maps::TASKS,
     policy::InForce,
     report::{self, Object},
@@ -34,6 +36,15 @@ fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> b
     decision.refuses()
 }
 
+/// Refuses to write into the memory of a process of the skill; true when it is refused.
+#[inline(always)]
+fn refuses_overwriting(skill: SkillId, object: &Object<'_>) -> bool {
+    let rules = InForce::now();
+    let decision = decide::overwrite(&rules, skill);
+    report::decision(Kind::Trace, skill, rules.generation, &decision, object);
+    decision.refuses()
+}
+
 /// `security_task_kill(p, info, sig, cred)`: signals that a process sends; those of the kernel do not come here.
 #[lsm(hook = "task_kill")]
 pub fn task_kill(ctx: LsmContext) -> i32 {
@@ -54,8 +65,15 @@ pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
 #[lsm(hook = "ptrace_access_check")]
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
+    /// `PTRACE_MODE_ATTACH` of `include/linux/ptrace.h`: more than a look.
+    const ATTACH: u32 = 2;
     let target = Task::new(ctx.arg(0));
-    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(target)))
+    let object = Object::Process(target);
+    if is_outside(skill, target) {
+        return verdict::of(refuses(skill, Kind::Trace, Reason::OtherSkill, &object));
+    }
+    let mode: u32 = ctx.arg(1);
+    verdict::of(mode & ATTACH != 0 && refuses_overwriting(skill, &object))
 }
 
 /// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory.
@@ -67,23 +85,34 @@ pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     /// `include/uapi/linux/magic.h`.
     const PROC: u64 = 0x9fa0;
     let dentry = file.dentry();
-    if dentry.superblock().magic() != PROC || !shows_memory(dentry) {
+    if dentry.superblock().magic() != PROC {
         return false;
     }
+    let Some(name) = memory_file(dentry) else { return false };
     let Some(target) = dentry.inode().proc_task() else { return false };
-    is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::File { dentry, digest: None })
+    let object = Object::File { dentry, digest: None };
+    if is_outside(skill, target) {
+        return refuses(skill, Kind::Trace, Reason::OtherSkill, &object);
+    }
+    // A process may look at itself; the kernel does not ask `ptrace_access_check` for that, nor for writing.
+    name == MEM && file.mode() & FMODE_WRITE != 0 && refuses_overwriting(skill, &object)
 }
 
-/// Whether a file of `/proc/PID` shows or holds the process's memory (`fs/proc/base.c`, the callers of `proc_mem_open` and
-/// `mm_access`).
+/// The first bytes of a file's name.
+type Name = [u8; 8];
+
+/// The file that writes as well, whatever the mappings' protection.
+const MEM: Name = *b"mem\0\0\0\0\0";
+
+/// The name of a file of `/proc/PID` that shows or holds the process's memory (`fs/proc/base.c`, the callers of
+/// `proc_mem_open` and `mm_access`), of others none.
 #[inline(always)]
-fn shows_memory(dentry: Dentry) -> bool {
-    const LEN: usize = 8;
-    const NAMES: [&[u8; LEN]; 10] = [
+fn memory_file(dentry: Dentry) -> Option<Name> {
+    const NAMES: [&Name; 10] = [
+        &MEM,
         b"environ\0",
         b"auxv\0\0\0\0",
         b"maps\0\0\0\0",
-        b"mem\0\0\0\0\0",
         b"smaps\0\0\0",
         b"smaps_r\0",
         b"numa_ma\0",
@@ -91,28 +120,40 @@ fn shows_memory(dentry: Dentry) -> bool {
         b"clear_r\0",
         b"map_fil\0",
     ];
-    let mut name = [0u8; LEN];
-    // SAFETY: the helper writes at most `LEN` bytes, with a NUL at the end.
-    if unsafe { dentry.read_name(name.as_mut_ptr(), LEN as u32) } <= 0 {
-        return false;
+    let mut name: Name = [0; 8];
+    // SAFETY: the helper writes at most as many bytes as the name has, with a NUL at the end.
+    if unsafe { dentry.read_name(name.as_mut_ptr(), name.len() as u32) } <= 0 {
+        return None;
     }
-    let name = u64::from_ne_bytes(name);
-    NAMES.iter().any(|known| u64::from_ne_bytes(**known) == name)
+    let known = |known: &&Name| u64::from_ne_bytes(**known) == u64::from_ne_bytes(name);
+    NAMES.iter().any(known).then_some(name)
 }
 
 /// `security_ptrace_traceme(parent)`: a process that asks its parent to trace it. A parent outside every skill is the host's
-/// and may; one of another skill may not.
+/// and may; one of another skill may not, and one of the same only as far as memory may be written.
 #[lsm(hook = "ptrace_traceme")]
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let parent = Task::new(ctx.arg(0));
     // SAFETY: an update replaces the element.
     let governed = unsafe { TASKS.get(parent.key()) }.is_some_and(|label| label.skill.governs());
-    verdict::of(
-        governed
-            && is_outside(skill, parent)
-            && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(parent)),
-    )
+    let object = Object::Process(parent);
+    if !governed {
+        return verdict::pass();
+    }
+    if is_outside(skill, parent) {
+        return verdict::of(refuses(skill, Kind::Trace, Reason::OtherSkill, &object));
+    }
+    verdict::of(refuses_overwriting(skill, &object))
+}
+
+/// `security_inode_init_security_anon(inode, name, context_inode)`: a userfaultfd, by system call or by `/dev/userfaultfd`. It would
+/// fill the pages of an executable mapping of a file on tmpfs with what the program likes
+/// (`mm/userfaultfd.c: vma_can_userfault`).
+#[lsm(hook = "inode_init_security_anon")]
+pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    verdict::of(Qstr::new(ctx.arg(1)).begins_with(b"[userfa") && refuses_overwriting(skill, &Object::None))
 }
 
 /// `security_sb_kern_mount(sb)`: a new filesystem, by `mount` or by `fsconfig`. A stacked one would show what lies below under

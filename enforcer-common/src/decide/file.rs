@@ -5,7 +5,7 @@ use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, 
 use crate::{
     event::{Kind, Reason, ReasonCode},
     ids::{ObjectId, RuleId, SkillId},
-    rules::{SkillConf, action, skill_flag},
+    rules::{LibrarySlot, SkillConf, action, skill_flag},
 };
 
 /// What is done to an object: bits of [`action`], and whether it costs a delete of the budget.
@@ -69,13 +69,15 @@ pub struct Findings {
     delete: Finding,
     write: Finding,
     read: Finding,
+    /// The nearest word of `allow_libraries`; not among the above, because a mapping asks for nothing else.
+    pub(super) library: LibrarySlot,
 }
 
 impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, library: LibrarySlot::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -99,6 +101,8 @@ impl Findings {
 struct Survey<'a, R> {
     rules: &'a R,
     skill: SkillId,
+    /// Whether library directories are read-only.
+    sealed: bool,
     found: &'a mut Findings,
 }
 
@@ -123,6 +127,13 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
+        if self.sealed
+            && found.open & action::WRITE != 0
+            && let Some(library) = rule.library.rule()
+        {
+            found.write = Finding::new(Reason::LibraryReadOnly, library);
+            found.open &= !action::WRITE;
+        }
         found.open == 0
     }
 }
@@ -144,20 +155,21 @@ fn survey<R: Rules, A: Ancestry>(
     found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
-    // Where everything is allowed and nothing protected there is nothing to look for.
+    let sealed = has(skill_flag::LIBRARIES_SEALED);
+    // Where everything is allowed and nothing protected or sealed there is nothing to look for.
     let mut open = wanted;
     if !has(skill_flag::PROTECTS) {
         open &= !action::READ;
         if has(skill_flag::DELETE_ANY) {
             open &= !action::DELETE;
         }
-        if has(skill_flag::WRITE_ANY) {
+        if has(skill_flag::WRITE_ANY) && !sealed {
             open &= !action::WRITE;
         }
     }
     found.open = open;
     if open != 0 {
-        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
+        let end = ancestry.climb(&mut Survey { rules, skill, sealed, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),

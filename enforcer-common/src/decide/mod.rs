@@ -4,11 +4,13 @@
 //! and the way from an object to its filesystem's root are traits: BPF maps and dentries in the kernel, vectors in the
 //! tests. Whatever cannot be found is a denial.
 
+mod code;
 mod exec;
 mod file;
 mod net;
 
-pub use exec::{enter, exec};
+pub use code::{content, library, memory, overwrite};
+pub use exec::{enter, exec, has_flag};
 pub use file::{Act, Finding, Findings, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 

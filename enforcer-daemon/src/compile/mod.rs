@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+mod libraries;
 mod net;
 pub mod ruleset;
 pub mod world;
@@ -11,9 +12,7 @@ use std::{collections::HashMap, path::Path};
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{
-        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
-    },
+    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, binary_flag, skill_flag},
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
@@ -89,10 +88,12 @@ impl Ids {
 /// # Errors
 /// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
-    let mut compiler = Compiler { manifest, world, ids, ruleset: Ruleset::default(), warnings: vec![], errors: vec![] };
+    let (ruleset, libraries) = (Ruleset::default(), libraries::Memory::default());
+    let mut compiler = Compiler { manifest, world, ids, ruleset, libraries, warnings: vec![], errors: vec![] };
     for (name, skill) in &manifest.skills {
         compiler.skill(name, skill);
     }
+    compiler.mark_loaders();
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
@@ -102,6 +103,7 @@ struct Compiler<'a> {
     world: &'a mut dyn World,
     ids: &'a mut Ids,
     ruleset: Ruleset,
+    libraries: libraries::Memory,
     warnings: Vec<Remark>,
     errors: Vec<Remark>,
 }
@@ -171,6 +173,7 @@ impl Compiler<'_> {
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
+        self.libraries(name, id, skill, &at, &mut conf);
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
             self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
@@ -204,13 +207,14 @@ impl Compiler<'_> {
             let (digests, text) = match &entry.binary {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
+                    let binary = self.world.expand(path);
+                    self.remember_loader(Path::new(&binary));
                     (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
                 }
             };
             for digest in digests {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
-                let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
-                self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule });
+                self.binary_rule(skill, &digest, rule, binary_flag::PROGRAM);
             }
         }
     }

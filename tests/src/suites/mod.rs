@@ -8,8 +8,10 @@ mod delete;
 mod entry;
 mod exec;
 mod files;
+mod jit;
 mod kernel;
 mod lifecycle;
+mod mapping;
 mod modes;
 mod places;
 mod resolve;
@@ -32,6 +34,8 @@ pub(crate) const ALL: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    mapping::SUITE,
+    jit::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
