@@ -24,7 +24,7 @@ use enforcer_common::{
 
 use crate::{
     ascent::Ascent,
-    exec::measure,
+    digest,
     file::FMODE_WRITE,
     kernel::{File, Task, Vma, is_zero},
     maps::IN_USE,
@@ -85,8 +85,9 @@ fn place(rules: &InForce, skill: SkillId, label: &mut Label, file: File, prot: u
     const MAP_TYPE: u64 = 0xf;
     const MAP_PRIVATE: u64 = 2;
     let dentry = file.dentry();
+    let executing = label.stage & stage::EXECUTING != 0 && dentry.inode().id() == label.program;
     // Memory that only looks like a file: memfds, SysV and anonymous shared memory.
-    if dentry.superblock().is_internal() {
+    if dentry.superblock().is_internal() && !executing {
         return Some(decide::memory(rules, skill, Reason::MemoryExecutable));
     }
     let shared = flags & MAP_TYPE != MAP_PRIVATE;
@@ -97,7 +98,7 @@ fn place(rules: &InForce, skill: SkillId, label: &mut Label, file: File, prot: u
         }
     }
     // The exec has decided on this one.
-    if label.stage & stage::EXECUTING != 0 && dentry.inode().id() == label.program {
+    if executing {
         return None;
     }
     if label.stage & stage::LOADER == 0
@@ -133,12 +134,12 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     }
     let as_program = before & stage::LOADER != 0;
     let rules = InForce::now();
-    let mut digest = measure(file);
+    let mut digest = digest::now(file);
     let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program);
     if decision.allows() {
         if hold(label, file) {
             // Measured again now that nobody governed can write it.
-            digest = measure(file);
+            digest = digest::now(file);
             decision = decide::content(&rules, skill, digest.as_ref(), as_program);
         } else {
             decision = decide::never(&rules, skill, Reason::ContentOpen);
@@ -164,7 +165,7 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn hold(label: &mut Label, file: File) -> bool {
     let inode = file.inode();
-    if inode.writers() > 0 {
+    if inode.has_writers() {
         return false;
     }
     if IN_USE.insert(inode.id(), 1, u64::from(BPF_ANY)).is_err() {
@@ -175,7 +176,7 @@ fn hold(label: &mut Label, file: File) -> bool {
     unsafe {
         asm!("lock *(u32 *)({word} + 0) += {none}", word = in(reg) &raw mut label.stage, none = in(reg) 0u64);
     }
-    inode.writers() <= 0
+    !inode.has_writers()
 }
 
 /// Whether a file was measured and mapped as code.

@@ -76,10 +76,10 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     verdict::of(mode & ATTACH != 0 && refuses_overwriting(skill, &object))
 }
 
-/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory.
+/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory and its open files.
 ///
 /// The kernel asks `ptrace_access_check` for these files, but since 6.13 not of a process with `CAP_PERFMON` that only
-/// reads (`kernel/fork.c: may_access_mm`).
+/// reads (`kernel/fork.c: may_access_mm`); and it asks for the entries of `fd` and not for the list.
 #[inline(always)]
 pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     /// `include/uapi/linux/magic.h`.
@@ -88,7 +88,7 @@ pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     if dentry.superblock().magic() != PROC {
         return false;
     }
-    let Some(name) = memory_file(dentry) else { return false };
+    let Some(name) = inside_file(dentry) else { return false };
     let Some(target) = dentry.inode().proc_task() else { return false };
     let object = Object::File { dentry, digest: None };
     if is_outside(skill, target) {
@@ -105,10 +105,10 @@ type Name = [u8; 8];
 const MEM: Name = *b"mem\0\0\0\0\0";
 
 /// The name of a file of `/proc/PID` that shows or holds the process's memory (`fs/proc/base.c`, the callers of
-/// `proc_mem_open` and `mm_access`), of others none.
+/// `proc_mem_open` and `mm_access`), or lists its open files; of others none.
 #[inline(always)]
-fn memory_file(dentry: Dentry) -> Option<Name> {
-    const NAMES: [&Name; 10] = [
+fn inside_file(dentry: Dentry) -> Option<Name> {
+    const NAMES: [&Name; 12] = [
         &MEM,
         b"environ\0",
         b"auxv\0\0\0\0",
@@ -119,6 +119,8 @@ fn memory_file(dentry: Dentry) -> Option<Name> {
         b"pagemap\0",
         b"clear_r\0",
         b"map_fil\0",
+        b"fd\0\0\0\0\0\0",
+        b"fdinfo\0\0",
     ];
     let mut name: Name = [0; 8];
     // SAFETY: the helper writes at most as many bytes as the name has, with a NUL at the end.

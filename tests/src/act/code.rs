@@ -192,21 +192,23 @@ fn readable_is_executable() -> Act {
     grown_heap().and_then(write_and_run)
 }
 
-/// A function that is changed while it is in use.
+/// A function of this program.
 #[inline(never)]
 extern "C" fn victim() -> i32 {
     std::hint::black_box(7)
 }
 
-/// Writes [`CODE`] over a function of this program, which no mapping allows.
+/// Writes a page through `/proc/self/mem`. Opening the file is what is decided: through it the kernel writes whatever the
+/// mapping's protection, unless it was built not to (`CONFIG_PROC_MEM_NO_FORCE` and its kin, since 6.12).
 fn write_own_memory() -> Act {
     let memory = file::open("/proc/self/mem", libc::O_RDWR)?;
-    let at = victim as extern "C" fn() -> i32 as usize;
-    let at = libc::off_t::try_from(at).map_err(Failure::broken)?;
-    // SAFETY: the buffer lives through the call; `victim` is not running.
+    let page = prepared(map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1))?;
+    let at = libc::off_t::try_from(page as usize).map_err(Failure::broken)?;
+    // SAFETY: the buffer lives through the call.
     check(unsafe { libc::pwrite(memory, CODE.as_ptr().cast(), CODE.len(), at) } as i64)?;
-    // Also where the kernel keeps the two apart, the page is this process's own copy now.
-    run(victim as extern "C" fn() -> i32 as *mut u8)
+    // SAFETY: the page is ours and readable.
+    let found = unsafe { std::slice::from_raw_parts(page, CODE.len()) };
+    if found == CODE { Ok(()) } else { Err(Failure::broken("the memory is as it was")) }
 }
 
 /// A child that waits to be ended.

@@ -4,9 +4,11 @@
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
 mod code;
+mod content;
 mod exec;
 mod file;
 mod net;
+mod odd;
 mod passing;
 mod process;
 mod sys;
@@ -66,6 +68,8 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         process::perform,
         passing::perform,
         uring::perform,
+        content::perform,
+        odd::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

@@ -5,9 +5,11 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod digest;
 mod entry;
 mod exec;
 mod files;
+mod full;
 mod jit;
 mod kernel;
 mod lifecycle;
@@ -39,6 +41,7 @@ const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,
+    digest::SUITE,
     connect::SUITE,
     subjects::SUITE,
     modes::SUITE,
@@ -48,6 +51,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    full::SUITE,
     mapping::SUITE,
     jit::SUITE,
     lifecycle::SUITE,
