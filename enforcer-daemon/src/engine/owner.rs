@@ -156,6 +156,7 @@ impl Owner {
     fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
         let mut host =
             Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
+        host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         for (cgroup, skill) in &self.attached {
             // A skill that is gone denies all, which is what its processes get; a cgroup that is gone has none.

@@ -11,6 +11,7 @@ mod files;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod pin;
 mod places;
 mod resolve;
 mod runtime;
@@ -46,6 +47,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    pin::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
