@@ -3,9 +3,11 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod content;
 mod exec;
 mod file;
 mod net;
+mod odd;
 mod passing;
 mod process;
 mod sys;
@@ -55,8 +57,18 @@ pub(crate) fn status(words: &[&str]) -> u8 {
 pub(crate) fn perform(words: &[&str]) -> Act {
     let Some((name, rest)) = words.split_first() else { return Err(Failure::broken("no act")) };
     // The families know their own names; the first that does takes it.
-    [way::perform, file::perform, net::perform, exec::perform, process::perform, passing::perform, uring::perform]
-        .iter()
-        .find_map(|family| family(name, rest))
-        .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
+    [
+        way::perform,
+        file::perform,
+        net::perform,
+        exec::perform,
+        process::perform,
+        passing::perform,
+        uring::perform,
+        content::perform,
+        odd::perform,
+    ]
+    .iter()
+    .find_map(|family| family(name, rest))
+    .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
 }
