@@ -95,8 +95,8 @@ pub struct SkillConf {
     pub budget_rule: RuleId,
     /// How many deletes the budget allows within its window; at most [`BUDGET_LIMIT`].
     pub budget: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// The rule behind [`skill_flag::LISTEN_ANY`].
+    pub listen_any: RuleId,
     /// The window of the budget, in nanoseconds, as two halves: the low one first.
     pub budget_window: [u32; 2],
 }
@@ -151,6 +151,8 @@ pub mod skill_flag {
     pub const WRITE_ANY: u32 = 1 << 5;
     /// The skill has `protect` rules, so that reading is looked at, too.
     pub const PROTECTS: u32 = 1 << 6;
+    /// `listen: ["*"]`.
+    pub const LISTEN_ANY: u32 = 1 << 13;
 }
 
 /// Bits for the kinds of action, as `require_2fa` lists them.
@@ -226,8 +228,8 @@ pub struct ObjectRule {
     pub allow_write: RuleId,
     /// The `protect` rule, or [`RuleId::NONE`].
     pub protect: RuleId,
-    /// Not used.
-    pub reserved: u32,
+    /// The `unix:` rule of `network_scope`, or [`RuleId::NONE`].
+    pub connect: RuleId,
 }
 
 /// How many words of 64 bits `OBJECT_FILTER` has; a power of two.

@@ -27,6 +27,11 @@ fn load(offset: &'static u32) -> usize {
     unsafe { ptr::read_volatile(offset) as usize }
 }
 
+// Behind the macro that it uses.
+mod sock;
+
+pub use sock::NetlinkHeader;
+
 /// Declares a pointer to a kernel structure.
 macro_rules! kernel_pointer {
     ($($(#[$meta:meta])* $name:ident,)+) => { $(
@@ -73,6 +78,12 @@ kernel_pointer! {
     Task,
     /// `struct socket`.
     Socket,
+    /// `struct sock`.
+    Sock,
+    /// `struct unix_sock`.
+    UnixSock,
+    /// `struct sk_buff`.
+    Skb,
     /// `struct cgroup`.
     Cgroup,
     /// `struct iattr`.
@@ -310,6 +321,13 @@ impl Task {
         unsafe { field(self.0, offset!(task_tgid)) }
     }
 
+    /// The thread id in the initial pid namespace.
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        // SAFETY: `task_struct.pid` is an int.
+        unsafe { field(self.0, offset!(task_pid)) }
+    }
+
     /// Whether it is traced.
     #[inline(always)]
     pub fn is_traced(self) -> bool {
@@ -347,18 +365,6 @@ impl Task {
         unsafe {
             let mm: *const c_void = field(self.0, offset!(task_mm));
             if mm.is_null() { File(ptr::null()) } else { File(field(mm, offset!(mm_exe_file))) }
-        }
-    }
-}
-
-impl Socket {
-    /// The IP protocol, 0 when the socket has no network half.
-    #[inline(always)]
-    pub fn protocol(self) -> u16 {
-        // SAFETY: `socket.sk` is a pointer to a sock or null, whose `sk_protocol` is a u16.
-        unsafe {
-            let sk: *const c_void = field(self.0, offset!(socket_sk));
-            if sk.is_null() { 0 } else { field(sk, offset!(sock_sk_protocol)) }
         }
     }
 }

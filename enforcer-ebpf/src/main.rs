@@ -27,8 +27,10 @@ mod net;
 mod policy;
 mod report;
 mod resolve;
+mod socket;
 mod subject;
 mod task;
+mod unix;
 mod verdict;
 mod wall;
 

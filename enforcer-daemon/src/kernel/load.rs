@@ -79,6 +79,8 @@ impl Kernel {
         let object = if std::env::var_os(LOG_VARIABLE).is_some() { OBJECT_WITH_LOG } else { OBJECT };
         let ebpf = EbpfLoader::new()
             .btf(Some(&btf))
+            // Socket storage, which only the programs use.
+            .allow_unsupported_maps()
             .override_global(names::OFFSETS, offsets.as_slice(), true)
             .load(object)
             .map_err(|e| LoadError::Object(Box::new(e)))?;

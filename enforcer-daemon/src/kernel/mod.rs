@@ -2,7 +2,7 @@
 //!
 //! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
-//! into a skill.
+//! into a skill, [`sockets`] closes what a process may not have.
 
 pub mod enrol;
 pub mod load;
@@ -10,5 +10,6 @@ pub mod maps;
 pub mod offsets;
 pub mod programs;
 pub mod resolve;
+pub mod sockets;
 
 pub use load::{Kernel, LoadError};

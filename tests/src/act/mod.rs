@@ -8,7 +8,9 @@ mod file;
 mod net;
 mod passing;
 mod process;
+mod socket;
 mod sys;
+mod unix;
 mod uring;
 mod way;
 pub(crate) mod worker;
@@ -55,8 +57,18 @@ pub(crate) fn status(words: &[&str]) -> u8 {
 pub(crate) fn perform(words: &[&str]) -> Act {
     let Some((name, rest)) = words.split_first() else { return Err(Failure::broken("no act")) };
     // The families know their own names; the first that does takes it.
-    [way::perform, file::perform, net::perform, exec::perform, process::perform, passing::perform, uring::perform]
-        .iter()
-        .find_map(|family| family(name, rest))
-        .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
+    [
+        way::perform,
+        file::perform,
+        net::perform,
+        exec::perform,
+        process::perform,
+        passing::perform,
+        uring::perform,
+        socket::perform,
+        unix::perform,
+    ]
+    .iter()
+    .find_map(|family| family(name, rest))
+    .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
 }

@@ -4,22 +4,32 @@ use std::{
     fs::File,
     io::Read as _,
     mem,
+    net::TcpListener,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     ptr,
 };
 
 use super::{
-    Act, Failure, file,
-    sys::{check, prepare},
+    Act, Failure, file, net,
+    sys::{self, check, prepare},
 };
 
 /// The families' entry.
 pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     Some(match (name, words) {
         ("offer", [socket, path]) => offer(socket, path),
+        ("offer-tcp", [socket, address]) => offered(socket, |s| s.connected(address, libc::SOCK_STREAM)),
+        ("offer-udp", [socket, address]) => offered(socket, |s| s.connected(address, libc::SOCK_DGRAM)),
+        ("offer-unix", [socket, name]) => super::unix::connected(name).and_then(|fd| give(socket, &fd)),
+        ("offer-raw", [socket]) => offered(socket, |s| s.made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
+        ("offer-packet", [socket]) => offered(socket, |s| s.made(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
+        ("offer-plain", [socket]) => offered(socket, |s| s.made(libc::AF_INET, libc::SOCK_STREAM, 0)),
+        ("receive-and-send", [socket]) => receive(socket).and_then(|file| net::send(file.as_raw_fd())),
+        ("serve-by-passing", [address]) => serve_by_passing(address),
+        ("receive-alone", [socket]) => receive(socket).map(drop),
         ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
         ("receive-and-read", [socket]) => receive(socket).and_then(|mut file| {
             let mut text = String::new();
@@ -49,9 +59,39 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message
 }
 
+/// Sockets to be given away.
+struct Sockets;
+
+impl Sockets {
+    fn made(&self, family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Failure> {
+        // SAFETY: no pointers; the descriptor is new and nobody else's.
+        unsafe {
+            let fd = prepare("socket", libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol))?;
+            Ok(OwnedFd::from_raw_fd(sys::fd(fd)))
+        }
+    }
+
+    fn connected(&self, address: &str, kind: i32) -> Result<OwnedFd, Failure> {
+        let target = net::Target::parse(address)?;
+        let socket = target.socket(kind)?;
+        // SAFETY: the address lives through the call.
+        prepare("connect", unsafe { libc::connect(socket.as_raw_fd(), target.as_ptr(), target.len()) })?;
+        Ok(socket)
+    }
+}
+
+/// Makes a socket and gives it to the first who connects.
+fn offered(socket: &str, make: impl FnOnce(&Sockets) -> Result<OwnedFd, Failure>) -> Act {
+    give(socket, &make(&Sockets)?)
+}
+
 /// Opens a file for reading and appending and gives it to the first who connects.
 fn offer(socket: &str, path: &str) -> Act {
     let file = File::options().read(true).append(true).open(path).map_err(Failure::broken)?;
+    give(socket, &file.into())
+}
+
+fn give(socket: &str, file: &OwnedFd) -> Act {
     let listener = UnixListener::bind(socket).map_err(Failure::broken)?;
     // Whoever is to come may be kept from coming.
     let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -60,6 +100,10 @@ fn offer(socket: &str, path: &str) -> Act {
         return Err(Failure::broken("nobody came"));
     }
     let (stream, _) = listener.accept().map_err(Failure::broken)?;
+    hand_over(&stream, file)
+}
+
+fn hand_over(stream: &UnixStream, file: &OwnedFd) -> Act {
     let mut byte = *b"x";
     let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = Control([0; 24]);
@@ -78,7 +122,10 @@ fn offer(socket: &str, path: &str) -> Act {
 
 /// Takes what is offered. A descriptor that the kernel keeps back is EPERM: `recvmsg` itself succeeds without it.
 fn receive(socket: &str) -> Result<File, Failure> {
-    let stream = UnixStream::connect(socket).map_err(Failure::broken)?;
+    take(&UnixStream::connect(socket).map_err(Failure::broken)?)
+}
+
+fn take(stream: &UnixStream) -> Result<File, Failure> {
     let mut byte = [0_u8];
     let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = Control([0; 24]);
@@ -93,4 +140,23 @@ fn receive(socket: &str) -> Result<File, Failure> {
         }
         Ok(File::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
     }
+}
+
+/// Takes a connection and hands it to a child over a pair of sockets; the child prints what it is told.
+fn serve_by_passing(address: &str) -> Act {
+    let listener = TcpListener::bind(address).map_err(Failure::broken)?;
+    let (mine, theirs) = UnixStream::pair().map_err(Failure::broken)?;
+    super::way::fork_and_then(
+        || {
+            let mut stream = take(&theirs)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map_err(Failure::broken)?;
+            print!("{text}");
+            Ok(())
+        },
+        || {
+            let (client, _) = listener.accept().map_err(Failure::broken)?;
+            hand_over(&mine, &client.into())
+        },
+    )
 }

@@ -10,11 +10,15 @@ mod exec;
 mod files;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod modes;
 mod places;
 mod resolve;
+mod sockets;
 mod subjects;
+mod unix;
 mod walls;
+mod withdraw;
 
 use crate::harness::runner::Suite;
 
@@ -32,6 +36,10 @@ pub(crate) const ALL: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
