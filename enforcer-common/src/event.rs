@@ -68,6 +68,10 @@ wire_enum! {
         Listen = 17 => "listen",
         /// A socket that was made elsewhere came, or was brought along.
         Receive = 18 => "receive",
+        /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
+        CgroupMade = 21 => "cgroup made",
+        /// A cgroup was removed that was named. For the daemon alone.
+        CgroupGone = 22 => "cgroup gone",
     }
 }
 

@@ -149,6 +149,14 @@ offsets! {
     cgroup_kn: "cgroup"."kn",
     /// The subsystem state that every cgroup begins with.
     cgroup_self: "cgroup"."self",
+    /// The hierarchy that a cgroup is in.
+    cgroup_root: "cgroup"."root",
+    /// The number of a hierarchy; 0 is version 2's.
+    cgroup_root_hierarchy_id: "cgroup_root"."hierarchy_id",
+    /// The cgroups that a task is in, one of each hierarchy.
+    task_cgroups: "task_struct"."cgroups",
+    /// The cgroup of version 2 among them.
+    css_set_dfl_cgrp: "css_set"."dfl_cgrp",
     /// The state of the parent cgroup.
     css_parent: "cgroup_subsys_state"."parent",
     /// The id of the node, which is the cgroup's.

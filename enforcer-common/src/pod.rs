@@ -29,6 +29,7 @@ pod! {
     rules::Versioned<net::AbstractRule>,
     rules::Versioned<net::PortSet>,
     task::CgroupLabel,
+    task::CgroupName,
     task::Enrolment,
     task::Label,
     event::Event,

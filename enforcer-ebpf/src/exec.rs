@@ -22,9 +22,19 @@ use crate::{
 /// `HASH_ALGO_SHA256` of `include/uapi/linux/hash_info.h`.
 const HASH_ALGO_SHA256: i64 = 4;
 
-/// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass.
+/// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass. In a container or a unit, the first exec is where
+/// the skill begins.
 #[lsm(hook = "bprm_creds_for_exec")]
-pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
+pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
+    let file = Binprm::new(ctx.arg(0)).file();
+    if let Some(skill) = subject::entered_by_exec(file) {
+        let entered =
+            Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
+        let room = TASKS.insert(Task::current().key(), Label::new(skill, Origin::Cgroup), 0).is_ok();
+        let decision = if room { entered } else { decide::no_room() };
+        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
+        return verdict::of(!room);
+    }
     if subject::current().is_some() {
         set_pending(SkillId(0));
     }

@@ -358,6 +358,16 @@ impl Task {
         Self(unsafe { field(self.0, offset!(task_real_parent)) })
     }
 
+    /// The cgroup of version 2 that the task is in.
+    #[inline(always)]
+    pub fn cgroup(self) -> Option<Cgroup> {
+        // SAFETY: `task_struct.cgroups` is a pointer to a css_set, whose `dfl_cgrp` is a pointer to a cgroup.
+        unsafe {
+            let set: u64 = probe(self.0, offset!(task_cgroups))?;
+            probe::<u64>(set as *const c_void, offset!(css_set_dfl_cgrp)).map(|cgroup| Cgroup(cgroup as *const c_void))
+        }
+    }
+
     /// The file of the program that the process runs; null for a kernel thread.
     #[inline(always)]
     pub fn exe(self) -> File {
@@ -380,7 +390,18 @@ impl Cgroup {
         }
     }
 
-    /// The cgroup above it, null for the root.
+    /// Whether it is of version 2. Those of other hierarchies have ids of their own, which may be the same.
+    #[inline(always)]
+    pub fn is_unified(self) -> bool {
+        // SAFETY: `cgroup.root` is a pointer to a cgroup_root, whose `hierarchy_id` is an int.
+        let number = unsafe {
+            probe::<u64>(self.0, offset!(cgroup_root))
+                .and_then(|root| probe::<u32>(root as *const c_void, offset!(cgroup_root_hierarchy_id)))
+        };
+        number == Some(0)
+    }
+
+    /// The cgroup above it, `None` for the root.
     #[inline(always)]
     pub fn parent(self) -> Option<Self> {
         // SAFETY: `cgroup.self` is an embedded cgroup_subsys_state, whose `parent` points to the state that is embedded in

@@ -15,7 +15,7 @@ use enforcer_common::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, Enrolment, Label},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Label},
 };
 
 /// A socket storage that an accepted socket inherits; aya-ebpf's own has no such flag, and serves cgroup programs alone.
@@ -57,6 +57,20 @@ pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
 /// Slots are only ever set: a stale one costs a lookup, a missing one would let a process out of its skill.
 #[btf_map]
 pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
+
+/// Like [`CGROUP_FILTER`], of governed cgroups that found no room in [`CGROUPS`]: what is in them is asked by what lies above.
+#[btf_map]
+pub static CGROUP_OVERFLOW: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
+
+/// As large as [`CGROUP_NAMES`]: a path has one cgroup at a time, so there is always room for it.
+#[btf_map]
+pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CGROUP_NAMES: HashMap<CgroupName, SkillId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static LAUNCHERS: HashMap<ObjectId, u32, 16, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static POLICY: Array<PolicyState, 1> = Array::new();

@@ -10,7 +10,7 @@ mod net;
 mod unix;
 
 pub use exec::{enter, exec};
-pub use file::{Act, Finding, Findings, link, object};
+pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use unix::{unix_name, unix_path};
 
@@ -137,6 +137,13 @@ fn refusal(conf: &SkillConf, reason: ReasonCode, rule: RuleId) -> Decision {
 #[inline(always)]
 fn no_policy() -> Decision {
     Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoPolicy as u8), rule: RuleId::NONE, report: true }
+}
+
+/// The verdict on an act for which there is no room to decide in: the task's label found none.
+#[must_use]
+#[inline(always)]
+pub const fn no_room() -> Decision {
+    Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoRoom as u8), rule: RuleId::NONE, report: true }
 }
 
 /// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it.

@@ -101,7 +101,9 @@ pub struct Status {
     pub generation: u32,
     /// The skills.
     pub skills: Vec<SkillStatus>,
-    /// Governed cgroups, descendants included, when the policy was compiled.
+    /// Rules that the last change of the policy wrote: those that it changed.
+    pub written: usize,
+    /// Governed cgroups, descendants included.
     pub cgroups: usize,
     /// Events that found the ring full.
     pub dropped: u64,

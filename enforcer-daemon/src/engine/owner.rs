@@ -1,7 +1,7 @@
 //! The engine's thread: it owns the kernel side, the policy in force, and what was attached by hand.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{Arc, RwLock, mpsc},
@@ -158,24 +158,43 @@ impl Owner {
         Ok(self.put_in_force(&manifest)? != before)
     }
 
+    /// Compiles the manifest and puts it in force. A cgroup that was made while it was compiled may have been given a label by
+    /// the policy before; where cgroups have changed it is looked at once more.
     fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
+        const PASSES: u32 = 8;
+        for _ in 0..PASSES {
+            let before = self.maps.in_force();
+            let (cgroups, names) = (before.cgroups.clone(), before.cgroup_names.clone());
+            self.put_in_force_once(manifest)?;
+            let now = self.maps.in_force();
+            if now.cgroups == cgroups && now.cgroup_names == names {
+                break;
+            }
+        }
+        Ok(self.maps.generation())
+    }
+
+    fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
+        let seen = self.maps.governed_cgroups();
         let mut host =
             Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
-        for (cgroup, skill) in &self.attached {
-            // A skill that is gone denies all, which is what its processes get; a cgroup that is gone has none.
+        // A cgroup that is gone does not come back: one of that name would be another.
+        self.attached.retain(|cgroup, skill| {
             let found = host.cgroups(cgroup).unwrap_or_default();
+            // A skill that is gone denies all, which is what its processes get.
             if let Some(skill) = self.ids.known_skill(skill) {
                 compiled.ruleset.add_cgroups(skill, &found);
             }
-        }
+            !found.is_empty()
+        });
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
         let watched = compiled.ruleset.watched.clone();
         let network_differs = self.maps.in_force().network_differs(&compiled.ruleset);
-        let (new_cgroups, generation) = self.maps.apply(compiled.ruleset)?;
+        let (new_cgroups, _) = self.maps.apply(compiled.ruleset, &seen)?;
         self.warnings = compiled.warnings;
         // Always told, even if nothing changed: the watcher waits for it.
         self.watched.send_replace(watched);
@@ -183,7 +202,7 @@ impl Owner {
         if network_differs {
             self.close_withdrawn();
         }
-        Ok(generation)
+        Ok(())
     }
 
     /// Reports what processes of newly governed cgroups brought along.
@@ -273,7 +292,8 @@ impl Owner {
         }
         let mut next = self.maps.in_force().clone();
         next.add_cgroups(skill, &found);
-        let (new_cgroups, _) = self.maps.apply(next)?;
+        // What the kernel added since the policy was compiled stays.
+        let (new_cgroups, _) = self.maps.apply(next, &HashSet::new())?;
         self.attached.insert(cgroup, name);
         self.inspect_cgroups(&new_cgroups);
         Ok(found.len())
@@ -296,7 +316,8 @@ impl Owner {
             policy: self.file.clone(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
-            cgroups: ruleset.cgroups.len(),
+            written: self.maps.written(),
+            cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
         }

@@ -6,6 +6,7 @@
 mod exec;
 mod file;
 mod net;
+mod odd;
 mod passing;
 mod process;
 mod socket;
@@ -67,6 +68,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         uring::perform,
         socket::perform,
         unix::perform,
+        odd::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

@@ -8,22 +8,37 @@ mod delete;
 mod entry;
 mod exec;
 mod files;
+mod full;
 mod kernel;
 mod lifecycle;
 mod listen;
 mod modes;
 mod places;
 mod resolve;
+mod runtime;
 mod sockets;
 mod subjects;
+mod systemd;
 mod unix;
 mod walls;
 mod withdraw;
 
-use crate::harness::runner::Suite;
+use crate::harness::runner::{Place, Suite};
 
-/// All suites, in the order in which they run.
-pub(crate) const ALL: &[Suite] = &[
+/// The suites of a kind of guest, in the order in which they run.
+pub(crate) fn of(place: Place) -> &'static [Suite] {
+    match place {
+        Place::Plain => PLAIN,
+        Place::Agents => AGENTS,
+        Place::Systemd => SYSTEMD,
+    }
+}
+
+const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+
+const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+
+const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,
@@ -40,6 +55,7 @@ pub(crate) const ALL: &[Suite] = &[
     listen::SUITE,
     sockets::SUITE,
     withdraw::SUITE,
+    full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
