@@ -140,6 +140,12 @@ wire_enum! {
         NetworkChange = 47 => "changing the network is not allowed",
         /// The option would send packets by way of other addresses.
         SourceRoute = 48 => "source routes are not allowed",
+        /// The content of a memory file that can still be written is not held against changes.
+        MemoryFileNotSealed = 30 => "memory file is not sealed",
+        /// Somebody opened the file for writing while it was being opened for execution.
+        ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
+        /// The kernel would not run a file that is open for writing, but does not look below an overlay.
+        OpenForWriting = 32 => "file below the overlay is open for writing",
     }
 }
 
@@ -156,6 +162,16 @@ impl ReasonCode {
     #[must_use]
     pub const fn known(self) -> Option<Reason> {
         Reason::from_raw(self.0)
+    }
+
+    /// No reason.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is no reason.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether it is this reason.

@@ -102,6 +102,13 @@ unsafe fn field<T: Copy>(base: *const c_void, offset: usize) -> T {
     unsafe { *base.byte_add(offset).cast::<T>() }
 }
 
+/// Reads a word that lies at an address, which need not be valid any more.
+#[inline(always)]
+pub fn word_at(address: u64) -> Option<u64> {
+    // SAFETY: reads as `None` what is no address of the kernel's.
+    unsafe { probe(address as *const c_void, 0) }
+}
+
 /// Reads a field through a pointer whose type the verifier does not know.
 ///
 /// # Safety
@@ -139,6 +146,28 @@ impl File {
     pub fn mode(self) -> u32 {
         // SAFETY: `file.f_mode` is an unsigned int.
         unsafe { field(self.0, offset!(file_f_mode)) }
+    }
+
+    /// Whether the file was opened to be executed. User space cannot ask for that by a flag (`fs/open.c: build_open_flags`).
+    #[inline(always)]
+    pub fn is_for_execution(self) -> bool {
+        /// `__FMODE_EXEC` of `include/linux/fs.h`, which lies among the `O_*` flags.
+        const FMODE_EXEC: u32 = 1 << 5;
+        // SAFETY: `file.f_flags` is an unsigned int.
+        unsafe { field::<u32>(self.0, offset!(file_f_flags)) & FMODE_EXEC != 0 }
+    }
+
+    /// The inode. Of an open file alone may its storage be asked on every kernel.
+    #[inline(always)]
+    pub fn inode(self) -> Inode {
+        // SAFETY: `file.f_inode` is a pointer to an inode.
+        Inode(unsafe { field(self.0, offset!(file_f_inode)) })
+    }
+
+    /// The address, for comparison.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
     }
 }
 
@@ -220,6 +249,21 @@ impl SuperBlock {
         !self.is_null() && unsafe { field::<u64>(self.0, offset!(super_block_s_flags)) } & SB_NOUSER != 0
     }
 
+    /// Which driver the disk below is of, if there is a disk.
+    #[inline(always)]
+    pub fn disk_major(self) -> Option<u32> {
+        // SAFETY: `super_block.s_bdev` is a pointer to a block_device or null, whose `bd_disk` is a pointer to a gendisk, whose
+        // `major` is an int.
+        unsafe {
+            let device: *const c_void = field(self.0, offset!(super_block_s_bdev));
+            if device.is_null() {
+                return None;
+            }
+            let disk: *const c_void = field(device, offset!(block_device_bd_disk));
+            if disk.is_null() { None } else { Some(field(disk, offset!(gendisk_major))) }
+        }
+    }
+
     /// The number that tells the type of filesystem.
     #[inline(always)]
     pub fn magic(self) -> u64 {
@@ -243,6 +287,18 @@ impl Iattr {
 }
 
 impl Inode {
+    /// An inode that was seen before; only what says so may be asked of it.
+    #[inline(always)]
+    pub fn at(address: u64) -> Self {
+        Self(address as *const c_void)
+    }
+
+    /// The address, to find it again.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     /// Type and permissions.
     #[inline(always)]
     pub fn mode(self) -> u16 {
@@ -253,17 +309,41 @@ impl Inode {
     /// The task that a file of procfs below `/proc/PID` is about. Only for an inode of procfs.
     #[inline(always)]
     pub fn proc_task(self) -> Option<Task> {
-        // SAFETY: an inode of procfs is embedded in a `proc_inode`, whose `pid` is a pointer to a `struct pid` or null; the
-        // first of its lists begins with the `pid_links` of the task that has the id. A bad address reads as `None`.
+        // SAFETY: an inode of procfs is embedded in a `proc_inode`, whose `pid` is a pointer to a `struct pid` or null.
+        unsafe { Task::of_pid(probe(self.0.byte_sub(offset!(proc_inode_vfs_inode)), offset!(proc_inode_pid))?) }
+    }
+
+    /// Whether anybody has the file open for writing, or a mapping through which it can be written. Also of an inode that is known by
+    /// its address; true when it cannot be found out.
+    #[inline(always)]
+    pub fn has_writers(self) -> bool {
+        // SAFETY: `inode.i_writecount` is an atomic_t, which is an int; `i_mapping` is a pointer to an address_space, whose
+        // `i_mmap_writable` is an atomic_t. A bad address reads as `None`.
+        let counts = unsafe {
+            let files: Option<i32> = probe(self.0, offset!(inode_i_writecount));
+            let mappings = probe::<u64>(self.0, offset!(inode_i_mapping))
+                .and_then(|pages| probe::<i32>(pages as *const c_void, offset!(address_space_i_mmap_writable)));
+            (files, mappings)
+        };
+        !matches!(counts, (Some(..=0), Some(..=0)))
+    }
+
+    /// `F_SEAL_*`: what may not be done to the file any more. Only for an inode of tmpfs.
+    #[inline(always)]
+    pub fn seals(self) -> u32 {
+        // SAFETY: an inode of tmpfs is embedded in a `shmem_inode_info`, whose `seals` is an unsigned int. A bad address reads as
+        // no seals.
         unsafe {
-            let proc_inode = self.0.byte_sub(offset!(proc_inode_vfs_inode));
-            let pid: u64 = probe(proc_inode, offset!(proc_inode_pid))?;
-            if pid == 0 {
-                return None;
-            }
-            let link: u64 = probe(pid as *const c_void, offset!(pid_tasks))?;
-            if link == 0 { None } else { Some(Task((link - offset!(task_pid_links) as u64) as *const c_void)) }
+            let info = self.0.byte_sub(offset!(shmem_inode_info_vfs_inode));
+            probe(info, offset!(shmem_inode_info_seals)).unwrap_or(0)
         }
+    }
+
+    /// The filesystem.
+    #[inline(always)]
+    pub fn superblock(self) -> SuperBlock {
+        // SAFETY: `inode.i_sb` is a pointer to a super_block.
+        SuperBlock(unsafe { field(self.0, offset!(inode_i_sb)) })
     }
 
     /// The size in bytes.
@@ -306,6 +386,20 @@ impl Task {
     pub fn current() -> Self {
         // SAFETY: the helper has no precondition and never returns null.
         Self(unsafe { bpf_get_current_task_btf() }.cast())
+    }
+
+    /// The task that has an id.
+    ///
+    /// # Safety
+    /// `pid` must be the address of a `struct pid` or 0; a bad one reads as `None`.
+    #[inline(always)]
+    unsafe fn of_pid(pid: u64) -> Option<Self> {
+        if pid == 0 {
+            return None;
+        }
+        // SAFETY: the first of a pid's lists begins with the `pid_links` of the task that has the id.
+        let link: u64 = unsafe { probe(pid as *const c_void, offset!(pid_tasks))? };
+        if link == 0 { None } else { Some(Self((link - offset!(task_pid_links) as u64) as *const c_void)) }
     }
 
     /// The key of the task in `TASKS`.

@@ -4,10 +4,11 @@ use core::{ffi::c_void, ptr::null};
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, InodeStorage, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use enforcer_common::{
+    content::Content,
     event::Event,
     ids::{Digest, ObjectId, SkillId},
     net::{AbstractKey, AbstractRule, NetKey, PortSet, SocketLabel},
@@ -123,3 +124,13 @@ pub static ENROL: Array<Enrolment, 1> = Array::new();
 
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CONTENTS: InodeStorage<Content> = InodeStorage::new();
+
+#[btf_map]
+pub static LAST_VERSION: Array<u64, 1> = Array::new();
+
+/// Slot 0 counts digests that were measured, slot 1 those that were known.
+#[btf_map]
+pub static MEASUREMENTS: PerCpuArray<u64, 2> = PerCpuArray::new();

@@ -9,7 +9,7 @@ mod file;
 mod net;
 mod unix;
 
-pub use exec::{enter, exec};
+pub use exec::{enter, exec, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use unix::{unix_name, unix_path};

@@ -15,7 +15,7 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{Closed, Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status};
+use super::{Closed, DigestCounts, Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status};
 use crate::{
     compile::{
         self, Ids, Remark,
@@ -39,6 +39,7 @@ pub(super) struct Owner {
     resolver: Resolver,
     enroller: Enroller,
     drops: PerCpuArray<MapData, u64>,
+    measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
     loaded: Loaded,
     home: PathBuf,
@@ -68,6 +69,7 @@ impl Owner {
         let debug = kernel.debug_messages();
         let ring = kernel.map(map::EVENTS)?;
         let drops = kernel.map(map::DROPS)?;
+        let measurements = kernel.map(map::MEASUREMENTS)?;
         let maps = PolicyMaps::new(&mut kernel)?;
         let resolver = Resolver::new(&mut kernel)?;
         let mut enroller = Enroller::new(&mut kernel)?;
@@ -81,6 +83,7 @@ impl Owner {
             resolver,
             enroller,
             drops,
+            measurements,
             ids: Ids::default(),
             loaded: Loaded::default(),
             home,
@@ -300,7 +303,7 @@ impl Owner {
     }
 
     fn dropped(&self) -> u64 {
-        self.drops.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        sum(&self.drops, 0)
     }
 
     fn status(&self) -> Status {
@@ -319,9 +322,15 @@ impl Owner {
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
+            digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// A count over all CPUs.
+fn sum(counts: &PerCpuArray<MapData, u64>, slot: u32) -> u64 {
+    counts.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
 }
 
 /// The processes of some cgroups, with their skills. Those that end meanwhile are left out.

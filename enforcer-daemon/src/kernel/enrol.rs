@@ -32,7 +32,7 @@ pub enum EnrolError {
     Restless(u32),
     /// It brings open files along that the skill may not have.
     #[error(
-        "process {pid} has {count} files or sockets open as the skill may not have them; `enforcer events` names them. Close them, or allow them"
+        "process {pid} has {count} files open as the skill may not have them; `enforcer events` names them. Close them, or allow them"
     )]
     OpenFiles {
         /// The process.

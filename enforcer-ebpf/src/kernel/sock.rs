@@ -11,7 +11,7 @@ use enforcer_common::{
     net::{ABSTRACT_NAME, AF_INET6, AbstractKey, Address, SocketLabel},
 };
 
-use super::{Dentry, File, OFFSETS, Skb, Sock, Socket, UnixSock, field, load, probe};
+use super::{Dentry, File, OFFSETS, Skb, Sock, Socket, Task, UnixSock, field, load, probe};
 use crate::maps::SOCKETS;
 
 impl Socket {
@@ -115,6 +115,13 @@ impl Sock {
             // SAFETY: the value is a label; it may be that of before.
             unsafe { *kept.cast::<SocketLabel>() = label };
         }
+    }
+
+    /// The process at the other end of a unix connection: the one that listened there.
+    #[inline(always)]
+    pub fn peer_process(self) -> Option<Task> {
+        // SAFETY: `sock.sk_peer_pid` is a pointer to a `struct pid` or null.
+        unsafe { Task::of_pid(probe(self.0, offset!(sock_sk_peer_pid))?) }
     }
 
     /// As a unix socket; null when it is none.

@@ -3,6 +3,7 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod content;
 mod exec;
 mod file;
 mod net;
@@ -68,6 +69,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         uring::perform,
         socket::perform,
         unix::perform,
+        content::perform,
         odd::perform,
     ]
     .iter()
