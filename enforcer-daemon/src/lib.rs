@@ -14,6 +14,7 @@ pub mod hash;
 pub mod kernel;
 pub mod manifest;
 pub mod mounts;
+pub mod names;
 pub mod service;
 pub mod users;
 pub mod watch;

@@ -12,6 +12,8 @@ use enforcer_common::{
     task::CgroupLabel,
 };
 
+use super::names::Scope;
+
 /// A network prefix of a skill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetPrefix {
@@ -47,6 +49,8 @@ pub struct Ruleset {
     pub watched: BTreeSet<PathBuf>,
     /// Network rules.
     pub destinations: HashMap<NetPrefix, PortSet>,
+    /// The skills that list names, with what their destinations are made of.
+    pub scopes: BTreeMap<SkillId, Scope>,
     /// Governed cgroups by id, descendants included.
     pub cgroups: HashMap<u64, CgroupLabel>,
     /// How far each governed cgroup lies below the one that the manifest names; the nearer one governs.

@@ -27,7 +27,8 @@ use crate::{
         maps::PolicyMaps,
         resolve::Resolver,
     },
-    manifest::ValidManifest,
+    manifest::{AuditLevel, ValidManifest},
+    names::{Addresses, Wanted},
 };
 
 /// The engine's thread.
@@ -46,7 +47,18 @@ pub(super) struct Owner {
     attached: BTreeMap<String, String>,
     warnings: Vec<Remark>,
     directory: Arc<RwLock<Directory>>,
-    watched: watch::Sender<BTreeSet<PathBuf>>,
+    told: Told,
+    /// What is known of the policy's names, and what its author should know of that.
+    names: Addresses,
+    name_warnings: Vec<Remark>,
+}
+
+/// Who is told of a policy that was put in force.
+pub(super) struct Told {
+    /// The paths that it names.
+    pub(super) watched: watch::Sender<BTreeSet<PathBuf>>,
+    /// The host names that it names.
+    pub(super) wanted: watch::Sender<Wanted>,
 }
 
 type Handover = (Owner, RingBuf<MapData>, Option<aya_log::EbpfLogger<&'static dyn log::Log>>);
@@ -58,7 +70,7 @@ impl Owner {
         file: PathBuf,
         home: PathBuf,
         directory: Arc<RwLock<Directory>>,
-        watched: watch::Sender<BTreeSet<PathBuf>>,
+        told: Told,
     ) -> Result<Handover, StartError> {
         let mut kernel = Kernel::load()?;
         let debug = kernel.debug_messages();
@@ -85,7 +97,9 @@ impl Owner {
             attached: BTreeMap::new(),
             warnings: vec![],
             directory,
-            watched,
+            told,
+            names: Addresses::default(),
+            name_warnings: vec![],
         };
         owner.apply(manifest)?;
         Ok((owner, ring, debug))
@@ -110,6 +124,9 @@ impl Owner {
                 }
                 Request::Refresh(reply) => {
                     let _ = reply.send(self.refresh());
+                }
+                Request::Names(names, reply) => {
+                    let _ = reply.send(self.resolve_names(names));
                 }
                 Request::Enter(pid, skill, reply) => {
                     let _ = reply.send(self.enter(pid, &skill));
@@ -164,17 +181,41 @@ impl Owner {
                 compiled.ruleset.add_cgroups(skill, &found);
             }
         }
+        let name_warnings = compiled.ruleset.resolve_names(&self.names);
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
         let watched = compiled.ruleset.watched.clone();
+        let names = compiled.ruleset.host_names();
         let (new_cgroups, generation) = self.maps.apply(compiled.ruleset)?;
         self.warnings = compiled.warnings;
+        self.name_warnings = name_warnings;
         // Always told, even if nothing changed: the watcher waits for it.
-        self.watched.send_replace(watched);
+        self.told.watched.send_replace(watched);
+        let report = manifest.manifest().audit_level != AuditLevel::Basic;
+        self.told.wanted.send_modify(|wanted| {
+            *wanted = Wanted { serial: wanted.serial + 1, names: Arc::new(names), report };
+        });
         self.inspect_cgroups(&new_cgroups);
         Ok(generation)
+    }
+
+    /// Gives the policy in force the addresses that its names have now.
+    fn resolve_names(&mut self, names: Addresses) -> Result<bool, PolicyError> {
+        let before = self.maps.generation();
+        let mut next = self.maps.in_force().clone();
+        let warnings = next.resolve_names(&names);
+        for warning in warnings.iter().filter(|warning| !self.name_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.name_warnings = warnings;
+        if let Ok(mut directory) = self.directory.write() {
+            directory.names = compile::names::by_address(&names);
+        }
+        self.names = names;
+        let (_, generation) = self.maps.apply(next)?;
+        Ok(generation != before)
     }
 
     /// Reports what processes of newly governed cgroups brought along.
@@ -250,7 +291,7 @@ impl Owner {
             skills: skills.collect(),
             cgroups: ruleset.cgroups.len(),
             dropped: self.dropped(),
-            warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            warnings: self.warnings.iter().chain(&self.name_warnings).map(ToString::to_string).collect(),
         }
     }
 }

@@ -26,9 +26,10 @@ use super::{
     record::{Object, Record},
 };
 use crate::{
+    compile::names::DNS_RULE,
     engine::Directory,
     kernel::load::CGROUP_ROOT,
-    manifest::Digest,
+    manifest::{self, Digest, HostName},
     mounts::{self, Mount},
 };
 
@@ -111,6 +112,9 @@ impl Enricher {
             if event.rule != RuleId::NONE {
                 record.rule = directory.ruleset.rules.get(&event.rule).map(|r| r.text.clone());
             }
+            if event.kind == Kind::Connect as u8 {
+                record.object.name = host_name(record.rule.as_deref(), &destination(event), &directory.names);
+            }
         }
         record
     }
@@ -132,9 +136,7 @@ impl Enricher {
             object.sha256 = Some(Digest::new(event.digest.0).to_string());
         }
         if kind == Some(Kind::Connect) {
-            let v6 = Ipv6Addr::from(event.address.0);
-            let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
-            object.address = Some(address.to_string());
+            object.address = Some(destination(event).to_string());
             object.port = Some(event.port);
         }
         if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
@@ -165,6 +167,21 @@ impl Enricher {
         }
         self.cgroups.insert(event.cgroup, path.clone());
         path
+    }
+}
+
+/// The address of a connect.
+fn destination(event: &Event) -> IpAddr {
+    let v6 = Ipv6Addr::from(event.address.0);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+}
+
+/// The name that the deciding rule has; where a rule of another kind or none decided, the name that has the address now.
+fn host_name(rule: Option<&str>, address: &IpAddr, names: &HashMap<IpAddr, HostName>) -> Option<String> {
+    let of_rule = rule.filter(|text| *text != DNS_RULE).and_then(|text| text.strip_prefix("network_scope: "));
+    match of_rule.map(str::parse) {
+        Some(Ok(manifest::Destination::Name { name, .. })) => Some(name.to_string()),
+        _ => names.get(address).map(ToString::to_string),
     }
 }
 
@@ -253,6 +270,18 @@ mod tests {
         assert_eq!(below_mount(&mounts, 1, Path::new("/srv/a")), Some("/srv/a".into()));
         assert_eq!(below_mount(&mounts, 2, Path::new("/")), Some("/tmp".into()));
         assert_eq!(below_mount(&mounts, 3, Path::new("/x")), None);
+    }
+
+    #[test]
+    fn the_name_is_the_rules_or_else_the_addresses() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let names = HashMap::from([(address, "b.example".parse().expect("a name"))]);
+        let name = |rule: Option<&str>| host_name(rule, &address, &names);
+        assert_eq!(name(Some("network_scope: a.example:443/tcp")).as_deref(), Some("a.example"));
+        for rule in [Some("network_scope: 10.0.0.0/8"), Some("network_scope: *"), Some(DNS_RULE), None] {
+            assert_eq!(name(rule).as_deref(), Some("b.example"), "{rule:?}");
+        }
+        assert_eq!(host_name(None, &IpAddr::from([10, 0, 0, 2]), &names), None);
     }
 
     #[test]
