@@ -1,13 +1,15 @@
 //! The guest suite: scenarios and attacks, run for real on the kernel under test.
 //!
-//! `enforcer-tests run [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…` is the attacker: one act, done
-//! with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an attacker that takes acts on its
-//! standard input; the suite starts it inside a skill.
+//! `enforcer-tests run [--place plain|agents|systemd] [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…`
+//! is the attacker: one act, done with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an
+//! attacker that takes acts on its standard input; the suite starts it inside a skill. `enforcer-tests bench` measures what
+//! enforcement costs.
 //!
 //! What a test believes is what really happened: which files are left, which bytes a listener got, which program printed
 //! its token. The errno and the event come second.
 
 mod act;
+mod bench;
 mod harness;
 mod suites;
 
@@ -18,18 +20,27 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["run", options @ ..] => match harness::runner::Options::parse(options) {
-            Ok(options) => harness::runner::run(&options, suites::ALL),
+            Ok(options) => harness::runner::run(&options, suites::of(options.place)),
             Err(e) => usage(&e),
         },
         ["act", act @ ..] => ExitCode::from(act::status(act)),
         ["worker"] => act::worker::serve(),
+        ["bench", options @ ..] => match bench::Options::parse(options) {
+            Ok(options) => bench::run(&options),
+            Err(e) => usage(&e),
+        },
+        ["bench-worker", state, round, tcp, udp] => match (round.parse(), tcp.parse(), udp.parse()) {
+            (Ok(round), Ok(tcp), Ok(udp)) => bench::worker::run(state, round, tcp, udp),
+            _ => usage("bench-worker takes numbers"),
+        },
         _ => usage("no command"),
     }
 }
 
 fn usage(problem: &str) -> ExitCode {
     eprintln!(
-        "enforcer-tests: {problem}\nusage: enforcer-tests run [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…"
+        "enforcer-tests: {problem}\nusage: enforcer-tests run [--place PLACE] [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…\n       \
+         enforcer-tests bench [--rounds N] [--many N]"
     );
     ExitCode::from(2)
 }

@@ -179,10 +179,8 @@ impl Apt {
             fs::create_dir_all(state.join(dir))?;
         }
         fs::write(state.join("status"), "")?;
-        let targets =
-            ui::capture(Command::new("apt-get").args(["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
-                .context("the kernels come by apt, from the mirror that this machine uses")?;
-        fs::write(state.join("sources.sources"), sources(series, &targets)?)?;
+        let sources = debian_sources(series.suite(), series.security_suite().as_deref())?;
+        fs::write(state.join("sources.sources"), sources)?;
         Ok(Self { series, state })
     }
 
@@ -277,8 +275,15 @@ fn merge_usr(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The sources file for a series, with the addresses of the host's own sources.
-fn sources(series: Series, targets: &str) -> Result<String> {
+/// The sources file for a suite of Debian and that of its security updates, with the addresses of the host's own sources.
+pub(crate) fn debian_sources(suite: &str, security: Option<&str>) -> Result<String> {
+    let targets =
+        ui::capture(Command::new("apt-get").args(["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
+            .context("kernels and roots come by apt, from the mirror that this machine uses")?;
+    sources(suite, security, &targets)
+}
+
+fn sources(suite: &str, security: Option<&str>, targets: &str) -> Result<String> {
     let uri = |label: &str| {
         targets.lines().find_map(|line| {
             let mut parts = line.splitn(3, '|');
@@ -287,14 +292,14 @@ fn sources(series: Series, targets: &str) -> Result<String> {
         })
     };
     let Some(main) = uri("Debian") else {
-        bail!("no Debian archive among this machine's apt sources: the kernels come from there");
+        bail!("no Debian archive among this machine's apt sources: kernels and roots come from there");
     };
     let stanza = |uri: &str, suite: &str| {
         format!("Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n\n")
     };
-    let mut text = stanza(main, series.suite());
-    if let (Some(uri), Some(suite)) = (uri("Debian-Security"), series.security_suite()) {
-        text += &stanza(uri, &suite);
+    let mut text = stanza(main, suite);
+    if let (Some(uri), Some(suite)) = (uri("Debian-Security"), security) {
+        text += &stanza(uri, suite);
     }
     Ok(text)
 }
@@ -336,13 +341,13 @@ mod tests {
     fn sources_come_from_the_host() -> Result<()> {
         let targets = "Other|Other|http://o.example/\nDebian|Debian|http://m.example/debian/\n\
                        Debian|Debian-Security|http://m.example/security/\n";
-        let text = sources(Series::V6_1, targets)?;
+        let text = sources("bookworm", Series::V6_1.security_suite().as_deref(), targets)?;
         assert!(text.contains("URIs: http://m.example/debian/\nSuites: bookworm\n"));
         assert!(text.contains("URIs: http://m.example/security/\nSuites: bookworm-security\n"));
         assert!(!text.contains("o.example"));
-        let sid = sources(Series::V7_2, targets)?;
+        let sid = sources("sid", Series::V7_2.security_suite().as_deref(), targets)?;
         assert!(!sid.contains("security"));
-        assert!(sources(Series::V6_1, "Other|Other|http://o.example/\n").is_err());
+        assert!(sources("bookworm", None, "Other|Other|http://o.example/\n").is_err());
         Ok(())
     }
 

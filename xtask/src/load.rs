@@ -144,7 +144,14 @@ fn in_guest(paths: &Paths, args: &LoadArgs, binaries: &Binaries, policy: PathBuf
         words.push("--".into());
         words.extend(args.words.iter().cloned());
     }
-    let job = Job { kernel, machine: Machine::from(&args.machine), copies, environment: vm::environment(), words };
+    let job = Job {
+        kernel,
+        machine: Machine::from(&args.machine),
+        root: None,
+        copies,
+        environment: vm::environment(),
+        words,
+    };
     let ending = guest::run(paths, binaries, &job, &mut io::stdout(), &mut io::stderr())?;
     Ok(vm::exit_code(&job, &ending))
 }

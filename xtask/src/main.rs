@@ -1,5 +1,6 @@
 //! `cargo xtask`: from a bare machine to a loaded policy, and to tests on three kernels.
 
+mod bench;
 mod build;
 mod ci;
 mod guest;
@@ -43,6 +44,7 @@ enum Task {
     Vm(vm::VmArgs),
     BuildAndLoad(load::LoadArgs),
     Test(suite::TestArgs),
+    Bench(bench::BenchArgs),
     /// Format, clippy, licences and all tests: what `.ci/run` does.
     Ci,
 }
@@ -77,6 +79,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Vm(args) => vm::run(&paths, args),
         Task::BuildAndLoad(args) => load::run(&paths, &args),
+        Task::Bench(args) => bench::run(&paths, &args),
         Task::Test(args) => suite::run(&paths, &args),
         Task::Ci => ci::run(&paths),
     }

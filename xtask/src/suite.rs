@@ -3,18 +3,18 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write},
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     sync::Mutex,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::{
     build::{self, Binaries},
-    guest::{self, Ending, Job, Machine},
+    guest::{self, Ending, Job, Machine, Root},
     kernels::{self, Series},
     paths::Paths,
     tally::{Suite, Tally},
@@ -29,8 +29,10 @@ const UNIT_LIMIT: Duration = Duration::from_mins(30);
 enum Part {
     /// Unit and property tests, on this machine.
     Unit,
-    /// The suite, in guests.
+    /// The suite, in guests that run this machine's own programs.
     Guest,
+    /// The suite's part for guests with a root of Debian's: agents' runtimes, servers, systemd.
+    Rootfs,
 }
 
 /// Run all tests: on this machine, then in a guest for each kernel.
@@ -42,6 +44,9 @@ pub(crate) struct TestArgs {
     /// Only one part.
     #[arg(long)]
     only: Option<Part>,
+    /// Of the guests with a root of Debian's, only those with this one.
+    #[arg(long, value_name = "NAME")]
+    rootfs: Option<Root>,
     /// Guests that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -73,7 +78,7 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
     } else {
         Some(build::all(paths)?)
     };
-    if args.only != Some(Part::Guest) {
+    if args.only.is_none_or(|part| part == Part::Unit) {
         total += unit(paths)?;
     }
     if let Some(binaries) = binaries {
@@ -110,12 +115,47 @@ fn unit(paths: &Paths) -> Result<Tally> {
     Ok(tally)
 }
 
+/// One boot: a kernel, and the root if it is on a disk.
+type Boot = (Series, Option<Root>);
+
+/// The boots that were asked for and that have tests to run.
+fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
+    let mut kernels = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel.clone() };
+    kernels.sort_unstable();
+    kernels.dedup();
+    let mut roots = Vec::new();
+    if args.only != Some(Part::Rootfs) {
+        roots.push(None);
+    }
+    if args.only != Some(Part::Guest) {
+        roots.extend(Root::ALL.into_iter().filter(|root| args.rootfs.is_none_or(|only| only == *root)).map(Some));
+    }
+    let mut wanted = Vec::new();
+    for root in roots {
+        // The suite is static: it knows here as well as there what it would run.
+        let mut list = Command::new(&binaries.tests);
+        list.args(suite_words(args, root)).arg("--list");
+        if !ui::capture(&mut list)?.trim().is_empty() {
+            wanted.push(root);
+        }
+    }
+    ensure!(!wanted.is_empty(), "no test of the guest suite has such a name");
+    Ok(kernels.into_iter().flat_map(|series| wanted.iter().map(move |root| (series, *root))).collect())
+}
+
+/// What the suite is called with.
+fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["run".into()];
+    if let Some(root) = root {
+        words.extend(["--place".into(), root.to_string().into()]);
+    }
+    words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
+    words
+}
+
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
-    let mut wanted = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel.clone() };
-    wanted.sort_unstable();
-    wanted.dedup();
-    let queue = Mutex::new(wanted.into_iter());
+    let queue = Mutex::new(boots(args, binaries)?.into_iter());
     let total = Mutex::new(Tally::default());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
@@ -123,8 +163,8 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                 scope.spawn(|| -> Result<()> {
                     loop {
                         let next = lock(&queue).next();
-                        let Some(series) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, series)?;
+                        let Some(boot) = next else { return Ok(()) };
+                        let tally = guest(paths, args, binaries, boot)?;
                         *lock(&total) += tally;
                     }
                 })
@@ -145,26 +185,30 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The suite in one guest.
-fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) -> Result<Tally> {
+fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Boot) -> Result<Tally> {
+    let prefix = match root {
+        Some(root) => format!("[{series} {root}] "),
+        None => format!("[{series}] "),
+    };
     let kernel = match kernels::get(paths, series) {
         Ok(kernel) => kernel,
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
-            println!("[{series}] {error:#}");
+            println!("{prefix}{error:#}");
             return Ok(Tally::BROKEN);
         }
     };
-    println!("[{series}] kernel {} ({})", kernel.version, kernel.release);
-    let mut words: Vec<OsString> = vec!["enforcer-tests".into(), "run".into()];
-    words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
+    println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
+    let mut words: Vec<OsString> = vec!["enforcer-tests".into()];
+    words.extend(suite_words(args, root));
     let job = Job {
         kernel,
         machine: Machine::from(&args.machine),
+        root,
         copies: Vec::new(),
         environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         words,
     };
-    let prefix = format!("[{series}] ");
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);
@@ -191,18 +235,18 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, series: Series) ->
 }
 
 /// Cuts a stream into lines.
-struct Lines<F> {
+pub(crate) struct Lines<F> {
     rest: Vec<u8>,
     each: F,
 }
 
 impl<F: FnMut(&str)> Lines<F> {
-    fn new(each: F) -> Self {
+    pub(crate) fn new(each: F) -> Self {
         Self { rest: Vec::new(), each }
     }
 
     /// What came without a newline is a line as well.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.rest.is_empty() {
             (self.each)(&String::from_utf8_lossy(&self.rest));
             self.rest.clear();

@@ -259,20 +259,19 @@ fn install_compiler(paths: &Paths) -> Result<Compiler> {
         Need::new("rust-web-src", "/usr/lib/rustlib/src/rust/library/core/Cargo.toml"),
     ];
     packages::ensure(paths, &needs).context(HOW)?;
-    let compiler = match compiler_at(Path::new("/usr")) {
-        Some(compiler) => compiler,
+    let mut found = compiler_at(Path::new("/usr"));
+    if found.is_none() {
         // Debian's own suite has an older one than its security suite, whose list may not have been there.
-        None => {
-            let names: Vec<&str> = needs.iter().map(|need| need.package.as_str()).collect();
-            packages::upgrade(paths, &names).context(HOW)?;
-            compiler_at(Path::new("/usr")).with_context(|| {
-                format!(
-                    "/usr/bin/rustc is older than {}.{} or is not the one that rust-web-src belongs to; {HOW}",
-                    OLDEST_RUST.0, OLDEST_RUST.1
-                )
-            })?
-        }
-    };
+        let names: Vec<&str> = needs.iter().map(|need| need.package.as_str()).collect();
+        packages::upgrade(paths, &names).context(HOW)?;
+        found = compiler_at(Path::new("/usr"));
+    }
+    let compiler = found.with_context(|| {
+        format!(
+            "/usr/bin/rustc is older than {}.{} or is not the one that rust-web-src belongs to; {HOW}",
+            OLDEST_RUST.0, OLDEST_RUST.1
+        )
+    })?;
     if !LINKER_LLVM.contains(&compiler.llvm) {
         bail!("bpf-linker {LINKER_VERSION} has no LLVM {}, which {} uses", compiler.llvm, compiler.name);
     }

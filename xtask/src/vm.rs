@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::{
     build,
-    guest::{self, Copied, Ending, Job, Machine},
+    guest::{self, Copied, Ending, Job, Machine, Root},
     kernels::{self, Series},
     paths::Paths,
 };
@@ -26,9 +26,9 @@ pub(crate) struct MachineArgs {
     /// Seconds that the command may take.
     #[arg(long, default_value_t = 900)]
     timeout: u64,
-    /// Memory, in MiB.
-    #[arg(long, default_value_t = 1024)]
-    memory: u32,
+    /// Memory, in MiB; without it 1024, and 2048 for a root on a disk.
+    #[arg(long)]
+    memory: Option<u32>,
 }
 
 impl From<&MachineArgs> for Machine {
@@ -43,6 +43,9 @@ pub(crate) struct VmArgs {
     /// 6.1, 6.12, 7.2 or latest.
     #[arg(long, default_value = "6.12")]
     kernel: Series,
+    /// A root of Debian's on a disk, instead of this machine's own programs. The first time, it is made, as root.
+    #[arg(long, value_name = "NAME")]
+    rootfs: Option<Root>,
     /// A file or directory for the guest.
     #[arg(long, value_name = "SRC:DST")]
     copy: Vec<Copied>,
@@ -58,6 +61,7 @@ pub(crate) fn run(paths: &Paths, args: VmArgs) -> Result<ExitCode> {
     let job = Job {
         kernel: kernels::get(paths, args.kernel)?,
         machine: Machine::from(&args.machine),
+        root: args.rootfs,
         copies: args.copy,
         environment: environment(),
         words: args.words,

@@ -34,9 +34,23 @@ pub(crate) struct Suite {
     pub(crate) tests: &'static [(&'static str, Test)],
 }
 
+/// What kind of guest this is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// An initramfs with the build machine's own programs.
+    #[default]
+    Plain,
+    /// Debian with agents' runtimes and servers.
+    Agents,
+    /// Debian with systemd as the first process, and a container engine.
+    Systemd,
+}
+
 /// What to run.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
+    /// The suites of this kind of guest.
+    pub(crate) place: Place,
     filters: Vec<String>,
     list: bool,
 }
@@ -49,6 +63,14 @@ impl Options {
         while let Some(word) = words.next() {
             match *word {
                 "--list" => options.list = true,
+                "--place" => {
+                    options.place = match words.next() {
+                        Some(&"plain") => Place::Plain,
+                        Some(&"agents") => Place::Agents,
+                        Some(&"systemd") => Place::Systemd,
+                        _ => return Err("--place needs plain, agents or systemd".to_owned()),
+                    };
+                }
                 "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),
                 other => return Err(format!("unknown option {other}")),
             }

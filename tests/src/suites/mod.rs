@@ -13,13 +13,27 @@ mod lifecycle;
 mod modes;
 mod places;
 mod resolve;
+mod runtime;
 mod subjects;
+mod systemd;
 mod walls;
 
-use crate::harness::runner::Suite;
+use crate::harness::runner::{Place, Suite};
 
-/// All suites, in the order in which they run.
-pub(crate) const ALL: &[Suite] = &[
+/// The suites of a kind of guest, in the order in which they run.
+pub(crate) fn of(place: Place) -> &'static [Suite] {
+    match place {
+        Place::Plain => PLAIN,
+        Place::Agents => AGENTS,
+        Place::Systemd => SYSTEMD,
+    }
+}
+
+const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+
+const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+
+const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,

@@ -45,9 +45,10 @@ impl<W: Write> Archive<W> {
         if let Some((parent, _)) = path.rsplit_once('/') {
             self.directory(parent)?;
         }
+        let inside = path.strip_prefix(super::rootfs::PAYLOAD.trim_start_matches('/')).unwrap_or(path);
         let (mode, owner) = SPECIAL
             .iter()
-            .find(|(special, _, _)| *special == path)
+            .find(|(special, _, _)| *special == inside.trim_start_matches('/'))
             .map_or((0o755, 0), |(_, mode, owner)| (*mode, *owner));
         let header = self.header(path, DIRECTORY | mode).uid(owner).gid(owner);
         self.write(header, &[])

@@ -25,7 +25,12 @@ use crate::{
 };
 
 const INIT: &str = include_str!("init.sh");
-const COMMAND: &str = include_str!("command.sh");
+const ROOTFS_INIT: &str = include_str!("rootfs.sh");
+pub(super) const SESSION: &str = include_str!("session.sh");
+pub(super) const COMMAND: &str = include_str!("command.sh");
+
+/// The first process where the root is a disk.
+pub(super) const ROOTFS_INIT_PATH: &str = "/.vm/rootfs";
 
 /// Changes when this file does: then images are packed anew.
 const RECIPE: &str = include_str!("image.rs");
@@ -99,7 +104,7 @@ pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<PathBuf> {
 /// What the image is made of: the recipe, the kernel, and the state of the programs.
 fn key(kernel: &Kernel, programs: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for part in [RECIPE, INIT, COMMAND, &kernel.version] {
+    for part in [RECIPE, INIT, ROOTFS_INIT, SESSION, COMMAND, &kernel.version] {
         hash.update(part);
         hash.update([0]);
     }
@@ -127,6 +132,8 @@ fn pack(kernel: &Kernel, programs: &[PathBuf], out: &File) -> Result<()> {
     archive.device("dev/console", 0o600, 5, 1)?;
     archive.device("dev/null", 0o666, 1, 3)?;
     archive.file("init", 0o755, 0, INIT.as_bytes())?;
+    archive.file(ROOTFS_INIT_PATH, 0o755, 0, ROOTFS_INIT.as_bytes())?;
+    archive.file(".vm/session", 0o644, 0, SESSION.as_bytes())?;
     archive.file(".vm/command", 0o644, 0, COMMAND.as_bytes())?;
     for (name, text) in ETC {
         archive.file(&format!("etc/{name}"), 0o644, 0, text.as_bytes())?;

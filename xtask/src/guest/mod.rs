@@ -1,8 +1,10 @@
-//! Guests: a stock kernel in QEMU, with this machine's own programs, that runs one command and is gone.
+//! Guests: a stock kernel in QEMU, with this machine's own programs or a root of Debian's, that runs one command and is
+//! gone.
 
 mod archive;
 mod image;
 mod qemu;
+mod rootfs;
 
 use std::{
     ffi::OsString,
@@ -17,6 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use self::archive::Archive;
+pub(crate) use self::rootfs::Root;
 use crate::{build::Binaries, kernels::Kernel, paths::Paths, ui};
 
 /// What `xtask` exits with when there is no command's status to pass on, because the guest died or hung.
@@ -48,8 +51,8 @@ impl std::str::FromStr for Copied {
 /// How a guest is run.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    /// MiB.
-    pub(crate) memory: u32,
+    /// MiB; without it, what the guest's root needs.
+    pub(crate) memory: Option<u32>,
     /// Count instructions instead of time: one virtual nanosecond each, on one CPU.
     pub(crate) icount: bool,
     /// From the moment that the command starts.
@@ -61,6 +64,8 @@ pub(crate) struct Machine {
 pub(crate) struct Job {
     pub(crate) kernel: Kernel,
     pub(crate) machine: Machine,
+    /// A root on a disk, instead of the initramfs alone.
+    pub(crate) root: Option<Root>,
     pub(crate) copies: Vec<Copied>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) words: Vec<OsString>,
@@ -86,11 +91,12 @@ pub(crate) fn run(
     err: &mut dyn Write,
 ) -> Result<Ending> {
     let base = image::base(paths, &job.kernel)?;
+    let disk = job.root.map(|root| rootfs::disk(paths, root)).transpose()?;
     let dir = tempfile::Builder::new().prefix("enforcer-vm-").tempdir()?;
     let initrd = initrd(&dir, &base, binaries, job)?;
     let mut attempt = 1;
     loop {
-        let (ending, started) = qemu::run(&dir, &initrd, job, out, err)?;
+        let (ending, started) = qemu::run(&dir, &initrd, disk.as_deref(), job, out, err)?;
         match ending {
             // Emulated kernels panic before init once in a while. Later than that, it is a result.
             Ending::Lost(why) if !started && attempt < ATTEMPTS => {
@@ -112,16 +118,30 @@ fn initrd(dir: &TempDir, base: &Path, binaries: &Binaries, job: &Job) -> Result<
     let mut file = File::create(&path)?;
     io::copy(&mut File::open(base)?, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = Archive::new(io::BufWriter::new(file));
+    let top = if job.root.is_some() { rootfs::PAYLOAD } else { "" };
     // First come, first kept: a copy may replace our own binaries.
     for copied in &job.copies {
         ensure!(copied.from.exists(), "{} does not exist", copied.from.display());
-        archive.copy(&copied.from, &image::merged(Path::new(&copied.to)))?;
+        archive.copy(&copied.from, &format!("{top}{}", image::merged(Path::new(&copied.to))))?;
     }
-    archive.copy(&binaries.enforcer, "/usr/bin/enforcer")?;
-    archive.copy(&binaries.tests, "/usr/bin/enforcer-tests")?;
-    archive.file("/.vm/words", 0o644, 0, &nul_separated(job.words.iter().map(|word| word.as_bytes())))?;
+    archive.copy(&binaries.enforcer, &format!("{top}/usr/bin/enforcer"))?;
+    archive.copy(&binaries.tests, &format!("{top}/usr/bin/enforcer-tests"))?;
+    archive.file(
+        &format!("{top}/.vm/words"),
+        0o644,
+        0,
+        &nul_separated(job.words.iter().map(|word| word.as_bytes())),
+    )?;
     let variables: Vec<String> = job.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    archive.file("/.vm/environment", 0o644, 0, &nul_separated(variables.iter().map(String::as_bytes)))?;
+    archive.file(
+        &format!("{top}/.vm/environment"),
+        0o644,
+        0,
+        &nul_separated(variables.iter().map(String::as_bytes)),
+    )?;
+    if let Some(root) = job.root {
+        root.add_session(&mut archive)?;
+    }
     archive.finish()?;
     Ok(path)
 }

@@ -25,11 +25,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use super::{Ending, Job, console};
+use super::{Ending, Job, Root, console, image::ROOTFS_INIT_PATH};
 use crate::ui;
 
-/// From power-on until init says hello.
+/// From power-on until the session says hello; systemd has more to do until then.
 const BOOT_LIMIT: Duration = Duration::from_mins(2);
+const BOOT_LIMIT_SYSTEMD: Duration = Duration::from_mins(5);
+/// Memory, in MiB, where nobody asks for another amount.
+const MEMORY: u32 = 1024;
+const MEMORY_ROOTFS: u32 = 2048;
 /// How often signals and the guest's death are looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// Lines of the console that an error shows.
@@ -53,10 +57,11 @@ impl Drop for Guest {
     }
 }
 
-/// Boots `initrd` and returns how it ended, and whether the guest got as far as init.
+/// Boots `initrd`, with `disk` for the root where there is one, and returns how it ended, and whether the guest got as far as init.
 pub(super) fn run(
     dir: &TempDir,
     initrd: &Path,
+    disk: Option<&Path>,
     job: &Job,
     out: &mut dyn Write,
     err: &mut dyn Write,
@@ -66,7 +71,7 @@ pub(super) fn run(
     let _ = fs::remove_file(&log);
     let (send, receive) = sync_channel(64);
     let gone = Arc::new(AtomicBool::new(false));
-    let mut command = command(dir, initrd, job, &log);
+    let mut command = command(dir, initrd, disk, job, &log);
     for (port, listen) in [
         ("control", control as fn(UnixStream, &SyncSender<Event>)),
         ("out", |stream, send| relay(stream, send, Event::Out)),
@@ -94,6 +99,7 @@ pub(super) fn run(
         receive: &receive,
         interrupted,
         gone: &gone,
+        boot_limit: if job.root == Some(Root::Systemd) { BOOT_LIMIT_SYSTEMD } else { BOOT_LIMIT },
         timeout: job.machine.timeout,
         started: false,
     }
@@ -120,8 +126,11 @@ pub(super) fn run(
     })
 }
 
-fn command(dir: &TempDir, initrd: &Path, job: &Job, log: &Path) -> Command {
+fn command(dir: &TempDir, initrd: &Path, disk: Option<&Path>, job: &Job, log: &Path) -> Command {
     let machine = &job.machine;
+    let memory = machine.memory.unwrap_or(if disk.is_some() { MEMORY_ROOTFS } else { MEMORY });
+    // An oops leaves the kernel in a state that no test result means anything in.
+    let mut words = vec!["console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,bpf".to_owned()];
     // setpriv becomes QEMU: should we be killed outright, the kernel takes the guest with us.
     let mut command = Command::new("setpriv");
     command
@@ -129,12 +138,18 @@ fn command(dir: &TempDir, initrd: &Path, job: &Job, log: &Path) -> Command {
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-nic", "none", "-device", "virtio-serial-pci"])
         .args(["-cpu", job.kernel.series.cpu()])
-        .args(["-m", &machine.memory.to_string()]);
+        .args(["-m", &memory.to_string()]);
     if machine.icount {
         command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
         command.args(["-icount", "shift=0,sleep=off"]);
     } else {
         command.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
+    }
+    if let Some(disk) = disk {
+        // What the guest writes goes to a temporary file, so that guests share the disk.
+        command.args(["-device", "virtio-blk-pci,drive=root", "-drive"]);
+        command.arg(format!("id=root,if=none,format=raw,snapshot=on,file={}", disk.display()));
+        words.push(format!("rdinit={ROOTFS_INIT_PATH}"));
     }
     command
         .arg("-kernel")
@@ -143,8 +158,7 @@ fn command(dir: &TempDir, initrd: &Path, job: &Job, log: &Path) -> Command {
         .arg(initrd)
         .arg("-serial")
         .arg(format!("file:{}", log.display()))
-        // An oops leaves the kernel in a state that no test result means anything in.
-        .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,bpf"])
+        .args(["-append", &words.join(" ")])
         .current_dir(dir.path())
         .stdin(Stdio::null())
         // Ctrl-C is ours to deal with.
@@ -235,6 +249,7 @@ struct Listener<'a> {
     receive: &'a Receiver<Event>,
     interrupted: &'a AtomicBool,
     gone: &'a AtomicBool,
+    boot_limit: Duration,
     timeout: Duration,
     started: bool,
 }
@@ -242,7 +257,7 @@ struct Listener<'a> {
 impl Listener<'_> {
     fn listen(&mut self, out: &mut dyn Write, err: &mut dyn Write) -> Result<(Ending, bool)> {
         let power_on = Instant::now();
-        let mut deadline = power_on + BOOT_LIMIT;
+        let mut deadline = power_on + self.boot_limit;
         let mut status = None;
         let mut exit = None;
         loop {
@@ -275,7 +290,7 @@ impl Listener<'_> {
                 let why = if self.started {
                     format!("the command was not done after {} s", self.timeout.as_secs())
                 } else {
-                    format!("the guest did not boot within {} s", BOOT_LIMIT.as_secs())
+                    format!("the guest did not boot within {} s", self.boot_limit.as_secs())
                 };
                 return Ok((Ending::Lost(why), self.started));
             }
