@@ -3,6 +3,7 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod dns;
 mod exec;
 mod file;
 mod net;
@@ -55,8 +56,17 @@ pub(crate) fn status(words: &[&str]) -> u8 {
 pub(crate) fn perform(words: &[&str]) -> Act {
     let Some((name, rest)) = words.split_first() else { return Err(Failure::broken("no act")) };
     // The families know their own names; the first that does takes it.
-    [way::perform, file::perform, net::perform, exec::perform, process::perform, passing::perform, uring::perform]
-        .iter()
-        .find_map(|family| family(name, rest))
-        .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
+    [
+        way::perform,
+        file::perform,
+        net::perform,
+        exec::perform,
+        process::perform,
+        passing::perform,
+        uring::perform,
+        dns::perform,
+    ]
+    .iter()
+    .find_map(|family| family(name, rest))
+    .unwrap_or_else(|| Err(Failure::broken("no such act, or not with these arguments")))
 }

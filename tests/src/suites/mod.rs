@@ -11,9 +11,11 @@ mod files;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod names;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod subjects;
 mod systemd;
 mod walls;
@@ -29,7 +31,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
 
@@ -46,6 +48,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    names::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
