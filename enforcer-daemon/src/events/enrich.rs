@@ -176,10 +176,13 @@ fn destination(event: &Event) -> IpAddr {
     v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
 }
 
-/// The name that the deciding rule has; where a rule of another kind or none decided, the name that has the address now.
+/// The name that the deciding rule has; where a rule of another kind or none decided, the name that has the address now. A
+/// query to a resolver goes to no name.
 fn host_name(rule: Option<&str>, address: &IpAddr, names: &HashMap<IpAddr, HostName>) -> Option<String> {
-    let of_rule = rule.filter(|text| *text != DNS_RULE).and_then(|text| text.strip_prefix("network_scope: "));
-    match of_rule.map(str::parse) {
+    if rule == Some(DNS_RULE) {
+        return None;
+    }
+    match rule.and_then(|text| text.strip_prefix("network_scope: ")).map(str::parse) {
         Some(Ok(manifest::Destination::Name { name, .. })) => Some(name.to_string()),
         _ => names.get(address).map(ToString::to_string),
     }
@@ -278,9 +281,10 @@ mod tests {
         let names = HashMap::from([(address, "b.example".parse().expect("a name"))]);
         let name = |rule: Option<&str>| host_name(rule, &address, &names);
         assert_eq!(name(Some("network_scope: a.example:443/tcp")).as_deref(), Some("a.example"));
-        for rule in [Some("network_scope: 10.0.0.0/8"), Some("network_scope: *"), Some(DNS_RULE), None] {
+        for rule in [Some("network_scope: 10.0.0.0/8"), Some("network_scope: *"), None] {
             assert_eq!(name(rule).as_deref(), Some("b.example"), "{rule:?}");
         }
+        assert_eq!(name(Some(DNS_RULE)), None);
         assert_eq!(host_name(None, &IpAddr::from([10, 0, 0, 2]), &names), None);
     }
 
