@@ -39,7 +39,8 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the daemon keeps its socket and lock.
 pub const RUNTIME_DIR: &str = "/run/enforcer";
-/// The lock's name in the runtime directory. One host has one set of programs, so one instance.
+/// The lock's name in [`RUNTIME_DIR`], whatever the instance's own directory is: one host has one set of programs, so one
+/// instance.
 const LOCK: &str = "daemon.lock";
 
 /// The instance's lock; it is given up when this is dropped or the process ends.
@@ -47,17 +48,12 @@ const LOCK: &str = "daemon.lock";
 pub struct InstanceLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl InstanceLock {
-    /// Takes the lock of a runtime directory, which is made if it is not there.
+    /// Takes the host's lock.
     ///
     /// # Errors
     /// When another daemon holds it, which is named.
-    pub fn take(runtime: &Path) -> anyhow::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(runtime)
-            .with_context(|| format!("cannot make {}", runtime.display()))?;
-        let path = runtime.join(LOCK);
+    pub fn take() -> anyhow::Result<Self> {
+        let path = make_dir(Path::new(RUNTIME_DIR))?.join(LOCK);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -79,6 +75,13 @@ impl InstanceLock {
         writeln!(file, "process {}", std::process::id())?;
         Ok(Self(file))
     }
+}
+
+/// Makes a runtime directory if it is not there.
+fn make_dir(dir: &Path) -> anyhow::Result<&Path> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
 }
 
 /// One running instance.
@@ -119,9 +122,12 @@ impl Service {
                 "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
             );
         }
-        let lock = InstanceLock::take(runtime)?;
+        let lock = InstanceLock::take()?;
+        make_dir(runtime)?;
+        let level = manifest.manifest().audit_level;
         let Started { engine, ring, debug, .. } = Engine::start(manifest, policy, home)?;
         let stream = Stream::default();
+        stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
         let names = Names::start(engine.names(), resolving, limits, Files::of_the_host());
         let socket = runtime.join(control::SOCKET);
@@ -184,8 +190,10 @@ impl Service {
             None => self.policy.lock().map_err(|e| e.to_string())?.clone(),
         };
         let manifest = manifest::load(&file).map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        let level = manifest.manifest().audit_level;
         let outcome = self.engine.apply(manifest, file.clone()).await.ok_or("the engine has ended")?;
         let (generation, _) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        self.stream.set_level(level);
         if let Ok(mut policy) = self.policy.lock() {
             policy.clone_from(&file);
         }

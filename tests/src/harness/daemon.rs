@@ -34,6 +34,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it with a manifest and waits until it answers.
     pub(crate) fn start(dir: &Path, manifest: &str) -> anyhow::Result<Self> {
+        Self::start_with(dir, manifest, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
@@ -42,6 +47,7 @@ impl Daemon {
             // Names come and go quickly enough for a test.
             .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
             .arg(&policy)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)
