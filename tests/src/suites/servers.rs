@@ -45,7 +45,7 @@ http {
 ";
 
 /// The network, the certificate, the repository and the servers. It is set up once in a guest.
-const SETUP: &str = r#"
+const SETUP: &str = r"
 set -e
 ip netns add servers
 ip link add agents0 type veth peer name servers0 netns servers
@@ -71,7 +71,7 @@ ip netns exec servers dnsmasq --no-resolv --no-hosts --addn-hosts=/srv/servers/z
     --listen-address=10.88.0.53 --listen-address=10.88.0.54 --pid-file=/srv/servers/dnsmasq.pid --conf-file=/dev/null \
     --log-queries --log-facility=/srv/servers/dns.log
 echo 'nameserver 10.88.0.53' >/etc/resolv.conf
-"#;
+";
 
 fn policy(_: &Scene) -> anyhow::Result<String> {
     if fs::metadata(HOME).is_err() {
