@@ -13,11 +13,14 @@ mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod storm;
 mod subjects;
 mod systemd;
+mod unload;
 mod walls;
 
 use crate::harness::runner::{Place, Suite};
@@ -51,5 +54,9 @@ const PLAIN: &[Suite] = &[
     resolve::SUITE,
     full::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];
