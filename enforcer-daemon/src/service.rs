@@ -171,7 +171,9 @@ impl Service {
         stream.set_level(level);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
-        ended.into_iter().for_each(|record| stream.publish_counted(record));
+        if let Some(record) = ended {
+            stream.publish_counted(record);
+        }
         // Before the reader begins, so that it has every record.
         let records = (lifetime == Lifetime::Stays).then(|| {
             let (recent, to_come) = stream.listen();

@@ -24,6 +24,7 @@ use super::{
     pins::{PinError, Set, Sets},
     programs::{Loaded, PROGRAMS, Program},
 };
+use crate::manifest::Digest;
 
 /// The kernel object of this build.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer.bpf.o"));
@@ -211,7 +212,7 @@ fn sizes() -> String {
 }
 
 fn object_digest() -> String {
-    Sha256::digest(object()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Digest::new(Sha256::digest(object()).into()).to_string()
 }
 
 /// The programs and maps that this daemon works with: a set of pins. One that was not [committed](Kernel::commit) is removed

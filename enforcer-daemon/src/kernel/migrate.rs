@@ -83,7 +83,7 @@ pub fn tasks(kernel: &Kernel) -> Result<(), MigrateError> {
 pub fn budgets(before: &Set, kernel: &Kernel) -> Result<(), MigrateError> {
     let old: HashMap<MapData, SkillId, Budget> = open_map(before, map::BUDGETS)?;
     let mut new: HashMap<MapData, SkillId, Budget> = kernel.map(map::BUDGETS)?;
-    for entry in old.iter() {
+    for entry in &old {
         let (skill, mut budget) = entry.map_err(failed(map::BUDGETS))?;
         let mut passes = 0;
         loop {

@@ -180,7 +180,7 @@ fn unfinished(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// A daemon refuses to take this over; what is left of it stays in force, until it is unloaded.
-fn refused(play: Play<'_>, words: &[&str], unload: &[&str]) -> anyhow::Result<()> {
+fn refused(play: &Play<'_>, words: &[&str], unload: &[&str]) -> anyhow::Result<()> {
     let policy = play.daemon.policy().to_string_lossy().into_owned();
     let outcome = command(&[ENFORCER, "daemon", "--policy", &policy])?;
     ensure!(outcome.status == 1 && outcome.err.contains("enforcer unload"), "{outcome:?}");
@@ -189,7 +189,7 @@ fn refused(play: Play<'_>, words: &[&str], unload: &[&str]) -> anyhow::Result<()
     }
     play.in_force()?;
     succeed(&[&[ENFORCER, "unload", "--yes"], unload].concat())?;
-    nothing_in_force(&play)
+    nothing_in_force(play)
 }
 
 /// A map that is missing, and one that is another map.
@@ -202,7 +202,7 @@ fn other_map(scene: &Scene) -> anyhow::Result<()> {
     let outcome = command(&[ENFORCER, "daemon", "--policy", &policy])?;
     ensure!(outcome.status == 1 && outcome.err.contains("map ENTRYPOINTS"), "{outcome:?}");
     fs::rename(map("RESOLVED"), map("ENTRYPOINTS"))?;
-    refused(play, &["damaged", "ENTRYPOINTS is another one"], &[])
+    refused(&play, &["damaged", "ENTRYPOINTS is another one"], &[])
 }
 
 fn foreign(scene: &Scene) -> anyhow::Result<()> {
@@ -211,7 +211,7 @@ fn foreign(scene: &Scene) -> anyhow::Result<()> {
     fs::create_dir(format!("{INSTANCE}/somebody"))?;
     let outcome = command(&[ENFORCER, "unload", "--yes"])?;
     ensure!(outcome.status == 1 && outcome.err.contains("somebody"), "{outcome:?}");
-    refused(play, &["somebody", "--force"], &["--force"])
+    refused(&play, &["somebody", "--force"], &["--force"])
 }
 
 /// Unmounts bpffs while `test` runs.
