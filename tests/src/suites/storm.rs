@@ -164,7 +164,7 @@ fn reloads(scene: &Scene) -> anyhow::Result<()> {
 
 /// Labels that came by `enforcer run`, by a cgroup that the process has left, and from a parent go along.
 fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(2);
+    let rounds = rounds(1);
     let mut play = Play::begin(scene, &[])?;
     let moved = Worker::start(&Entry::Cgroup("/sys/fs/cgroup/tests-pins"))?;
     let victim = play.victim()?;
@@ -197,7 +197,7 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
 
 /// Wherever it ends, what was in force is, and the next one gets to the end.
 fn halfway(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(3);
+    let rounds = rounds(1);
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
     attack(&mut play, |daemon| {
