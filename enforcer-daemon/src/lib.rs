@@ -17,3 +17,4 @@ pub mod mounts;
 pub mod service;
 pub mod users;
 pub mod watch;
+pub mod workload;

@@ -14,11 +14,11 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status};
+use super::{Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status, members::Members};
 use crate::{
     compile::{
         self, Ids, Remark,
-        world::{Host, Loaded, World as _},
+        world::{self, Host, Loaded, World as _},
     },
     kernel::{
         Kernel,
@@ -32,10 +32,12 @@ use crate::{
 
 /// The engine's thread.
 pub(super) struct Owner {
-    kernel: Kernel,
-    maps: PolicyMaps,
-    resolver: Resolver,
-    enroller: Enroller,
+    pub(super) kernel: Kernel,
+    pub(super) maps: PolicyMaps,
+    pub(super) resolver: Resolver,
+    pub(super) enroller: Enroller,
+    /// Containers and units.
+    pub(super) members: Members,
     drops: PerCpuArray<MapData, u64>,
     ids: Ids,
     loaded: Loaded,
@@ -76,6 +78,7 @@ impl Owner {
             maps,
             resolver,
             enroller,
+            members: Members::default(),
             drops,
             ids: Ids::default(),
             loaded: Loaded::default(),
@@ -117,6 +120,15 @@ impl Owner {
                 Request::AttachCgroup(cgroup, skill, reply) => {
                     let _ = reply.send(self.attach_cgroup(cgroup, skill));
                 }
+                Request::AttachWorkloads(selector, skill, reply) => {
+                    let _ = reply.send(self.attach_workloads(&selector, &skill));
+                }
+                Request::Container { id, pid, bundle, skill, reply } => {
+                    let _ = reply.send(self.introduced(&id, pid, &bundle, skill));
+                }
+                Request::Cgroups(news, reply) => {
+                    let _ = reply.send(self.cgroups_changed(news));
+                }
                 Request::Inspect(pid, skill, reply) => {
                     let _ = reply.send(self.enroller.inspect_files(&mut self.kernel, pid, skill).unwrap_or(0));
                 }
@@ -136,14 +148,32 @@ impl Owner {
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
+        let found = std::mem::take(&mut self.members.found);
+        self.members.want(manifest.manifest());
+        let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
         if outcome.is_ok() {
             self.manifest = manifest;
             self.loaded.settle();
+            let now: Vec<u64> = self.members.governed().into_iter().collect();
+            self.enrol_members(&governed, &now);
         } else {
             self.loaded = before;
+            self.members.found = found;
+            self.members.want(self.manifest.manifest());
         }
         outcome
+    }
+
+    /// Puts the policy in force again, for the containers and units that there are now.
+    pub(super) fn again(&mut self) -> Result<(), PolicyError> {
+        let manifest = Arc::clone(&self.manifest);
+        self.put_in_force(&manifest).map(drop)
+    }
+
+    /// A cgroup's id and those below it.
+    pub(super) fn cgroups_of(&mut self, path: &str) -> Vec<(u64, u32)> {
+        world::cgroups(path).unwrap_or_default()
     }
 
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
@@ -171,8 +201,10 @@ impl Owner {
 
     fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
         let seen = self.maps.governed_cgroups();
-        let mut host =
-            Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
+        self.members.look().map_err(PolicyError::Cgroups)?;
+        let launchers = self.launchers();
+        let mut host = Host::new(&mut self.resolver, &mut self.members, self.home.clone(), &mut self.loaded)
+            .map_err(PolicyError::Mounts)?;
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.
         self.attached.retain(|cgroup, skill| {
@@ -183,6 +215,8 @@ impl Owner {
             }
             !found.is_empty()
         });
+        compiled.ruleset.curious = self.members.is_curious();
+        compiled.ruleset.launchers = if compiled.ruleset.curious { launchers } else { vec![] };
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
@@ -209,7 +243,7 @@ impl Owner {
     }
 
     /// The number of a skill of the policy in force.
-    fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
+    pub(super) fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
         let in_force = self.maps.in_force();
         self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
             let known: Vec<&str> = in_force.names.values().map(|s| s.name.as_str()).collect();
@@ -236,9 +270,7 @@ impl Owner {
 
     fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
         let skill = self.skill(&name)?;
-        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded)
-            .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
-        let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
+        let found = world::cgroups(&cgroup).map_err(EnterError::Cgroup)?;
         if found.is_empty() {
             return Err(EnterError::Cgroup(format!("there is no cgroup {cgroup} below {CGROUP_ROOT}")));
         }
@@ -268,6 +300,7 @@ impl Owner {
             policy: self.file.clone(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
+            workloads: self.members.governed().len(),
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
-    ids::SkillId,
+    ids::{ObjectId, SkillId},
     names::map,
     task::{CgroupLabel, CgroupName, cgroup_filter_slot},
 };
@@ -23,6 +23,7 @@ pub struct CgroupMaps {
     spare: HashMap<MapData, u64, CgroupLabel>,
     names: HashMap<MapData, CgroupName, SkillId>,
     filter: Array<MapData, u32>,
+    launchers: HashMap<MapData, ObjectId, u32>,
 }
 
 /// What was added for a policy that is not in force yet.
@@ -43,6 +44,7 @@ impl CgroupMaps {
             spare: kernel.map(map::CGROUP_SPARE)?,
             names: kernel.map(map::CGROUP_NAMES)?,
             filter: kernel.map(map::CGROUP_FILTER)?,
+            launchers: kernel.map(map::LAUNCHERS)?,
         })
     }
 
@@ -69,11 +71,15 @@ impl CgroupMaps {
     }
 
     fn add(&mut self, next: &Ruleset, staged: &mut Staged) -> Result<(), ApplyError> {
-        for (name, skill) in &next.cgroup_names {
+        let curious = next.curious.then_some((&CgroupName::ANY, &SkillId::NOBODY));
+        for (name, skill) in next.cgroup_names.iter().chain(curious) {
             if self.names.get(name, 0).is_err() {
                 self.names.insert(name, skill, 0).map_err(|e| failed(map::CGROUP_NAMES, &e))?;
                 staged.names.push(*name);
             }
+        }
+        for launcher in &next.launchers {
+            self.launchers.insert(launcher, 1, 0).map_err(|e| failed(map::LAUNCHERS, &e))?;
         }
         for (id, label) in &next.cgroups {
             if self.cgroups.get(id, 0).is_err() {
@@ -82,6 +88,24 @@ impl CgroupMaps {
             }
         }
         Ok(())
+    }
+
+    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs.
+    ///
+    /// # Errors
+    /// When the kernel has no room.
+    pub fn enter(&mut self, found: &[(u64, u32)], label: CgroupLabel) -> Result<(), ApplyError> {
+        for (id, _) in found {
+            self.cgroups.insert(id, label, 0).map_err(|e| failed(map::CGROUPS, &e))?;
+            self.filter.set(cgroup_filter_slot(*id), 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
+        }
+        Ok(())
+    }
+
+    /// The cgroup that was named of those that `id` lies in.
+    #[must_use]
+    pub fn named(&self, id: u64) -> Option<u64> {
+        self.cgroups.get(&id, 0).ok().map(|label| label.named)
     }
 
     /// Takes out what was added for a policy that does not come into force, and what the kernel put below it.
@@ -133,8 +157,10 @@ impl CgroupMaps {
                 tracing::error!("a cgroup's path could not be given to another skill: {}", full_or(&e));
             }
         }
-        let stale: Vec<CgroupName> =
-            self.names.keys().flatten().filter(|name| !in_force.cgroup_names.contains_key(name)).collect();
+        let outdated = |name: &CgroupName| {
+            !in_force.cgroup_names.contains_key(name) && !(in_force.curious && *name == CgroupName::ANY)
+        };
+        let stale: Vec<CgroupName> = self.names.keys().flatten().filter(outdated).collect();
         for name in stale {
             let _ = self.names.remove(&name);
         }

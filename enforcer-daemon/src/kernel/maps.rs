@@ -227,6 +227,11 @@ impl PolicyMaps {
         self.cgroups.governed()
     }
 
+    /// The maps of cgroups.
+    pub fn cgroups(&mut self) -> &mut CgroupMaps {
+        &mut self.cgroups
+    }
+
     /// Puts `next` in force. `seen` has the cgroups that were governed before `next` was compiled. Returns the cgroups that are governed now and were not, and the generation. What holds the same
     /// rules as the policy in force is in force already: the generation stays.
     ///

@@ -18,6 +18,7 @@ mod runtime;
 mod subjects;
 mod systemd;
 mod walls;
+mod workloads;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -32,7 +33,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,
