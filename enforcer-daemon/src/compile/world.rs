@@ -137,16 +137,10 @@ impl<'a> Host<'a> {
         Ok(Self { resolver, members, inside: None, home, loaded, mounts })
     }
 
-    /// Opens a path within a container, whose links and `..` lead nowhere else.
-    fn open_inside(&mut self, container: u64, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>, String> {
-        let failed = |e: &dyn std::fmt::Display| format!("{} in the container: {e}", path.display());
-        let root = self.members.root(container).map_err(|e| failed(&e))?;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&root.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(e) => Err(failed(&e)),
-        }
+    /// Opens a path within a container.
+    fn open_inside(&mut self, container: u64, path: &Path) -> Result<Option<OwnedFd>, String> {
+        let found = self.members.root(container).and_then(|root| root.find(path));
+        found.map_err(|e| format!("{} in the container: {e}", path.display()))
     }
 
     /// The kernel's identity of an open file.
@@ -164,11 +158,11 @@ impl<'a> Host<'a> {
         if let Some(found) = known(self.members) {
             return Ok(found);
         }
-        let Some(fd) = self.open_inside(container, path, OFlags::PATH)? else { return Ok(vec![]) };
+        let Some(fd) = self.open_inside(container, path)? else { return Ok(vec![]) };
         let mut found: Vec<(ObjectId, u32)> = self.identity(&fd)?.into_iter().map(|top| (top, 0)).collect();
         let mounts = self.members.root(container).map(|root| root.mounts.clone()).map_err(|e| e.to_string())?;
         for (mount, below) in roots_below(&mounts, &mounts, path, widens) {
-            if let Some(fd) = self.open_inside(container, &mount.mount_point, OFlags::PATH)?
+            if let Some(fd) = self.open_inside(container, &mount.mount_point)?
                 && let Some(root) = self.identity(&fd)?
                 && root.dev == mount.dev
             {
@@ -184,7 +178,7 @@ impl<'a> Host<'a> {
         if let Some(known) = self.members.found.get(&container).and_then(|found| found.pins.get(path)) {
             return known.clone();
         }
-        let measured = match self.open_inside(container, path, OFlags::PATH) {
+        let measured = match self.open_inside(container, path) {
             Ok(Some(fd)) => {
                 let file = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
                 hash::sha256_file(&file).map_err(|e| format!("{} in the container: {e}", path.display()))

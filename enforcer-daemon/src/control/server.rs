@@ -96,11 +96,6 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
 
 const ONE_TARGET: &str = "name one of a process, a cgroup, a container, a unit";
 
-/// What is wrong with a value, in a sentence.
-fn said(e: crate::manifest::InvalidValue) -> String {
-    e.to_string()
-}
-
 async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Result<Value, String> {
     match request {
         Request::Status => service.status().await,
@@ -119,10 +114,11 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
         }
         Request::Attach { skill, pid: None, cgroup: None, container, unit } => {
             let selector = match (container, unit) {
-                (Some(text), None) => Selector::Container(text.parse().map_err(said)?),
-                (None, Some(text)) => Selector::Unit(text.parse().map_err(said)?),
+                (Some(text), None) => text.parse().map(Selector::Container),
+                (None, Some(text)) => text.parse().map(Selector::Unit),
                 _ => return Err(ONE_TARGET.into()),
             };
+            let selector = selector.map_err(|e| e.to_string())?;
             let count = service.engine.attach_workloads(selector, skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "count": count }))
         }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use enforcer_common::ids::ObjectId;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2},
+    io::Errno,
+};
 
 use crate::{
     manifest::{Digest, Manifest},
@@ -37,6 +40,8 @@ pub struct Root {
     pub dir: OwnedFd,
     /// What was mounted in it, by path from that root.
     pub mounts: Vec<Mount>,
+    /// What is yet to be mounted in it from the host: where, and what.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
 }
 
 /// What was found in a container when the policy was loaded, or the container came: until it is loaded again, a path leads
@@ -199,6 +204,23 @@ impl Members {
         self.all.iter().filter(|(_, member)| member.skill.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// Whether a process in a member's cgroup runs the member's own program, and not the engine's or systemd's, which will
+    /// execute it.
+    #[must_use]
+    pub fn runs_its_own(&mut self, id: u64, pid: u32) -> bool {
+        let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+        let Ok(program) = fs::metadata(&exe) else { return false };
+        if self.get(id).is_some_and(Member::is_container) {
+            // The engine's program lies on the host.
+            let root = self.root(id).ok().and_then(|root| rustix::fs::fstat(&root.dir).ok());
+            return root.is_some_and(|root| root.st_dev == program.dev());
+        }
+        let is_manager =
+            |path: &Path| fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (program.dev(), program.ino()));
+        !(is_manager(Path::new("/proc/1/exe"))
+            || super::workloads::LAUNCHERS.iter().any(|path| is_manager(Path::new(path))))
+    }
+
     /// A container's files.
     ///
     /// # Errors
@@ -252,14 +274,16 @@ impl Member {
             }
         }
         let rootfs = rootfs.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let volumes = self.facts.as_ref().map(|facts| facts.volumes.clone()).unwrap_or_default();
+        let with_volumes = |root: Root| Root { volumes, ..root };
         // Within the mount namespace of the runtime's child, which has the container's volumes.
         for pid in processes {
             let dir = PathBuf::from(format!("/proc/{pid}/root")).join(rootfs.strip_prefix("/").unwrap_or(rootfs));
             if let Ok(root) = Root::open(&dir, rootfs, &format!("/proc/{pid}/mountinfo")) {
-                return Ok(root);
+                return Ok(with_volumes(root));
             }
         }
-        Root::open(rootfs, rootfs, "/proc/self/mountinfo")
+        Root::open(rootfs, rootfs, "/proc/self/mountinfo").map(with_volumes)
     }
 }
 
@@ -273,6 +297,34 @@ impl Root {
             Some(mount)
         };
         let mounts = mounts::read(Path::new(mountinfo))?.into_iter().filter_map(inside).collect();
-        Ok(Self { dir: fd, mounts })
+        Ok(Self { dir: fd, mounts, volumes: vec![] })
     }
+
+    /// Opens a path within it, whose links and `..` lead nowhere else; `None` when it does not exist. What is yet to be mounted is
+    /// looked up where it lies on the host.
+    ///
+    /// # Errors
+    /// When the path or a volume cannot be opened.
+    pub fn find(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
+        let depth = |at: &Path| at.components().count();
+        let volumes = self.volumes.iter().filter_map(|(at, source)| Some((at, source, path.strip_prefix(at).ok()?)));
+        let found = match volumes.max_by_key(|(at, ..)| depth(at)) {
+            None => within(&self.dir, path),
+            Some((_, source, rest)) => match openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(volume) if rest.as_os_str().is_empty() => Ok(volume),
+                Ok(volume) => within(&volume, rest),
+                Err(e) => Err(e),
+            },
+        };
+        match found {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn within(dir: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }

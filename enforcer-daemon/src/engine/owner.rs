@@ -171,11 +171,6 @@ impl Owner {
         self.put_in_force(&manifest).map(drop)
     }
 
-    /// A cgroup's id and those below it.
-    pub(super) fn cgroups_of(&mut self, path: &str) -> Vec<(u64, u32)> {
-        world::cgroups(path).unwrap_or_default()
-    }
-
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
     fn refresh(&mut self) -> Result<bool, PolicyError> {
         let before = self.maps.generation();

@@ -9,12 +9,13 @@ use enforcer_common::{
 
 use super::{CgroupNews, EnterError, PolicyError, owner::Owner};
 use crate::{
+    compile::world,
     kernel::enrol::EnrolError,
     workload::{self, Kind, Selector, Workload},
 };
 
 /// What systemd executes in a unit's cgroup before the unit's own program, since version 255.
-const LAUNCHERS: [&str; 2] = ["/usr/lib/systemd/systemd-executor", "/lib/systemd/systemd-executor"];
+pub(super) const LAUNCHERS: [&str; 2] = ["/usr/lib/systemd/systemd-executor", "/lib/systemd/systemd-executor"];
 /// How often the processes of a cgroup are looked at until none is new.
 const PASSES: u32 = 8;
 
@@ -22,9 +23,15 @@ impl Owner {
     /// Takes the news of cgroups that were made and removed, and puts what is meant into its skill.
     pub(super) fn cgroups_changed(&mut self, news: Vec<CgroupNews>) -> Result<(), PolicyError> {
         let mut changed = false;
+        let mut met = vec![];
         for news in news {
             changed |= match news {
-                CgroupNews::Made { path } => Workload::at(&path).is_some_and(|workload| self.met(workload)),
+                CgroupNews::Made { path } => {
+                    let new = Workload::at(&path).filter(|workload| self.met(workload.clone()));
+                    let is_new = new.is_some();
+                    met.extend(new);
+                    is_new
+                }
                 CgroupNews::Lost => self.members.is_curious(),
                 CgroupNews::Gone { id } => self.members.forget(id),
                 CgroupNews::Begun { cgroup } => {
@@ -32,19 +39,40 @@ impl Owner {
                 }
             };
         }
-        if changed { self.again() } else { Ok(()) }
+        if !changed {
+            return Ok(());
+        }
+        self.again()?;
+        for workload in met {
+            self.catch_up(&workload);
+        }
+        Ok(())
+    }
+
+    /// Labels what runs its own program already: the daemon came to know of it too late.
+    fn catch_up(&mut self, workload: &Workload) {
+        let Some(member) = self.members.get(workload.id) else { return };
+        let Some(skill) = member.skill.as_deref().and_then(|name| self.skill(name).ok()) else { return };
+        for pid in workload.processes() {
+            if !self.members.runs_its_own(workload.id, pid) {
+                continue;
+            }
+            match self.enroller.enrol(&mut self.kernel, pid, skill) {
+                Ok(0) | Err(EnrolError::NoProcess(_)) => {}
+                Ok(_) => tracing::warn!("process {pid} of {} ran before it was governed", workload.path),
+                Err(e) => tracing::error!("{}: {e}", workload.path),
+            }
+        }
     }
 
     /// Governs one that is meant, at once and without its paths; true when it is.
     fn met(&mut self, workload: Workload) -> bool {
         let id = workload.id;
-        match self.members.meet(workload) {
-            Some(skill) => self.govern(id, &skill),
-            None => {
-                self.members.forget(id);
-                false
-            }
+        if let Some(skill) = self.members.meet(workload) {
+            return self.govern(id, &skill);
         }
+        self.members.forget(id);
+        false
     }
 
     /// Puts the cgroup of a member into its skill, if the policy in force has it.
@@ -55,11 +83,17 @@ impl Owner {
         let path = member.workload.path.clone();
         // Its own first: what is made below it from then on has its label.
         let entered = self.maps.cgroups().enter(&[(id, 0)], label).and_then(|()| {
-            let below = self.cgroups_of(&path);
+            let below = world::cgroups(&path).unwrap_or_default();
             self.maps.cgroups().enter(&below, label)
         });
         if let Err(e) = &entered {
             tracing::error!("{path} could not be governed: {e}");
+        }
+        // What was removed meanwhile nobody would take out again.
+        if Workload::at_id(&path) != Some(id) {
+            self.maps.cgroups().leave(id);
+            self.members.forget(id);
+            return false;
         }
         entered.is_ok()
     }

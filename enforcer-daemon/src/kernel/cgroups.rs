@@ -102,6 +102,15 @@ impl CgroupMaps {
         Ok(())
     }
 
+    /// Takes out a cgroup that was removed, and what was below it.
+    pub fn leave(&mut self, named: u64) {
+        let below: Vec<u64> =
+            self.cgroups.iter().flatten().filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
+        for id in below {
+            let _ = self.cgroups.remove(&id);
+        }
+    }
+
     /// The cgroup that was named of those that `id` lies in.
     #[must_use]
     pub fn named(&self, id: u64) -> Option<u64> {
@@ -158,7 +167,7 @@ impl CgroupMaps {
             }
         }
         let outdated = |name: &CgroupName| {
-            !in_force.cgroup_names.contains_key(name) && !(in_force.curious && *name == CgroupName::ANY)
+            !(in_force.cgroup_names.contains_key(name) || in_force.curious && *name == CgroupName::ANY)
         };
         let stale: Vec<CgroupName> = self.names.keys().flatten().filter(outdated).collect();
         for name in stale {

@@ -43,6 +43,8 @@ pub struct Facts {
     pub labels: BTreeMap<String, String>,
     /// Its root directory, as the engine's mount namespace has it.
     pub rootfs: Option<PathBuf>,
+    /// What its runtime will mount from the host: where in the container, and what.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Facts {
@@ -80,6 +82,13 @@ impl Facts {
         if let Some(root) = text(&config, "/root/path") {
             self.rootfs = Some(bundle.join(root));
         }
+        let bind = |mount: &Value| {
+            let bound =
+                mount["type"] == "bind" || mount["options"].as_array().is_some_and(|o| o.iter().any(|o| o == "rbind"));
+            let (at, source) = (mount["destination"].as_str()?, mount["source"].as_str()?);
+            bound.then(|| (PathBuf::from(at), bundle.join(source)))
+        };
+        self.volumes = config["mounts"].as_array().into_iter().flatten().filter_map(bind).collect();
         self.add_labels(&config["annotations"]);
         // The names that the engines' CRI parts give: containerd's, CRI-O's.
         let first = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
@@ -220,11 +229,13 @@ mod tests {
             ),
             (
                 "var/lib/containers/storage/overlay-containers/ID/userdata/config.json",
-                r#"{"root":{"path":"/merged"},"annotations":{"team":"red"}}"#,
+                r#"{"root":{"path":"/merged"},"annotations":{"team":"red"},"mounts":[{"destination":"/proc","type":"proc","source":"proc"},
+                    {"destination":"/data","type":"bind","source":"/srv/data","options":["rbind"]}]}"#,
             ),
         ]);
         let facts = Facts::of(ID, &host);
         assert_eq!(facts.rootfs.as_deref(), Some(Path::new("/merged")));
+        assert_eq!(facts.volumes, [("/data".into(), "/srv/data".into())]);
         for meant in
             ["web", ID, &ID[..12], "image=localhost/agent:1", "image=agent", "image=localhost/agent", "label=team=red"]
         {

@@ -4,8 +4,10 @@
 #[must_use]
 pub fn name_of(path: &str) -> Option<&str> {
     let (above, name) = path.rsplit_once('/')?;
-    let is_unit = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"].iter().any(|end| name.ends_with(end));
-    let in_slices = above.split('/').skip(1).all(|part| part.ends_with(".slice"));
+    let kind = |part: &str| part.rsplit_once('.').map(|(_, kind)| kind.to_owned());
+    let is_unit =
+        kind(name).is_some_and(|k| ["service", "scope", "slice", "socket", "mount", "swap"].contains(&k.as_str()));
+    let in_slices = above.split('/').skip(1).all(|part| kind(part).as_deref() == Some("slice"));
     (is_unit && in_slices).then_some(name)
 }
 

@@ -58,15 +58,15 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
         return Ok(());
     }
     let root = scene.make_dir("image")?;
-    for dir in ["bin", "work", "keep", "secret", "data", "tmp", "etc", "proc", "sys", "dev"] {
+    for dir in ["bin/other", "work", "keep", "secret", "data", "tmp", "etc", "proc", "sys", "dev"] {
         fs::create_dir_all(format!("{root}/{dir}"))?;
     }
     fs::copy("/usr/bin/busybox", format!("{root}/bin/busybox")).context("busybox")?;
     // Another content under a name of its own.
     let mut other = fs::read("/usr/bin/busybox")?;
     other.push(0);
-    fs::write(format!("{root}/bin/other"), other)?;
-    fs::set_permissions(format!("{root}/bin/other"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::write(format!("{root}/bin/other/true"), other)?;
+    fs::set_permissions(format!("{root}/bin/other/true"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     for name in ["sh", "rm", "cat", "sleep", "ls", "touch", "mv"] {
         std::os::unix::fs::symlink("busybox", format!("{root}/bin/{name}"))?;
     }
@@ -79,7 +79,7 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
 /// What an agent in a container tries, and says what it could do.
 const TRY: &str = "rm /work/f && echo removed; rm -f /keep/f; [ -e /keep/f ] && echo kept; \
                    cat /secret/f || echo hidden; echo x > /data/made && echo made; echo x > /keep/new || echo refused; \
-                   /bin/other true || echo denied";
+                   /bin/other/true || echo denied";
 /// What it says when its skill governs it.
 const GOVERNED: [&str; 6] = ["removed", "kept", "hidden", "made", "refused", "denied"];
 
@@ -149,8 +149,8 @@ fn hooked(scene: &Scene) -> anyhow::Result<()> {
 /// Whom no skill means may start; when the daemon cannot be asked, nobody may.
 fn hook_for_nobody(scene: &Scene) -> anyhow::Result<()> {
     hooks()?;
-    let outcome = run(scene, &["--hooks-dir", HOOKS, "--rm"], "echo free; /bin/other true || echo denied")?;
-    ensure!(outcome.status == 0 && outcome.out == "free\n", "{outcome:?}");
+    let outcome = run(scene, &["--hooks-dir", HOOKS, "--rm"], "echo free; /bin/other/true && echo runs")?;
+    ensure!(outcome.status == 0 && outcome.out == "free\nruns\n", "{outcome:?}");
     let state = "{\"ociVersion\": \"1.0.2\", \"id\": \"nobody\", \"status\": \"created\", \"pid\": 1, \"bundle\": \"/nowhere\"}";
     let hook = |options: &str| command(&["sh", "-c", &format!("echo '{state}' | {ENFORCER} oci-hook {options}")]);
     let outcome = hook("--runtime-dir /run/no-daemon")?;
@@ -241,7 +241,7 @@ fn restarted(scene: &Scene) -> anyhow::Result<()> {
     for step in [&["pause"][..], &["unpause"], &["restart", "-t", "0"], &["stop", "-t", "0"], &["start"]] {
         succeed(&[&["podman"], step, &["web"]].concat())?;
         match step[0] {
-            "pause" => ensure!(workloads(scene)? == 1, "a paused container is not governed any more"),
+            "pause" => ensure!(workloads(scene)? == 1, "{} are governed", workloads(scene)?),
             "stop" => none_left(scene)?,
             _ => kept()?,
         }
