@@ -29,6 +29,7 @@ mod report;
 mod resolve;
 mod subject;
 mod task;
+mod unit;
 mod verdict;
 mod wall;
 

@@ -15,6 +15,7 @@ use enforcer_common::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
     },
     task::{CGROUP_PATH_CAPACITY, CgroupName},
+    unit::UnitRule,
 };
 
 use self::ruleset::{RuleText, Ruleset, SkillText};
@@ -193,6 +194,12 @@ impl Compiler<'_> {
         }
         if let Some(cgroup) = &skill.matching.cgroup {
             self.cgroup(id, &at.key("match").key("cgroup"), cgroup.as_str());
+        }
+        if let Some(unit) = &skill.matching.unit {
+            match UnitRule::new(id, unit.as_str()).filter(|_| !unit.as_str().contains(['[', ']', '!'])) {
+                Some(rule) => self.ruleset.units.push(rule),
+                None => self.error(&at.key("match").key("unit"), "only `*` and `?` are wildcards".into()),
+            }
         }
         self.ruleset.skills.insert(id, conf);
         let mode = if mode == Mode::Audit { "audit" } else { "enforce" };

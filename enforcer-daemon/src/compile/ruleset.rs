@@ -10,6 +10,7 @@ use enforcer_common::{
     net::{NetKey, PortSet},
     rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf},
     task::{CgroupLabel, CgroupName, cgroup_flag},
+    unit::UnitRule,
 };
 
 /// A network prefix of a skill.
@@ -51,6 +52,8 @@ pub struct Ruleset {
     pub cgroups: HashMap<u64, CgroupLabel>,
     /// The skills of the cgroups that the manifest names, by path, whether or not they exist.
     pub cgroup_names: HashMap<CgroupName, SkillId>,
+    /// The patterns of units, in the order of the skills' names.
+    pub units: Vec<UnitRule>,
     /// Whether the daemon has to know of cgroups that are made.
     pub curious: bool,
     /// Programs that service managers execute before the one that is meant.
@@ -105,6 +108,7 @@ impl Ruleset {
             && self.entrypoints == other.entrypoints
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
+            && self.units == other.units
             && self.curious == other.curious
             && self.launchers == other.launchers
     }

@@ -9,6 +9,7 @@ use enforcer_common::{
     ids::{ObjectId, SkillId},
     names::map,
     task::{CgroupLabel, CgroupName, cgroup_filter_slot},
+    unit::{PATTERN_LIMIT, UnitRule},
 };
 
 use super::{
@@ -24,6 +25,7 @@ pub struct CgroupMaps {
     names: HashMap<MapData, CgroupName, SkillId>,
     filter: Array<MapData, u32>,
     launchers: HashMap<MapData, ObjectId, u32>,
+    units: Array<MapData, UnitRule>,
 }
 
 /// What was added for a policy that is not in force yet.
@@ -45,6 +47,7 @@ impl CgroupMaps {
             names: kernel.map(map::CGROUP_NAMES)?,
             filter: kernel.map(map::CGROUP_FILTER)?,
             launchers: kernel.map(map::LAUNCHERS)?,
+            units: kernel.map(map::UNIT_PATTERNS)?,
         })
     }
 
@@ -164,6 +167,14 @@ impl CgroupMaps {
                 && let Err(e) = self.names.insert(name, skill, 0)
             {
                 tracing::error!("a cgroup's path could not be given to another skill: {}", full_or(&e));
+            }
+        }
+        // The one behind the last ends the list. It is written first, and the first one last, so that what is read is a list.
+        let units: Vec<(u32, &UnitRule)> =
+            (0..PATTERN_LIMIT).zip(in_force.units.iter().chain([&UnitRule::NONE])).collect();
+        for (index, rule) in units.into_iter().rev() {
+            if let Err(e) = self.units.set(index, rule, 0) {
+                tracing::error!("a unit's pattern could not be written: {}", full_or(&e));
             }
         }
         let outdated = |name: &CgroupName| {

@@ -3,13 +3,14 @@
 //! A cgroup is known by its path alone; what its container is called is read from what the engine keeps on disk.
 
 pub mod container;
-pub mod unit;
 
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
+
+use enforcer_common::unit;
 
 use crate::{
     kernel::load::CGROUP_ROOT,

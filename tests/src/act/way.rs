@@ -28,6 +28,9 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("bind", [from, to, act @ ..]) => bind(from, to).and_then(|()| perform_act(act)),
         ("thread-then-into-cgroup", [dir, act @ ..]) => moved_under_a_thread(dir, act),
         ("into-cgroup", [dir, act @ ..]) => into_cgroup(dir, act),
+        ("into-cgroup-threads", [dir, act @ ..]) => std::fs::write(format!("{dir}/cgroup.threads"), "0")
+            .map_err(Failure::broken)
+            .and_then(|()| perform_act(act)),
         ("born-in-cgroup", [dir, act @ ..]) => born_in_cgroup(dir, act),
         ("user", [uid, act @ ..]) => sys::number(uid).and_then(|uid| {
             // SAFETY: no pointers.

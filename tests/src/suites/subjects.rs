@@ -163,7 +163,12 @@ fn moved_out(scene: &Scene) -> anyhow::Result<()> {
     governed(scene, &worker, &[], SKILL)?;
     let entered = scene.worker(SKILL)?;
     governed(scene, &entered, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
-    governed(scene, &entered, &["into-cgroup", CGROUPS], SKILL)
+    governed(scene, &entered, &["into-cgroup", CGROUPS], SKILL)?;
+    // A thread alone, within a threaded subtree.
+    let (domain, threads) = (cgroup("tests-domain"), cgroup("tests-domain/threads"));
+    fs::create_dir_all(&threads)?;
+    fs::write(format!("{threads}/cgroup.type"), "threaded")?;
+    governed(scene, &entered, &["into-cgroup", &domain, "into-cgroup-threads", &threads], SKILL)
 }
 
 fn moved_to_another(scene: &Scene) -> anyhow::Result<()> {
