@@ -126,6 +126,12 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// The content of a memory file that can still be written is not held against changes.
+        MemoryFileNotSealed = 30 => "memory file is not sealed",
+        /// Somebody opened the file for writing while it was being opened for execution.
+        ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
+        /// The kernel would not run a file that is open for writing, but does not look below an overlay.
+        OpenForWriting = 32 => "file below the overlay is open for writing",
     }
 }
 
@@ -142,6 +148,16 @@ impl ReasonCode {
     #[must_use]
     pub const fn known(self) -> Option<Reason> {
         Reason::from_raw(self.0)
+    }
+
+    /// No reason.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is no reason.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether it is this reason.

@@ -43,6 +43,12 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// Which tasks the enrolment iterator shall label.
     pub const ENROL: &str = "ENROL";
+    /// What is known of the content of files that were executed, by inode.
+    pub const CONTENTS: &str = "CONTENTS";
+    /// The number that was given out last to a version of a file's content.
+    pub const LAST_VERSION: &str = "LAST_VERSION";
+    /// How often a digest was measured, and how often it was known, per CPU.
+    pub const MEASUREMENTS: &str = "MEASUREMENTS";
     /// Answers of the `inode_getxattr` program to the daemon's threads.
     pub const RESOLVED: &str = "RESOLVED";
 }

@@ -1,6 +1,6 @@
 //! Labels of tasks and cgroups.
 
-use crate::{decide::Findings, ids::SkillId};
+use crate::{content::Opened, decide::Findings, ids::SkillId};
 
 /// How a task came into its skill.
 #[repr(u32)]
@@ -28,6 +28,8 @@ pub struct Label {
     pub pending: SkillId,
     /// Room for the decision that the task waits for; only the task itself uses it.
     pub findings: Findings,
+    /// The file that the task opened last for execution; only the task itself uses it.
+    pub opened: Opened,
 }
 
 impl Label {
@@ -35,7 +37,7 @@ impl Label {
     #[must_use]
     #[inline(always)]
     pub const fn new(skill: SkillId, origin: Origin) -> Self {
-        Self { skill, origin: origin as u32, pending: SkillId(0), findings: Findings::EMPTY }
+        Self { skill, origin: origin as u32, pending: SkillId(0), findings: Findings::EMPTY, opened: Opened::NOTHING }
     }
 }
 
@@ -131,7 +133,7 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 40);
+const _: () = assert!(size_of::<Label>() == 88);
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 

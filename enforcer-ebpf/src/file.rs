@@ -13,6 +13,7 @@ use enforcer_common::{
 
 use crate::{
     ascent::Ascent,
+    digest,
     kernel::{Dentry, File, Iattr, Inode, Task},
     policy::InForce,
     report::{self, Object},
@@ -108,8 +109,16 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 /// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
-    let Some(skill) = actor() else { return verdict::pass() };
     let file = File::new(ctx.arg(0));
+    // Whoever writes, governed or not: what was measured of the file does not hold any more.
+    if file.mode() & FMODE_WRITE != 0 {
+        digest::forget(file.inode());
+    }
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    digest::note(file);
+    if Task::current().is_kernel_internal() {
+        return verdict::pass();
+    }
     verdict::of(refuses_proc_file(skill, file) || refuses_file(skill, file))
 }
 
@@ -166,6 +175,9 @@ fn is_bottomless(inode: Inode) -> bool {
 /// Decides a change of attributes: mode, owner, times, size. A size of 0 deletes what was there.
 #[inline(always)]
 fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
+    if attributes.size().is_some() {
+        digest::forget(dentry.inode());
+    }
     let Some(skill) = actor() else { return false };
     if dentry.superblock().is_internal() {
         return false;

@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, InodeStorage, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use enforcer_common::{
+    content::Content,
     event::Event,
     ids::{Digest, ObjectId, SkillId},
     net::{NetKey, PortSet},
@@ -92,3 +93,13 @@ pub static ENROL: Array<Enrolment, 1> = Array::new();
 
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CONTENTS: InodeStorage<Content> = InodeStorage::new();
+
+#[btf_map]
+pub static LAST_VERSION: Array<u64, 1> = Array::new();
+
+/// Slot 0 counts digests that were measured, slot 1 those that were known.
+#[btf_map]
+pub static MEASUREMENTS: PerCpuArray<u64, 2> = PerCpuArray::new();

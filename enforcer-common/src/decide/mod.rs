@@ -8,7 +8,7 @@ mod exec;
 mod file;
 mod net;
 
-pub use exec::{enter, exec};
+pub use exec::{enter, exec, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 

@@ -29,6 +29,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("enforcer {} (process {}) on kernel {}", text("version"), text("pid"), text("kernel"));
     println!("policy   {} (generation {})", text("policy"), text("generation"));
     println!("events   {} lost", text("dropped"));
+    println!("digests  {} measured, {} known", status["digests"]["measured"], status["digests"]["known"]);
     println!("cgroups  {} governed", text("cgroups"));
     println!("{:<20} {:<8} {:>9} {:>9} {:>13}", "skill", "mode", "binaries", "paths", "destinations");
     for skill in status["skills"].as_array().into_iter().flatten() {

@@ -14,7 +14,9 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status, members::Members};
+use super::{
+    DigestCounts, Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status, members::Members,
+};
 use crate::{
     compile::{
         self, Ids, Remark,
@@ -39,6 +41,7 @@ pub(super) struct Owner {
     /// Containers and units.
     pub(super) members: Members,
     drops: PerCpuArray<MapData, u64>,
+    measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
     loaded: Loaded,
     home: PathBuf,
@@ -66,6 +69,7 @@ impl Owner {
         let debug = kernel.debug_messages();
         let ring = kernel.map(map::EVENTS)?;
         let drops = kernel.map(map::DROPS)?;
+        let measurements = kernel.map(map::MEASUREMENTS)?;
         let maps = PolicyMaps::new(&mut kernel)?;
         let resolver = Resolver::new(&mut kernel)?;
         let mut enroller = Enroller::new(&mut kernel)?;
@@ -80,6 +84,7 @@ impl Owner {
             enroller,
             members: Members::default(),
             drops,
+            measurements,
             ids: Ids::default(),
             loaded: Loaded::default(),
             home,
@@ -279,7 +284,7 @@ impl Owner {
     }
 
     fn dropped(&self) -> u64 {
-        self.drops.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        sum(&self.drops, 0)
     }
 
     fn status(&self) -> Status {
@@ -299,9 +304,15 @@ impl Owner {
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
+            digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// A count over all CPUs.
+fn sum(counts: &PerCpuArray<MapData, u64>, slot: u32) -> u64 {
+    counts.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
 }
 
 /// The processes of some cgroups, with their skills. Those that end meanwhile are left out.

@@ -3,6 +3,7 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod content;
 mod exec;
 mod file;
 mod net;
@@ -64,6 +65,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         process::perform,
         passing::perform,
         uring::perform,
+        content::perform,
         odd::perform,
     ]
     .iter()

@@ -5,6 +5,7 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod digest;
 mod entry;
 mod exec;
 mod files;
@@ -39,6 +40,7 @@ const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,
+    digest::SUITE,
     connect::SUITE,
     subjects::SUITE,
     modes::SUITE,
