@@ -64,8 +64,8 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
     let id = cgroup.id()?;
     let parent = cgroup.parent()?.id()?;
     // SAFETY: an update replaces the element.
-    let named = named(id, path);
-    let label = match named {
+    // Whether it is named is asked of the label from here on: of the option LLVM makes arithmetic on a pointer.
+    let label = match named(id, path) {
         Some(label) => label,
         None => match unsafe { CGROUPS.get(parent) } {
             Some(label) => *label,
@@ -80,13 +80,13 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
     };
     if CGROUPS.insert(id, label, 0).is_err() {
         // No room, but governed all the same: the slot sends what is in it to the cgroups above.
-        if named.is_some() {
+        if label.named == id {
             let _ = CGROUP_SPARE.insert(id, label, 0);
         }
         set(CGROUP_OVERFLOW.get_ptr_mut(cgroup_filter_slot(id)));
     }
     set(CGROUP_FILTER.get_ptr_mut(cgroup_filter_slot(id)));
-    if named.is_some_and(|label| label.waits_for_exec()) {
+    if label.named == id && label.waits_for_exec() {
         tell_of_cgroup(Kind::CgroupMade, id, path);
     }
     Some(())
