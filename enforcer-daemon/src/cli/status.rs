@@ -30,6 +30,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("policy   {} (generation {})", text("policy"), text("generation"));
     println!("events   {} lost", text("dropped"));
     println!("cgroups  {} governed", text("cgroups"));
+    for sink in status["sinks"].as_array().into_iter().flatten() {
+        let text = |key: &str| sink[key].as_str().map_or_else(|| sink[key].to_string(), ToOwned::to_owned);
+        let error = sink["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
+        println!("sink     {}: {} written, {} lost{error}", text("sink"), text("written"), text("lost"));
+    }
     println!("{:<20} {:<8} {:>9} {:>9} {:>13}", "skill", "mode", "binaries", "paths", "destinations");
     for skill in status["skills"].as_array().into_iter().flatten() {
         let text = |key: &str| skill[key].as_str().map_or_else(|| skill[key].to_string(), ToOwned::to_owned);
