@@ -14,6 +14,7 @@ pub mod hash;
 pub mod kernel;
 pub mod manifest;
 pub mod mounts;
+pub mod notify;
 pub mod own;
 pub mod service;
 pub mod users;

@@ -23,21 +23,22 @@ pub fn by_name(name: &str) -> io::Result<Option<User>> {
     Ok(find(&fs::read_to_string("/etc/passwd")?, name))
 }
 
-/// The number of a group, by its name or number.
+/// The number of a group, by its name; a number is one, whether or not it has a name.
 ///
 /// # Errors
 /// When `/etc/group` cannot be read.
 pub fn group(name: &str) -> io::Result<Option<u32>> {
-    Ok(find_group(&fs::read_to_string("/etc/group")?, name))
+    match name.parse() {
+        Ok(gid) => Ok(Some(gid)),
+        Err(_) => Ok(find_group(&fs::read_to_string("/etc/group")?, name)),
+    }
 }
 
 /// `NAME:PASSWORD:GID:MEMBERS`
 fn find_group(groups: &str, wanted: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let name = fields.next()?;
-        let gid = fields.nth(1)?;
-        if name == wanted || gid == wanted { gid.parse().ok() } else { None }
+        if fields.next()? == wanted { fields.nth(1)?.parse().ok() } else { None }
     })
 }
 
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_found_by_name_and_number() {
+    fn groups_are_found_by_name() {
         let groups = "root:x:0:\nbroken\nadm:x:4:syslog,me\n";
         assert_eq!(
             [find_group(groups, "adm"), find_group(groups, "4"), find_group(groups, "me")],

@@ -11,6 +11,7 @@ use crate::{
         sinks::{self, FileSpec, Sinks, Spec},
         text::Format,
     },
+    notify,
     service::{Access, Running, Service},
     users,
 };
@@ -56,7 +57,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let format = if args.json { Format::Json } else { Format::of_stdout() };
         let sinks = Sinks::start(&args.sink, format, &running.service.stream)?;
         running.service.watch_sinks(sinks.states());
+        notify::ready(&format!("enforcing {}", policy.display()));
+        tokio::spawn(notify::watchdog(running.service.engine.clone()));
         let outcome = run_until_stopped(running, hangup).await;
+        notify::stopping();
         sinks.end();
         outcome.map(|()| ExitCode::SUCCESS)
     })

@@ -34,6 +34,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it with a manifest and waits until it answers.
     pub(crate) fn start(dir: &Path, manifest: &str) -> anyhow::Result<Self> {
+        Self::start_with(dir, manifest, &[])
+    }
+
+    /// The same with further options.
+    pub(crate) fn start_with(dir: &Path, manifest: &str, options: &[String]) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
@@ -41,6 +46,7 @@ impl Daemon {
         let mut child = Command::new(ENFORCER)
             .args(["daemon", "--json", "--policy"])
             .arg(&policy)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)

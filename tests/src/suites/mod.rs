@@ -14,6 +14,7 @@ mod modes;
 mod places;
 mod resolve;
 mod runtime;
+mod sinks;
 mod subjects;
 mod systemd;
 mod tamper;
@@ -48,6 +49,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    sinks::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
