@@ -64,6 +64,10 @@ wire_enum! {
         Enter = 12 => "enter",
         /// Enforcement, the kernel, or the machine below it was to be reached.
         Tamper = 20 => "tamper",
+        /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
+        CgroupMade = 21 => "cgroup made",
+        /// A cgroup was removed that was named. For the daemon alone.
+        CgroupGone = 22 => "cgroup gone",
     }
 }
 
@@ -124,6 +128,12 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// The content of a memory file that can still be written is not held against changes.
+        MemoryFileNotSealed = 30 => "memory file is not sealed",
+        /// Somebody opened the file for writing while it was being opened for execution.
+        ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
+        /// The kernel would not run a file that is open for writing, but does not look below an overlay.
+        OpenForWriting = 32 => "file below the overlay is open for writing",
         /// One of the manifest, the daemon's binary, unit, state and pins, or a directory on the way to one.
         OwnFile = 65 => "it is Enforcer's own",
         /// The daemon's process.
@@ -164,6 +174,16 @@ impl ReasonCode {
     #[must_use]
     pub const fn known(self) -> Option<Reason> {
         Reason::from_raw(self.0)
+    }
+
+    /// No reason.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is no reason.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
     }
 
     /// Whether it is one of those that hold in audit mode, too: to watch a skill is no licence for it to end the watching.

@@ -10,6 +10,9 @@ impl SkillId {
     /// them what the kernel calls an object.
     pub const RESOLVER: Self = Self(u32::MAX);
 
+    /// A skill that no policy has: what is in it is refused everything that is governed.
+    pub const NOBODY: Self = Self(Self::LIMIT);
+
     /// How many skills a policy can have; the `SKILLS` map is of this size.
     pub const LIMIT: u32 = 4096;
 

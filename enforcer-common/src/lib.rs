@@ -11,6 +11,7 @@
     reason = "a checked conversion brings a panic or a branch into the kernel programs; each cast is of a value that fits"
 )]
 
+pub mod content;
 pub mod decide;
 pub mod event;
 pub mod host;

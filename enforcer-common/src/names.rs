@@ -9,6 +9,14 @@ pub mod map {
     pub const CGROUPS: &str = "CGROUPS";
     /// Whether any cgroup with such an id may be in [`CGROUPS`].
     pub const CGROUP_FILTER: &str = "CGROUP_FILTER";
+    /// Whether a governed cgroup with such an id found no room in [`CGROUPS`].
+    pub const CGROUP_OVERFLOW: &str = "CGROUP_OVERFLOW";
+    /// Labels of named cgroups that found no room in [`CGROUPS`].
+    pub const CGROUP_SPARE: &str = "CGROUP_SPARE";
+    /// The skills of cgroups that the manifest names, by path, for when they appear.
+    pub const CGROUP_NAMES: &str = "CGROUP_NAMES";
+    /// Programs that service managers execute before the one that is to be governed, by identity.
+    pub const LAUNCHERS: &str = "LAUNCHERS";
     /// The policy generation in force.
     pub const POLICY: &str = "POLICY";
     /// The settings of each skill.
@@ -33,6 +41,12 @@ pub mod map {
     pub const ENROL: &str = "ENROL";
     /// What the daemon knows of the host.
     pub const HOST: &str = "HOST";
+    /// What is known of the content of files that were executed, by inode.
+    pub const CONTENTS: &str = "CONTENTS";
+    /// The number that was given out last to a version of a file's content.
+    pub const LAST_VERSION: &str = "LAST_VERSION";
+    /// How often a digest was measured, and how often it was known, per CPU.
+    pub const MEASUREMENTS: &str = "MEASUREMENTS";
     /// Answers of the `inode_getxattr` program to the daemon's threads.
     pub const RESOLVED: &str = "RESOLVED";
 }

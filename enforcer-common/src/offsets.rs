@@ -47,6 +47,10 @@ offsets! {
     file_f_path: "file"."f_path",
     /// How a file was opened: `FMODE_*`.
     file_f_mode: "file"."f_mode",
+    /// How a file was opened: `O_*`.
+    file_f_flags: "file"."f_flags",
+    /// The inode of an open file.
+    file_f_inode: "file"."f_inode",
     /// The dentry of a path.
     path_dentry: "path"."dentry",
     /// The parent; a root is its own.
@@ -71,6 +75,22 @@ offsets! {
     inode_i_sb: "inode"."i_sb",
     /// Tells a reused inode number from the first.
     inode_i_generation: "inode"."i_generation",
+    /// How many have the file open for writing; below 0, how many keep writers off.
+    inode_i_writecount: "inode"."i_writecount",
+    /// The pages of the content.
+    inode_i_mapping: "inode"."i_mapping",
+    /// How many shared mappings may be written through; below 0, how many keep such mappings off.
+    address_space_i_mmap_writable: "address_space"."i_mmap_writable",
+    /// What may not be done to a memory file any more: `F_SEAL_*`.
+    shmem_inode_info_seals: "shmem_inode_info"."seals",
+    /// The inode within tmpfs's own structure.
+    shmem_inode_info_vfs_inode: "shmem_inode_info"."vfs_inode",
+    /// The block device of a filesystem.
+    super_block_s_bdev: "super_block"."s_bdev",
+    /// The disk that a block device is, or is a part of.
+    block_device_bd_disk: "block_device"."bd_disk",
+    /// Which driver a disk is of.
+    gendisk_major: "gendisk"."major",
     /// Device number of a filesystem.
     super_block_s_dev: "super_block"."s_dev",
     /// Flags: `SB_*`.
@@ -129,6 +149,14 @@ offsets! {
     cgroup_kn: "cgroup"."kn",
     /// The subsystem state that every cgroup begins with.
     cgroup_self: "cgroup"."self",
+    /// The hierarchy that a cgroup is in.
+    cgroup_root: "cgroup"."root",
+    /// The number of a hierarchy; 0 is version 2's.
+    cgroup_root_hierarchy_id: "cgroup_root"."hierarchy_id",
+    /// The cgroups that a task is in, one of each hierarchy.
+    task_cgroups: "task_struct"."cgroups",
+    /// The cgroup of version 2 among them.
+    css_set_dfl_cgrp: "css_set"."dfl_cgrp",
     /// The state of the parent cgroup.
     css_parent: "cgroup_subsys_state"."parent",
     /// The id of the node, which is the cgroup's.
@@ -141,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_list_of_another_length_is_refused() {
-        let mut list = [0u32; 64];
+        let mut list = [0u32; 128];
         for (i, v) in list.iter_mut().enumerate() {
             *v = i as u32;
         }
@@ -152,7 +180,7 @@ mod tests {
 
     #[test]
     fn bytes_keep_the_order() {
-        let list = [7u32; 64];
+        let list = [7u32; 128];
         let offsets = Offsets::from_list(&list[..FIELDS.len()]).expect("one offset per field");
         assert_eq!(offsets.to_bytes().len(), 4 * FIELDS.len());
         assert!(offsets.to_bytes().chunks_exact(4).all(|c| c == 7u32.to_ne_bytes()));

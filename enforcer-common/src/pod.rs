@@ -28,6 +28,7 @@ pod! {
     rules::Versioned<rules::SkillConf>,
     rules::Versioned<net::PortSet>,
     task::CgroupLabel,
+    task::CgroupName,
     task::Enrolment,
     task::Label,
     event::Event,

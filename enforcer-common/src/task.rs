@@ -1,6 +1,6 @@
 //! Labels of tasks and cgroups.
 
-use crate::{decide::Findings, ids::SkillId};
+use crate::{content::Opened, decide::Findings, ids::SkillId};
 
 /// How a task came into its skill.
 #[repr(u32)]
@@ -28,6 +28,10 @@ pub struct Label {
     pub pending: SkillId,
     /// Room for the decision that the task waits for; only the task itself uses it.
     pub findings: Findings,
+    /// Not used; keeps the label free of padding.
+    pub reserved: u32,
+    /// The file that the task opened last for execution; only the task itself uses it.
+    pub opened: Opened,
 }
 
 impl Label {
@@ -35,7 +39,14 @@ impl Label {
     #[must_use]
     #[inline(always)]
     pub const fn new(skill: SkillId, origin: Origin) -> Self {
-        Self { skill, origin: origin as u32, pending: SkillId(0), findings: Findings::EMPTY }
+        Self {
+            skill,
+            origin: origin as u32,
+            pending: SkillId(0),
+            findings: Findings::EMPTY,
+            reserved: 0,
+            opened: Opened::NOTHING,
+        }
     }
 }
 
@@ -45,9 +56,59 @@ impl Label {
 pub struct CgroupLabel {
     /// The skill of processes in this cgroup.
     pub skill: SkillId,
-    /// 1 when the manifest names this very cgroup, 0 when it belongs to the skill as a descendant.
-    pub named: u32,
+    /// Bits of [`cgroup_flag`].
+    pub flags: u32,
+    /// The id of the cgroup that was named, by the manifest or by hand: this one, or one above it.
+    pub named: u64,
 }
+
+impl CgroupLabel {
+    /// The label of the cgroup `named`, and of those below it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(skill: SkillId, named: u64) -> Self {
+        Self { skill, flags: 0, named }
+    }
+
+    /// Whether a task enters the skill by its next exec, and not by whatever it does first.
+    #[must_use]
+    #[inline(always)]
+    pub const fn waits_for_exec(&self) -> bool {
+        self.flags & cgroup_flag::ON_EXEC != 0
+    }
+}
+
+/// Bits of [`CgroupLabel::flags`].
+pub mod cgroup_flag {
+    /// What a container engine or a service manager does in the cgroup, before it executes the program that is to be governed,
+    /// is not governed.
+    pub const ON_EXEC: u32 = 1;
+}
+
+/// The longest path of a cgroup that is governed as soon as it appears, with the NUL behind it.
+pub const CGROUP_PATH_CAPACITY: usize = 256;
+
+/// The key of `CGROUP_NAMES`: a cgroup's path from the root of its hierarchy, zeroes behind it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CgroupName(pub [u8; CGROUP_PATH_CAPACITY]);
+
+impl CgroupName {
+    /// No cgroup's path. Under this key `CGROUP_NAMES` says that the daemon wants to know of every cgroup that is made.
+    pub const ANY: Self = Self([0; CGROUP_PATH_CAPACITY]);
+
+    /// The key of a path; `None` when it is too long.
+    #[must_use]
+    pub fn new(path: &[u8]) -> Option<Self> {
+        let mut bytes = [0; CGROUP_PATH_CAPACITY];
+        let (room, _nul) = bytes.split_at_mut(CGROUP_PATH_CAPACITY - 1);
+        room.get_mut(..path.len())?.copy_from_slice(path);
+        Some(Self(bytes))
+    }
+}
+
+/// How many cgroups are asked for a label, from a task's own towards the root, when one of them found no room in `CGROUPS`.
+pub const CGROUP_ASCENT: u32 = 1024;
 
 /// How many slots `CGROUP_FILTER` has; a power of two.
 pub const CGROUP_FILTER_SLOTS: u32 = 1 << 16;
@@ -81,6 +142,19 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 44);
-const _: () = assert!(size_of::<CgroupLabel>() == 8);
+const _: () = assert!(size_of::<Label>() == 96);
+const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroups_path_ends_with_a_nul() {
+        let longest = [b'a'; CGROUP_PATH_CAPACITY - 1];
+        assert_eq!(CgroupName::new(&longest).map(|name| name.0[CGROUP_PATH_CAPACITY - 1]), Some(0));
+        assert_eq!(CgroupName::new(&[b'a'; CGROUP_PATH_CAPACITY]), None);
+        assert_eq!(CgroupName::new(b"/a").map(|name| (name.0[1], name.0[2])), Some((b'a', 0)));
+    }
+}

@@ -8,6 +8,7 @@ const FIXED: &[&str] = &[
     "/etc/default/enforcer",
     "/var/lib/enforcer",
     "/var/log/enforcer",
+    "/run/enforcer",
     "/sys/fs/bpf/enforcer",
     "/etc/systemd/system/enforcer.service",
     "/etc/systemd/system/enforcer.service.d",

@@ -30,7 +30,8 @@ use crate::{
 
 /// Where the daemon keeps its socket and lock.
 pub const RUNTIME_DIR: &str = "/run/enforcer";
-/// The lock's name in the runtime directory. One host has one set of programs, so one instance.
+/// The lock's name in [`RUNTIME_DIR`], whatever the instance's own directory is: one host has one set of programs, so one
+/// instance.
 const LOCK: &str = "daemon.lock";
 
 /// The instance's lock; it is given up when this is dropped or the process ends.
@@ -38,17 +39,12 @@ const LOCK: &str = "daemon.lock";
 pub struct InstanceLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl InstanceLock {
-    /// Takes the lock of a runtime directory, which is made if it is not there.
+    /// Takes the host's lock.
     ///
     /// # Errors
     /// When another daemon holds it, which is named.
-    pub fn take(runtime: &Path) -> anyhow::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(runtime)
-            .with_context(|| format!("cannot make {}", runtime.display()))?;
-        let path = runtime.join(LOCK);
+    pub fn take() -> anyhow::Result<Self> {
+        let path = make_dir(Path::new(RUNTIME_DIR))?.join(LOCK);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -70,6 +66,13 @@ impl InstanceLock {
         writeln!(file, "process {}", std::process::id())?;
         Ok(Self(file))
     }
+}
+
+/// Makes a runtime directory if it is not there.
+fn make_dir(dir: &Path) -> anyhow::Result<&Path> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
 }
 
 /// One running instance.
@@ -121,13 +124,16 @@ impl Service {
                 "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
             );
         }
-        let lock = InstanceLock::take(runtime)?;
+        let lock = InstanceLock::take()?;
+        make_dir(runtime)?;
+        let level = manifest.manifest().audit_level;
         let Started { engine, ring, debug, warnings } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, access.files) })?;
         let socket = runtime.join(control::SOCKET);
         let listener =
             server::bind(&socket, access.group).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();
+        stream.set_level(level);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
@@ -179,8 +185,10 @@ impl Service {
             None => self.policy.lock().map_err(|e| e.to_string())?.clone(),
         };
         let manifest = manifest::load(&file).map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        let level = manifest.manifest().audit_level;
         let outcome = self.engine.apply(manifest, file.clone()).await.ok_or("the engine has ended")?;
         let (generation, warnings) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        self.stream.set_level(level);
         if let Ok(mut policy) = self.policy.lock() {
             policy.clone_from(&file);
         }

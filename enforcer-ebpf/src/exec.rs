@@ -3,28 +3,36 @@
 //! `bprm_check_security` runs once for the file that is executed and again for every interpreter that it names, before
 //! anything of the old program is given up; each pass must be allowed.
 
-use aya_ebpf::{helpers::generated::bpf_ima_file_hash, macros::lsm, programs::LsmContext};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Decision},
     event::{Kind, Reason, Verdict},
-    ids::{Digest, RuleId, SkillId},
+    ids::{RuleId, SkillId},
     task::{Label, Origin},
 };
 
 use crate::{
-    kernel::{Binprm, File, Task},
+    digest,
+    kernel::{Binprm, Task},
     maps::TASKS,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
 };
 
-/// `HASH_ALGO_SHA256` of `include/uapi/linux/hash_info.h`.
-const HASH_ALGO_SHA256: i64 = 4;
-
-/// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass.
+/// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass. In a container or a unit, the first exec is where
+/// the skill begins.
 #[lsm(hook = "bprm_creds_for_exec")]
-pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
+pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
+    let file = Binprm::new(ctx.arg(0)).file();
+    if let Some(skill) = subject::entered_by_exec(file) {
+        let entered =
+            Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
+        let room = TASKS.insert(Task::current().key(), Label::new(skill, Origin::Cgroup), 0).is_ok();
+        let decision = if room { entered } else { decide::no_room() };
+        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
+        return verdict::of(!room);
+    }
     if subject::current().is_some() {
         set_pending(SkillId(0));
     }
@@ -36,11 +44,16 @@ pub fn bprm_creds_for_exec(_ctx: LsmContext) -> i32 {
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let file = Binprm::new(ctx.arg(0)).file();
-    let digest = measure(file);
+    let content = digest::of(file);
     let rules = InForce::now();
-    let mut decision = decide::exec(&rules, skill, digest.as_ref());
+    let mut decision = decide::exec(&rules, skill, content.digest());
     if decision.allows()
-        && let Some(digest) = &digest
+        && let Some(refusal) = decide::unsteady(&rules, skill, content.flaw)
+    {
+        decision = refusal;
+    }
+    if decision.allows()
+        && let Some(digest) = content.digest()
     {
         match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
             Ok(None) => {}
@@ -53,7 +66,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
         skill,
         rules.generation,
         &decision,
-        &Object::File { dentry: file.dentry(), digest: digest.as_ref() },
+        &Object::File { dentry: file.dentry(), digest: content.digest() },
     );
     verdict::of(decision.refuses())
 }
@@ -85,14 +98,4 @@ fn set_pending(skill: SkillId) {
         // SAFETY: the label is the current task's own.
         unsafe { (*label).pending = skill };
     }
-}
-
-/// The SHA-256 of the file's content, read by the kernel now. `None` when the kernel has no IMA, its default algorithm is
-/// another, or the file cannot be read.
-#[inline(always)]
-fn measure(file: File) -> Option<Digest> {
-    let mut digest = [0u8; 32];
-    // SAFETY: the helper writes at most 32 bytes into `digest` and takes a file that the exec holds.
-    let algorithm = unsafe { bpf_ima_file_hash(file.as_ptr().cast(), digest.as_mut_ptr().cast(), 32) };
-    if algorithm == HASH_ALGO_SHA256 { Some(Digest(digest)) } else { None }
 }

@@ -13,6 +13,7 @@ use enforcer_common::{
 
 use crate::{
     ascent::Ascent,
+    digest,
     kernel::{Dentry, File, Iattr, Inode, Task},
     policy::InForce,
     report::{self, Object},
@@ -28,11 +29,12 @@ const FMODE_READ: u32 = 1;
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
-    // No room to decide in is no permission.
-    let Some(findings) = subject::findings() else { return true };
     let rules = InForce::now();
     let act = Act { by_name: act.changes() && is_kernel_interface(dentry), ..act };
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings);
+    let (decision, kind) = match subject::findings() {
+        Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
+        None => (decide::no_room(), decide::kind(act.actions)),
+    };
     report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
     decision.refuses()
 }
@@ -96,9 +98,11 @@ pub fn path_symlink(ctx: LsmContext) -> i32 {
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
-    let Some(findings) = subject::findings() else { return verdict::refuse() };
     let rules = InForce::now();
-    let decision = decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings);
+    let decision = match subject::findings() {
+        Some(findings) => decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings),
+        None => decide::no_room(),
+    };
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
     report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
@@ -108,8 +112,16 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 /// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
-    let Some(skill) = actor() else { return verdict::pass() };
     let file = File::new(ctx.arg(0));
+    // Whoever writes, governed or not: what was measured of the file does not hold any more.
+    if file.is_writable() {
+        digest::forget(file.inode());
+    }
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    digest::note(file);
+    if Task::current().is_kernel_internal() {
+        return verdict::pass();
+    }
     verdict::of(refuses_proc_file(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
 }
 
@@ -158,6 +170,9 @@ fn is_bottomless(inode: Inode) -> bool {
 /// Decides a change of attributes: mode, owner, times, size. A size of 0 deletes what was there.
 #[inline(always)]
 fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
+    if attributes.size().is_some() {
+        digest::forget(dentry.inode());
+    }
     let Some(skill) = actor() else { return false };
     if dentry.superblock().is_internal() {
         return false;
@@ -209,4 +224,31 @@ pub fn inode_set_acl(ctx: LsmContext) -> i32 {
 #[lsm(hook = "inode_remove_acl")]
 pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
     verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
+}
+
+/// `security_file_ioctl(file, cmd, arg)`: calls that change a file through a descriptor that may be open for reading alone.
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    // `include/uapi/linux/fs.h` and `btrfs.h`: flags, the end of a filesystem, the deletion of a subvolume.
+    const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+    const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
+    const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
+    const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
+    const BTRFS_IOC_SNAP_DESTROY: u32 = 0x5000_940f;
+    const BTRFS_IOC_SNAP_DESTROY_V2: u32 = 0x5000_943f;
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let dentry = File::new(ctx.arg(0)).dentry();
+    let act = match ctx.arg(1) {
+        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR | FS_IOC_SHUTDOWN => Act::WRITE,
+        BTRFS_IOC_SNAP_DESTROY | BTRFS_IOC_SNAP_DESTROY_V2 => Act::DELETE,
+        _ => return verdict::pass(),
+    };
+    verdict::of(!dentry.superblock().is_internal() && refuses(skill, act, dentry))
+}
+
+/// `security_inode_file_setattr(dentry, fa)`, from 6.17 on: a file's flags, by `file_setattr` too, which is no ioctl.
+#[lsm(hook = "inode_file_setattr")]
+pub fn inode_file_setattr(ctx: LsmContext) -> i32 {
+    let Some(skill) = actor() else { return verdict::pass() };
+    verdict::of(refuses(skill, Act::WRITE, Dentry::new(ctx.arg(0))))
 }

@@ -95,6 +95,13 @@ unsafe fn field<T: Copy>(base: *const c_void, offset: usize) -> T {
     unsafe { *base.byte_add(offset).cast::<T>() }
 }
 
+/// Reads a word that lies at an address, which need not be valid any more.
+#[inline(always)]
+pub fn word_at(address: u64) -> Option<u64> {
+    // SAFETY: reads as `None` what is no address of the kernel's.
+    unsafe { probe(address as *const c_void, 0) }
+}
+
 /// Reads a field through a pointer whose type the verifier does not know.
 ///
 /// # Safety
@@ -132,6 +139,28 @@ impl File {
     pub fn mode(self) -> u32 {
         // SAFETY: `file.f_mode` is an unsigned int.
         unsafe { field(self.0, offset!(file_f_mode)) }
+    }
+
+    /// Whether the file was opened to be executed. User space cannot ask for that by a flag (`fs/open.c: build_open_flags`).
+    #[inline(always)]
+    pub fn is_for_execution(self) -> bool {
+        /// `__FMODE_EXEC` of `include/linux/fs.h`, which lies among the `O_*` flags.
+        const FMODE_EXEC: u32 = 1 << 5;
+        // SAFETY: `file.f_flags` is an unsigned int.
+        unsafe { field::<u32>(self.0, offset!(file_f_flags)) & FMODE_EXEC != 0 }
+    }
+
+    /// The inode. Of an open file alone may its storage be asked on every kernel.
+    #[inline(always)]
+    pub fn inode(self) -> Inode {
+        // SAFETY: `file.f_inode` is a pointer to an inode.
+        Inode(unsafe { field(self.0, offset!(file_f_inode)) })
+    }
+
+    /// The address, for comparison.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
     }
 }
 
@@ -223,6 +252,21 @@ impl SuperBlock {
         !self.is_null() && unsafe { field::<u64>(self.0, offset!(super_block_s_flags)) } & SB_NOUSER != 0
     }
 
+    /// Which driver the disk below is of, if there is a disk.
+    #[inline(always)]
+    pub fn disk_major(self) -> Option<u32> {
+        // SAFETY: `super_block.s_bdev` is a pointer to a block_device or null, whose `bd_disk` is a pointer to a gendisk, whose
+        // `major` is an int.
+        unsafe {
+            let device: *const c_void = field(self.0, offset!(super_block_s_bdev));
+            if device.is_null() {
+                return None;
+            }
+            let disk: *const c_void = field(device, offset!(block_device_bd_disk));
+            if disk.is_null() { None } else { Some(field(disk, offset!(gendisk_major))) }
+        }
+    }
+
     /// The number that tells the type of filesystem.
     #[inline(always)]
     pub fn magic(self) -> u64 {
@@ -246,6 +290,18 @@ impl Iattr {
 }
 
 impl Inode {
+    /// An inode that was seen before; only what says so may be asked of it.
+    #[inline(always)]
+    pub fn at(address: u64) -> Self {
+        Self(address as *const c_void)
+    }
+
+    /// The address, to find it again.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     /// Type and permissions.
     #[inline(always)]
     pub fn mode(self) -> u16 {
@@ -279,6 +335,39 @@ impl Inode {
         // SAFETY: as in `proc_task`. What cannot be read belongs to nobody.
         unsafe { probe::<u64>(self.0.byte_sub(offset!(proc_inode_vfs_inode)), offset!(proc_inode_pid)) }
             .is_none_or(|pid| pid == 0)
+    }
+
+    /// Whether anybody has the file open for writing, or a mapping through which it can be written. Also of an inode that is known by
+    /// its address; true when it cannot be found out.
+    #[inline(always)]
+    pub fn has_writers(self) -> bool {
+        // SAFETY: `inode.i_writecount` is an atomic_t, which is an int; `i_mapping` is a pointer to an address_space, whose
+        // `i_mmap_writable` is an atomic_t. A bad address reads as `None`.
+        let counts = unsafe {
+            let files: Option<i32> = probe(self.0, offset!(inode_i_writecount));
+            let mappings = probe::<u64>(self.0, offset!(inode_i_mapping))
+                .and_then(|pages| probe::<i32>(pages as *const c_void, offset!(address_space_i_mmap_writable)));
+            (files, mappings)
+        };
+        !matches!(counts, (Some(..=0), Some(..=0)))
+    }
+
+    /// `F_SEAL_*`: what may not be done to the file any more. Only for an inode of tmpfs.
+    #[inline(always)]
+    pub fn seals(self) -> u32 {
+        // SAFETY: an inode of tmpfs is embedded in a `shmem_inode_info`, whose `seals` is an unsigned int. A bad address reads as
+        // no seals.
+        unsafe {
+            let info = self.0.byte_sub(offset!(shmem_inode_info_vfs_inode));
+            probe(info, offset!(shmem_inode_info_seals)).unwrap_or(0)
+        }
+    }
+
+    /// The filesystem.
+    #[inline(always)]
+    pub fn superblock(self) -> SuperBlock {
+        // SAFETY: `inode.i_sb` is a pointer to a super_block.
+        SuperBlock(unsafe { field(self.0, offset!(inode_i_sb)) })
     }
 
     /// The size in bytes.
@@ -410,6 +499,16 @@ impl Task {
         Self(unsafe { field(self.0, offset!(task_real_parent)) })
     }
 
+    /// The cgroup of version 2 that the task is in.
+    #[inline(always)]
+    pub fn cgroup(self) -> Option<Cgroup> {
+        // SAFETY: `task_struct.cgroups` is a pointer to a css_set, whose `dfl_cgrp` is a pointer to a cgroup.
+        unsafe {
+            let set: u64 = probe(self.0, offset!(task_cgroups))?;
+            probe::<u64>(set as *const c_void, offset!(css_set_dfl_cgrp)).map(|cgroup| Cgroup(cgroup as *const c_void))
+        }
+    }
+
     /// The file of the program that the process runs; null for a kernel thread.
     #[inline(always)]
     pub fn exe(self) -> File {
@@ -444,7 +543,18 @@ impl Cgroup {
         }
     }
 
-    /// The cgroup above it, null for the root.
+    /// Whether it is of version 2. Those of other hierarchies have ids of their own, which may be the same.
+    #[inline(always)]
+    pub fn is_unified(self) -> bool {
+        // SAFETY: `cgroup.root` is a pointer to a cgroup_root, whose `hierarchy_id` is an int.
+        let number = unsafe {
+            probe::<u64>(self.0, offset!(cgroup_root))
+                .and_then(|root| probe::<u32>(root as *const c_void, offset!(cgroup_root_hierarchy_id)))
+        };
+        number == Some(0)
+    }
+
+    /// The cgroup above it, `None` for the root.
     #[inline(always)]
     pub fn parent(self) -> Option<Self> {
         // SAFETY: `cgroup.self` is an embedded cgroup_subsys_state, whose `parent` points to the state that is embedded in

@@ -18,7 +18,9 @@
 #![feature(asm_experimental_arch)]
 
 mod ascent;
+mod atomic;
 mod budget;
+mod digest;
 mod exec;
 mod file;
 mod kernel;

@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, InodeStorage, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use enforcer_common::{
+    content::Content,
     event::Event,
     host::HostFacts,
     ids::{Digest, ObjectId, SkillId},
@@ -14,7 +15,7 @@ use enforcer_common::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, Enrolment, Label},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Label},
 };
 
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
@@ -31,6 +32,20 @@ pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
 /// Slots are only ever set: a stale one costs a lookup, a missing one would let a process out of its skill.
 #[btf_map]
 pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
+
+/// Like [`CGROUP_FILTER`], of governed cgroups that found no room in [`CGROUPS`]: what is in them is asked by what lies above.
+#[btf_map]
+pub static CGROUP_OVERFLOW: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
+
+/// As large as [`CGROUP_NAMES`]: a path has one cgroup at a time, so there is always room for it.
+#[btf_map]
+pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CGROUP_NAMES: HashMap<CgroupName, SkillId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static LAUNCHERS: HashMap<ObjectId, u32, 16, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static POLICY: Array<PolicyState, 1> = Array::new();
@@ -73,3 +88,13 @@ pub static HOST: Array<HostFacts, 1> = Array::new();
 
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static CONTENTS: InodeStorage<Content> = InodeStorage::new();
+
+#[btf_map]
+pub static LAST_VERSION: Array<u64, 1> = Array::new();
+
+/// Slot 0 counts digests that were measured, slot 1 those that were known.
+#[btf_map]
+pub static MEASUREMENTS: PerCpuArray<u64, 2> = PerCpuArray::new();

@@ -6,12 +6,12 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
-    generated::bpf_ktime_get_boot_ns,
+    generated::bpf_ktime_get_boot_ns, generated::bpf_probe_read_kernel_str,
 };
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
-    event::{Event, Kind, RawPath},
+    event::{Event, Kind, PATH_CAPACITY, RawPath},
     ids::{Digest, Generation, ObjectId, SkillId},
     net::Address,
 };
@@ -101,6 +101,22 @@ pub fn brought_along(kind: Kind, skill: SkillId, generation: Generation, what: &
     unsafe {
         fill(event, kind, skill, generation, what, &Object::File { dentry, digest: None });
         (*event).target = task.tgid();
+    }
+    entry.submit(0);
+}
+
+/// Writes the event of a cgroup that was made or removed; its path is as the kernel's tracepoint has it, from the root of the
+/// hierarchy.
+#[inline(always)]
+pub fn cgroup(kind: Kind, id: u64, path: *const u8) {
+    let Some(mut entry) = reserve() else { return };
+    let event = entry.as_mut_ptr();
+    // SAFETY: as in `decision`; the helper writes at most the room of the path.
+    unsafe {
+        fill(event, kind, SkillId(0), Generation(0), &Decision::silent(), &Object::Cgroup(id));
+        let to = (&raw mut (*event).path.bytes).cast();
+        let read = bpf_probe_read_kernel_str(to, PATH_CAPACITY as u32, path.cast());
+        (*event).path.len = if read > 0 { read as u32 } else { 0 };
     }
     entry.submit(0);
 }

@@ -1,15 +1,17 @@
 //! Who acts: the label of the current task.
 
-use aya_ebpf::helpers::bpf_get_current_cgroup_id;
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, generated::bpf_loop};
 use enforcer_common::{
     decide::Findings,
     ids::SkillId,
-    task::{Label, Origin, cgroup_filter_slot},
+    task::{CGROUP_ASCENT, CgroupLabel, Label, Origin, cgroup_filter_slot},
 };
 
 use crate::{
-    kernel::Task,
-    maps::{CGROUP_FILTER, CGROUPS, TASKS},
+    kernel::{Cgroup, File, Task},
+    maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS, TASKS},
 };
 
 /// The skill that governs the acting task, if any does.
@@ -30,16 +32,44 @@ pub fn label() -> Option<SkillId> {
     if let Some(label) = unsafe { TASKS.get(task) } {
         return Some(label.skill);
     }
+    let cgroup = cgroup_label()?;
+    // What an engine does before it executes the program that is to be governed.
+    if cgroup.waits_for_exec() {
+        return None;
+    }
+    // When the map is full this act is governed all the same, and the next one asks the cgroup again.
+    let _ = TASKS.insert(task, Label::new(cgroup.skill, Origin::Cgroup), 0);
+    Some(cgroup.skill)
+}
+
+/// The label of the cgroup that the acting task is in.
+#[inline(always)]
+fn cgroup_label() -> Option<CgroupLabel> {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     if CGROUP_FILTER.get(cgroup_filter_slot(cgroup)).is_none_or(|slot| *slot == 0) {
         return None;
     }
-    // SAFETY: as above.
-    let skill = unsafe { CGROUPS.get(cgroup) }?.skill;
-    // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = TASKS.insert(task, Label::new(skill, Origin::Cgroup), 0);
-    Some(skill)
+    // SAFETY: an update replaces the element.
+    match unsafe { CGROUPS.get(cgroup) } {
+        Some(label) => Some(*label),
+        None => nearest_governed(Task::current().cgroup()?, cgroup),
+    }
+}
+
+/// The skill that a task without a label enters by executing `file`, where its cgroup governs from the exec on.
+#[inline(always)]
+pub fn entered_by_exec(file: File) -> Option<SkillId> {
+    // SAFETY: an update replaces the element.
+    if unsafe { TASKS.get(Task::current().key()) }.is_some() {
+        return None;
+    }
+    let label = cgroup_label().filter(CgroupLabel::waits_for_exec)?;
+    // SAFETY: as above. Such a program executes the one that is meant.
+    if unsafe { LAUNCHERS.get(file.dentry().inode().id()) }.is_some() {
+        return None;
+    }
+    Some(label.skill)
 }
 
 /// The acting task's room for a decision. `None` when it has no label, which a governed task lacks only when the map is full.
@@ -49,4 +79,50 @@ pub fn findings<'a>() -> Option<&'a mut Findings> {
     // SAFETY: the element is the current task's: no other task uses this part of it, its programs do not interrupt each
     // other in the midst of a decision, and a governed task's label is never replaced.
     Some(unsafe { &mut (*label).findings })
+}
+
+/// The label of a cgroup that may have found no room in `CGROUPS`: that of the nearest cgroup above it, or its own, if the
+/// manifest names it. `None` without the walk when no cgroup with such an id was left out.
+#[inline(always)]
+pub fn nearest_governed(cgroup: Cgroup, id: u64) -> Option<CgroupLabel> {
+    if CGROUP_OVERFLOW.get(cgroup_filter_slot(id)).is_none_or(|slot| *slot == 0) {
+        return None;
+    }
+    // SAFETY: an update replaces the element.
+    if let Some(label) = unsafe { CGROUP_SPARE.get(id) } {
+        return Some(*label);
+    }
+    // Too deep to be asked is governed by a skill that allows nothing.
+    let mut walk = Walk { cgroup, label: CgroupLabel::new(SkillId::NOBODY, 0) };
+    // SAFETY: the body has the helper's signature and is given the walk, which outlives the loop.
+    unsafe { bpf_loop(CGROUP_ASCENT, ask_above as *mut c_void, (&raw mut walk).cast(), 0) };
+    if walk.label.skill == NONE { None } else { Some(walk.label) }
+}
+
+/// No skill has this number.
+const NONE: SkillId = SkillId(0);
+
+/// Where [`nearest_governed`] is.
+struct Walk {
+    cgroup: Cgroup,
+    label: CgroupLabel,
+}
+
+/// One step of [`nearest_governed`].
+unsafe extern "C" fn ask_above(_index: u64, walk: *mut Walk) -> i64 {
+    const GO_ON: i64 = 0;
+    const STOP: i64 = 1;
+    // SAFETY: `nearest_governed` hands over a pointer to its walk.
+    let walk = unsafe { &mut *walk };
+    let Some((above, id)) = walk.cgroup.parent().and_then(|above| Some((above, above.id()?))) else {
+        walk.label.skill = NONE;
+        return STOP;
+    };
+    // SAFETY: an update replaces the element.
+    if let Some(label) = unsafe { CGROUPS.get(id).or_else(|| CGROUP_SPARE.get(id)) } {
+        walk.label = *label;
+        return STOP;
+    }
+    walk.cgroup = above;
+    GO_ON
 }

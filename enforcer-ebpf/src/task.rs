@@ -3,21 +3,22 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel_str,
     macros::{btf_tracepoint, lsm},
     programs::{BtfTracePointContext, LsmContext},
 };
 use enforcer_common::{
     decide::{self, Act, Decision},
     event::{Kind, Reason, Verdict},
-    ids::RuleId,
-    task::{CgroupLabel, Label, Origin, cgroup_filter_slot},
+    ids::{RuleId, SkillId},
+    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Label, Origin, cgroup_filter_slot},
 };
 
 use crate::{
     ascent::Ascent,
     file::actions_of,
     kernel::{Cgroup, File, Task},
-    maps::{CGROUP_FILTER, CGROUPS, ENROL, TASKS},
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -32,13 +33,11 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     if TASKS.insert(child.key(), Label::new(skill, Origin::Parent), 0).is_ok() {
         return verdict::pass();
     }
-    // A child without a label would be free: there is no room for it, so there is no child.
+    // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.
     if skill.governs() {
-        let decision =
-            Decision { verdict: Verdict::Deny, reason: Reason::NoRoom.into(), rule: RuleId::NONE, report: true };
-        report::decision(Kind::Fork, skill, InForce::now().generation, &decision, &Object::None);
+        report::decision(Kind::Fork, skill, InForce::now().generation, &decide::no_room(), &Object::None);
     }
-    verdict::refuse()
+    verdict::of(skill.governs())
 }
 
 /// `security_task_free(task)`: the address may become another task's.
@@ -48,33 +47,93 @@ pub fn task_free(ctx: LsmContext) -> i32 {
     verdict::pass()
 }
 
-/// A cgroup below a governed one is governed before anything can enter it: the tracepoint runs under `cgroup_mutex`.
+/// A cgroup that the manifest names, or below a governed one, is governed before anything can enter it: the tracepoint
+/// (`cgroup_mkdir(cgrp, path)`) runs under `cgroup_mutex`.
 #[btf_tracepoint(function = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
-    inherit_cgroup(Cgroup::new(ctx.arg(0)));
+    label_cgroup(Cgroup::new(ctx.arg(0)), ctx.arg(1));
     0
 }
 
-/// Gives a new cgroup its parent's label.
+/// Gives a new cgroup the label that its path has in the manifest, else its parent's.
 #[inline(always)]
-fn inherit_cgroup(cgroup: Cgroup) -> Option<()> {
+fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
+    if !cgroup.is_unified() {
+        return None;
+    }
+    let id = cgroup.id()?;
     let parent = cgroup.parent()?.id()?;
     // SAFETY: an update replaces the element.
-    let skill = unsafe { CGROUPS.get(parent) }?.skill;
-    let id = cgroup.id()?;
-    let _ = CGROUPS.insert(id, CgroupLabel { skill, named: 0 }, 0);
-    if let Some(slot) = CGROUP_FILTER.get_ptr_mut(cgroup_filter_slot(id)) {
+    let named = named(path);
+    let label = match named {
+        Some(skill) => CgroupLabel::new(skill, id),
+        None => match unsafe { CGROUPS.get(parent) } {
+            Some(label) => *label,
+            None => match cgroup.parent().and_then(|above| subject::nearest_governed(above, parent)) {
+                Some(label) => label,
+                None => {
+                    tell_of_cgroup(Kind::CgroupMade, id, path);
+                    return None;
+                }
+            },
+        },
+    };
+    if CGROUPS.insert(id, label, 0).is_err() {
+        // No room, but governed all the same: the slot sends what is in it to the cgroups above.
+        if named.is_some() {
+            let _ = CGROUP_SPARE.insert(id, label, 0);
+        }
+        set(CGROUP_OVERFLOW.get_ptr_mut(cgroup_filter_slot(id)));
+    }
+    set(CGROUP_FILTER.get_ptr_mut(cgroup_filter_slot(id)));
+    Some(())
+}
+
+/// The skill of a new cgroup that the manifest names.
+#[inline(always)]
+fn named(path: *const u8) -> Option<SkillId> {
+    let mut name = CgroupName([0; CGROUP_PATH_CAPACITY]);
+    // SAFETY: the helper writes at most the room of `name`, with a NUL at the end.
+    let read =
+        unsafe { bpf_probe_read_kernel_str(name.0.as_mut_ptr().cast(), CGROUP_PATH_CAPACITY as u32, path.cast()) };
+    if read <= 0 {
+        return None;
+    }
+    // SAFETY: an update replaces the element.
+    unsafe { CGROUP_NAMES.get(&name) }.copied()
+}
+
+/// Tells the daemon of a cgroup, if it wants to know.
+#[inline(always)]
+fn tell_of_cgroup(kind: Kind, id: u64, path: *const u8) {
+    // SAFETY: an update replaces the element.
+    if unsafe { CGROUP_NAMES.get(&CgroupName::ANY) }.is_some() {
+        report::cgroup(kind, id, path);
+    }
+}
+
+/// Sets a slot of a filter.
+#[inline(always)]
+fn set(slot: Option<*mut u32>) {
+    if let Some(slot) = slot {
         // SAFETY: the slot is a word that every writer sets to 1.
         unsafe { *slot = 1 };
     }
-    Some(())
 }
 
 /// `release` runs under `cgroup_mutex`, too, when nothing can be in the cgroup any more.
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
-    if let Some(id) = Cgroup::new(ctx.arg(0)).id() {
+    let cgroup = Cgroup::new(ctx.arg(0));
+    if cgroup.is_unified()
+        && let Some(id) = cgroup.id()
+    {
+        // SAFETY: an update replaces the element.
+        if unsafe { CGROUPS.get(id) }.is_some_and(|label| label.named == id) {
+            tell_of_cgroup(Kind::CgroupGone, id, ctx.arg(1));
+        }
         let _ = CGROUPS.remove(id);
+        let _ = CGROUP_SPARE.remove(id);
     }
     0
 }
@@ -84,7 +143,11 @@ pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "cgroup_attach_task")]
 pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     let task = Task::new(ctx.arg(2));
-    let to = Cgroup::new(ctx.arg(0)).id().unwrap_or(0);
+    let cgroup = Cgroup::new(ctx.arg(0));
+    if !cgroup.is_unified() {
+        return 0;
+    }
+    let to = cgroup.id().unwrap_or(0);
     // SAFETY: an update replaces the element.
     let label = unsafe { TASKS.get(task.key()) };
     let (skill, kind, reason) = match label {
@@ -92,7 +155,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         Some(label) => (label.skill, Kind::Move, Reason::LabelStays),
         None => {
             // SAFETY: as above.
-            let Some(cgroup) = (unsafe { CGROUPS.get(to) }) else { return 0 };
+            let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
             let _ = TASKS.insert(task.key(), Label::new(cgroup.skill, Origin::Cgroup), 0);
             (cgroup.skill, Kind::Enter, Reason::Entered)
         }

@@ -63,11 +63,11 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     verdict::of(is_outside(skill, target) && refuses_reach(skill, Kind::Trace, target))
 }
 
-/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory, and whatever is
-/// written there, such as `oom_score_adj`.
+/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory and its open files, and
+/// whatever is written there, such as `oom_score_adj`.
 ///
 /// The kernel asks `ptrace_access_check` for these files, but since 6.13 not of a process with `CAP_PERFMON` that only
-/// reads (`kernel/fork.c: may_access_mm`).
+/// reads (`kernel/fork.c: may_access_mm`); and it asks for the entries of `fd` and not for the list.
 #[inline(always)]
 pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     /// `include/uapi/linux/magic.h`.
@@ -76,7 +76,7 @@ pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     if dentry.superblock().magic() != PROC {
         return false;
     }
-    let kind = if shows_memory(dentry) {
+    let kind = if shows_inside(dentry) {
         Kind::Trace
     } else if file.is_writable() {
         Kind::Tamper
@@ -88,11 +88,11 @@ pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
 }
 
 /// Whether a file of `/proc/PID` shows or holds the process's memory (`fs/proc/base.c`, the callers of `proc_mem_open` and
-/// `mm_access`).
+/// `mm_access`), or lists its open files.
 #[inline(always)]
-fn shows_memory(dentry: Dentry) -> bool {
+fn shows_inside(dentry: Dentry) -> bool {
     const LEN: usize = 8;
-    const NAMES: [&[u8; LEN]; 10] = [
+    const NAMES: [&[u8; LEN]; 12] = [
         b"environ\0",
         b"auxv\0\0\0\0",
         b"maps\0\0\0\0",
@@ -103,6 +103,8 @@ fn shows_memory(dentry: Dentry) -> bool {
         b"pagemap\0",
         b"clear_r\0",
         b"map_fil\0",
+        b"fd\0\0\0\0\0\0",
+        b"fdinfo\0\0",
     ];
     let mut name = [0u8; LEN];
     // SAFETY: the helper writes at most `LEN` bytes, with a NUL at the end.

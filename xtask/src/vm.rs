@@ -29,11 +29,19 @@ pub(crate) struct MachineArgs {
     /// Memory, in MiB; without it 1024, and 2048 for a root on a disk.
     #[arg(long)]
     memory: Option<u32>,
+    /// More parameters for the kernel; of one that is given twice the last holds, as with lsm=.
+    #[arg(long, value_name = "PARAMETERS")]
+    append: Option<String>,
 }
 
 impl From<&MachineArgs> for Machine {
     fn from(args: &MachineArgs) -> Self {
-        Self { memory: args.memory, icount: args.icount, timeout: Duration::from_secs(args.timeout) }
+        Self {
+            memory: args.memory,
+            icount: args.icount,
+            timeout: Duration::from_secs(args.timeout),
+            append: args.append.clone(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Decision, Rules, no_policy, refusal, settle};
 use crate::{
-    event::Reason,
+    event::{Reason, ReasonCode},
     ids::{Digest, RuleId, SkillId},
     rules::{action, skill_flag},
 };
@@ -40,5 +40,19 @@ pub fn enter<R: Rules>(rules: &R, skill: SkillId, digest: &Digest, traced: bool)
             Some(conf) => refusal(&conf, Reason::Traced.into(), RuleId::NONE),
             None => no_policy(),
         }),
+    }
+}
+
+/// Refuses an allowed exec of content that is not held as it was measured, and says why; `flaw` is 0 when it is held. A skill that
+/// may execute anything may execute this, too.
+#[inline(always)]
+pub fn unsteady<R: Rules>(rules: &R, skill: SkillId, flaw: ReasonCode) -> Option<Decision> {
+    if flaw.is_none() {
+        return None;
+    }
+    match rules.skill(skill) {
+        Some(conf) if conf.flags & skill_flag::EXEC_ANY != 0 => None,
+        Some(conf) => Some(refusal(&conf, flaw, RuleId::NONE)),
+        None => Some(no_policy()),
     }
 }

@@ -264,8 +264,9 @@ pub fn object<R: Rules, A: Ancestry>(
 }
 
 /// The kind under which a set of actions is reported when it is allowed.
+#[must_use]
 #[inline(always)]
-const fn kind(actions: u32) -> Kind {
+pub const fn kind(actions: u32) -> Kind {
     if actions & action::DELETE != 0 {
         Kind::Delete
     } else if actions & action::WRITE != 0 {

@@ -9,8 +9,8 @@ mod file;
 mod net;
 mod tamper;
 
-pub use exec::{enter, exec};
-pub use file::{Act, Finding, Findings, link, object};
+pub use exec::{enter, exec, unsteady};
+pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};
 
@@ -134,6 +134,13 @@ fn refusal(conf: &SkillConf, reason: ReasonCode, rule: RuleId) -> Decision {
 #[inline(always)]
 fn no_policy() -> Decision {
     Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoPolicy as u8), rule: RuleId::NONE, report: true }
+}
+
+/// The verdict on an act for which there is no room to decide in: the task's label found none.
+#[must_use]
+#[inline(always)]
+pub const fn no_room() -> Decision {
+    Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoRoom as u8), rule: RuleId::NONE, report: true }
 }
 
 /// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it, but for self-protection.

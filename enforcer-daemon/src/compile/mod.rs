@@ -19,6 +19,7 @@ use enforcer_common::{
     rules::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
     },
+    task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
 pub use self::world::World;
@@ -324,13 +325,15 @@ impl Compiler<'_> {
         conf.budget_rule = self.rule(name, format!("delete_budget: {budget}"));
     }
 
+    /// A cgroup that the manifest names: what is there now, and its path for when it appears.
     fn cgroup(&mut self, skill: SkillId, at: &KeyPath, path: &str) {
+        let Some(name) = CgroupName::new(path.as_bytes()) else {
+            return self.error(at, format!("longer than {} bytes", CGROUP_PATH_CAPACITY - 1));
+        };
+        self.ruleset.cgroup_names.insert(name, skill);
         match self.world.cgroups(path) {
             Ok(cgroups) if cgroups.is_empty() => {
-                self.warn(
-                    at,
-                    format!("there is no cgroup {path}: nothing is governed by it until the policy is compiled again"),
-                );
+                self.warn(at, format!("there is no cgroup {path}: it is governed as soon as it appears"));
             }
             Ok(cgroups) => self.ruleset.add_cgroups(skill, &cgroups),
             Err(e) => self.error(at, e),

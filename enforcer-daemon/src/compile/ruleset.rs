@@ -9,7 +9,7 @@ use enforcer_common::{
     ids::{Digest, RuleId, SkillId},
     net::{NetKey, PortSet},
     rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf},
-    task::CgroupLabel,
+    task::{CgroupLabel, CgroupName},
 };
 
 /// A network prefix of a skill.
@@ -49,6 +49,8 @@ pub struct Ruleset {
     pub destinations: HashMap<NetPrefix, PortSet>,
     /// Governed cgroups by id, descendants included.
     pub cgroups: HashMap<u64, CgroupLabel>,
+    /// The skills of the cgroups that the manifest names, by path, whether or not they exist.
+    pub cgroup_names: HashMap<CgroupName, SkillId>,
     /// How far each governed cgroup lies below the one that the manifest names; the nearer one governs.
     pub cgroup_depths: HashMap<u64, u32>,
     /// The rules behind the ids.
@@ -70,11 +72,12 @@ impl Ruleset {
     /// Puts cgroups into a skill; `found` has their ids and how far each lies below the one that is named. The narrower cgroup
     /// wins: it is the one whose name is nearer.
     pub fn add_cgroups(&mut self, skill: SkillId, found: &[(u64, u32)]) {
+        let Some((named, _)) = found.iter().find(|(_, depth)| *depth == 0) else { return };
         for (id, depth) in found {
             let nearest = self.cgroup_depths.entry(*id).or_insert(u32::MAX);
             if depth < nearest {
                 *nearest = *depth;
-                self.cgroups.insert(*id, CgroupLabel { skill, named: u32::from(*depth == 0) });
+                self.cgroups.insert(*id, CgroupLabel::new(skill, *named));
             }
         }
     }
@@ -88,6 +91,7 @@ impl Ruleset {
             && self.destinations == other.destinations
             && self.entrypoints == other.entrypoints
             && self.cgroups == other.cgroups
+            && self.cgroup_names == other.cgroup_names
     }
 
     /// How many rules of all kinds there are.

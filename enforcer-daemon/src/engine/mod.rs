@@ -98,12 +98,25 @@ pub struct Status {
     pub generation: u32,
     /// The skills.
     pub skills: Vec<SkillStatus>,
-    /// Governed cgroups, descendants included, when the policy was compiled.
+    /// Rules that the last change of the policy wrote: those that it changed.
+    pub written: usize,
+    /// Governed cgroups, descendants included.
     pub cgroups: usize,
     /// Events that found the ring full.
     pub dropped: u64,
+    /// How the digests of executed files were had.
+    pub digests: DigestCounts,
     /// What the compiler warned of.
     pub warnings: Vec<String>,
+}
+
+/// How often an exec had to read the whole file, and how often its digest was known, since the programs were loaded.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct DigestCounts {
+    /// The file was read.
+    pub measured: u64,
+    /// It had not changed since it was read.
+    pub known: u64,
 }
 
 /// A skill in force.

@@ -1,7 +1,7 @@
 //! The engine's thread: it owns the kernel side, the policy in force, and what was attached by hand.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{Arc, RwLock, mpsc},
@@ -14,7 +14,7 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status};
+use super::{DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status};
 use crate::{
     compile::{
         self, Ids, Remark,
@@ -38,6 +38,7 @@ pub(super) struct Owner {
     resolver: Resolver,
     enroller: Enroller,
     drops: PerCpuArray<MapData, u64>,
+    measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
     loaded: Loaded,
     site: Site,
@@ -66,6 +67,7 @@ impl Owner {
         let debug = kernel.debug_messages();
         let ring = kernel.map(map::EVENTS)?;
         let drops = kernel.map(map::DROPS)?;
+        let measurements = kernel.map(map::MEASUREMENTS)?;
         let maps = PolicyMaps::new(&mut kernel)?;
         let resolver = Resolver::new(&mut kernel)?;
         let mut enroller = Enroller::new(&mut kernel)?;
@@ -80,6 +82,7 @@ impl Owner {
             resolver,
             enroller,
             drops,
+            measurements,
             ids: Ids::default(),
             loaded: Loaded::default(),
             site,
@@ -165,7 +168,24 @@ impl Owner {
         own
     }
 
+    /// Compiles the manifest and puts it in force. A cgroup that was made while it was compiled may have been given a label by
+    /// the policy before; where cgroups have changed it is looked at once more.
     fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
+        const PASSES: u32 = 8;
+        for _ in 0..PASSES {
+            let before = self.maps.in_force();
+            let (cgroups, names) = (before.cgroups.clone(), before.cgroup_names.clone());
+            self.put_in_force_once(manifest)?;
+            let now = self.maps.in_force();
+            if now.cgroups == cgroups && now.cgroup_names == names {
+                break;
+            }
+        }
+        Ok(self.maps.generation())
+    }
+
+    fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
+        let seen = self.maps.governed_cgroups();
         if let Err(e) = self.host.refresh() {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
         }
@@ -173,24 +193,26 @@ impl Owner {
         let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
-        for (cgroup, skill) in &self.attached {
-            // A skill that is gone denies all, which is what its processes get; a cgroup that is gone has none.
+        // A cgroup that is gone does not come back: one of that name would be another.
+        self.attached.retain(|cgroup, skill| {
             let found = host.cgroups(cgroup).unwrap_or_default();
+            // A skill that is gone denies all, which is what its processes get.
             if let Some(skill) = self.ids.known_skill(skill) {
                 compiled.ruleset.add_cgroups(skill, &found);
             }
-        }
+            !found.is_empty()
+        });
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
         let watched = compiled.ruleset.watched.clone();
-        let (new_cgroups, generation) = self.maps.apply(compiled.ruleset)?;
+        let (new_cgroups, _) = self.maps.apply(compiled.ruleset, &seen)?;
         self.warnings = compiled.warnings;
         // Always told, even if nothing changed: the watcher waits for it.
         self.watched.send_replace(watched);
         self.inspect_cgroups(&new_cgroups);
-        Ok(generation)
+        Ok(())
     }
 
     /// Reports what processes of newly governed cgroups brought along.
@@ -242,14 +264,15 @@ impl Owner {
         }
         let mut next = self.maps.in_force().clone();
         next.add_cgroups(skill, &found);
-        let (new_cgroups, _) = self.maps.apply(next)?;
+        // What the kernel added since the policy was compiled stays.
+        let (new_cgroups, _) = self.maps.apply(next, &HashSet::new())?;
         self.attached.insert(cgroup, name);
         self.inspect_cgroups(&new_cgroups);
         Ok(found.len())
     }
 
     fn dropped(&self) -> u64 {
-        self.drops.get(&0, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
+        sum(&self.drops, 0)
     }
 
     fn status(&self) -> Status {
@@ -265,11 +288,18 @@ impl Owner {
             policy: self.file.clone(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
-            cgroups: ruleset.cgroups.len(),
+            written: self.maps.written(),
+            cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
+            digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// A count over all CPUs.
+fn sum(counts: &PerCpuArray<MapData, u64>, slot: u32) -> u64 {
+    counts.get(&slot, 0).map_or(0, |per_cpu| per_cpu.iter().sum())
 }
 
 /// The processes of some cgroups, with their skills. Those that end meanwhile are left out.

@@ -60,6 +60,14 @@ pub struct Record {
     pub dropped: Option<u64>,
 }
 
+impl Record {
+    /// Whether it tells of a denial, be it in audit mode.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        matches!(self.verdict.as_deref(), Some("deny" | "audit"))
+    }
+}
+
 /// What was acted upon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {

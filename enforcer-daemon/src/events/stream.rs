@@ -21,7 +21,7 @@ use super::{
     Record, decode,
     enrich::{self, Enricher},
 };
-use crate::engine::Engine;
+use crate::{engine::Engine, manifest::AuditLevel};
 
 /// How many records a listener may lag behind.
 const LAG: usize = 8192;
@@ -39,6 +39,8 @@ pub struct Stream(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
+    /// `audit_level: basic`.
+    denials_only: bool,
     recent: VecDeque<Arc<Record>>,
     listeners: Vec<Listener>,
 }
@@ -105,10 +107,20 @@ impl Stream {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).listeners.clear();
     }
 
-    /// Gives a record to every listener.
+    /// Says which records are wanted from now on.
+    pub fn set_level(&self, level: AuditLevel) {
+        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        shared.denials_only = level == AuditLevel::Basic;
+    }
+
+    /// Gives a record to every listener, if the policy's `audit_level` has it. What was allowed becomes an event in the kernel at
+    /// the level `strict` alone; what was lost is told at every level.
     pub fn publish(&self, record: Record) {
         let record = Arc::new(record);
         let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if shared.denials_only && !record.is_denial() && record.dropped.is_none() {
+            return;
+        }
         if shared.recent.len() == KEPT {
             shared.recent.pop_front();
         }

@@ -21,6 +21,9 @@ static OBJECT_WITH_LOG: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DI
 /// The environment variable that asks for the programs' debug messages.
 pub const LOG_VARIABLE: &str = "ENFORCER_BPF_LOG";
 
+/// The environment variable that makes maps smaller, such as `TASKS=1000,CGROUPS=64`: to see what a full one does.
+pub const SIZES_VARIABLE: &str = "ENFORCER_MAP_SIZES";
+
 /// Where cgroup v2 is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -77,11 +80,15 @@ impl Kernel {
         let offsets = layout.offsets.to_bytes();
         let btf = Btf::from_sys_fs()?;
         let object = if std::env::var_os(LOG_VARIABLE).is_some() { OBJECT_WITH_LOG } else { OBJECT };
-        let ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .override_global(names::OFFSETS, offsets.as_slice(), true)
-            .load(object)
-            .map_err(|e| LoadError::Object(Box::new(e)))?;
+        let sizes = std::env::var(SIZES_VARIABLE).unwrap_or_default();
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).override_global(names::OFFSETS, offsets.as_slice(), true);
+        for (map, size) in sizes.split(',').filter_map(|size| size.split_once('=')) {
+            if let Ok(size) = size.parse() {
+                loader.map_max_entries(map, size);
+            }
+        }
+        let ebpf = loader.load(object).map_err(|e| LoadError::Object(Box::new(e)))?;
         let mut kernel = Self { ebpf, btf, layout };
         for program in PROGRAMS {
             if !kernel.layout.wants(program) {

@@ -21,10 +21,9 @@ use enforcer_common::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
         PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
     },
-    task::{CgroupLabel, cgroup_filter_slot},
 };
 
-use super::{Kernel, LoadError};
+use super::{Kernel, LoadError, cgroups::CgroupMaps};
 use crate::compile::ruleset::{NetPrefix, Ruleset};
 
 /// How long after the flip a program may still decide by the old generation: a program reads the generation once and
@@ -33,6 +32,10 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// How many binaries, and how many path rules, and how many network prefixes a policy may have: the sizes of the maps.
 pub const MAP_LIMIT: usize = 1 << 20;
+
+/// How many cgroups may be governed at once, and how many of them may be named.
+const CGROUP_LIMIT: usize = 1 << 16;
+const NAMED_LIMIT: usize = 4096;
 
 /// Why a policy was not applied. The one in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -172,10 +175,10 @@ pub struct PolicyMaps {
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
     entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
     budgets: HashMap<MapData, SkillId, Budget>,
-    cgroups: HashMap<MapData, u64, CgroupLabel>,
-    cgroup_filter: Array<MapData, u32>,
+    cgroups: CgroupMaps,
     generation: Generation,
     in_force: Ruleset,
+    written: usize,
 }
 
 impl PolicyMaps {
@@ -193,10 +196,10 @@ impl PolicyMaps {
             destinations: kernel.map(map::DESTINATIONS)?,
             entrypoints: kernel.map(map::ENTRYPOINTS)?,
             budgets: kernel.map(map::BUDGETS)?,
-            cgroups: kernel.map(map::CGROUPS)?,
-            cgroup_filter: kernel.map(map::CGROUP_FILTER)?,
+            cgroups: CgroupMaps::new(kernel)?,
             generation: Generation(0),
             in_force: Ruleset::default(),
+            written: 0,
         })
     }
 
@@ -206,18 +209,34 @@ impl PolicyMaps {
         self.generation
     }
 
+    /// How many rules the last change of the policy wrote.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
     /// The policy in force.
     #[must_use]
     pub fn in_force(&self) -> &Ruleset {
         &self.in_force
     }
 
-    /// Puts `next` in force; returns the cgroups that are governed now and were not, and the generation. What holds the same
+    /// The cgroups that are governed now.
+    #[must_use]
+    pub fn governed_cgroups(&self) -> HashSet<u64> {
+        self.cgroups.governed()
+    }
+
+    /// Puts `next` in force. `seen` has the cgroups that were governed before `next` was compiled. Returns the cgroups that are governed now and were not, and the generation. What holds the same
     /// rules as the policy in force is in force already: the generation stays.
     ///
     /// # Errors
     /// When it does not fit or the kernel refuses an element; then the policy in force is as it was.
-    pub fn apply(&mut self, next: Ruleset) -> Result<(Vec<(u64, SkillId)>, Generation), ApplyError> {
+    pub fn apply(
+        &mut self,
+        next: Ruleset,
+        seen: &HashSet<u64>,
+    ) -> Result<(Vec<(u64, SkillId)>, Generation), ApplyError> {
         if self.generation != Generation(0) && next.same_rules(&self.in_force) {
             self.in_force = next;
             return Ok((vec![], self.generation));
@@ -225,6 +244,8 @@ impl PolicyMaps {
         check_size("binaries", next.binaries.len())?;
         check_size("path rules", next.objects.len())?;
         check_size("network prefixes", next.destinations.len())?;
+        check("cgroups", next.cgroups.len(), CGROUP_LIMIT)?;
+        check("named cgroups", next.cgroup_names.len(), NAMED_LIMIT)?;
         let old = &self.in_force;
         let skills = changes(&old.skills, &next.skills);
         let binaries = changes(&old.binaries, &next.binaries);
@@ -233,6 +254,7 @@ impl PolicyMaps {
         let entrypoints = changes(&old.entrypoints, &next.entrypoints);
         let (from, to) = (self.generation, Generation(self.generation.0 + 1));
 
+        let cgroups = self.cgroups.stage(&next)?;
         let staged = stage(&mut self.skills, &skills, from, to)
             .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
             .and_then(|()| stage(&mut self.objects, &objects, from, to))
@@ -248,12 +270,14 @@ impl PolicyMaps {
             take_back(&mut self.objects, &objects, from);
             take_back(&mut self.destinations, &destinations, from);
             take_back(&mut self.entrypoints, &entrypoints, from);
+            self.cgroups.take_back(&cgroups);
             return Err(error);
         }
-        let previous = std::mem::replace(&mut self.in_force, next);
+        self.in_force = next;
         self.generation = to;
+        self.written = skills.len() + binaries.len() + objects.len() + destinations.len() + entrypoints.len();
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
-        let new_cgroups = self.set_cgroups(&previous);
+        let new_cgroups = self.cgroups.settle(&self.in_force, &cgroups, seen);
         std::thread::sleep(GRACE);
         collect(&mut self.skills, &skills);
         collect(&mut self.binaries, &binaries);
@@ -302,45 +326,18 @@ impl PolicyMaps {
         }
         Ok(())
     }
-
-    /// Makes the cgroup map hold the policy in force, and returns what is new in it. A cgroup that vanished meanwhile was
-    /// removed by the kernel program, which also added those that were made since the policy was compiled.
-    fn set_cgroups(&mut self, previous: &Ruleset) -> Vec<(u64, SkillId)> {
-        let mut new = vec![];
-        for (id, label) in &self.in_force.cgroups {
-            if previous.cgroups.get(id) == Some(label) {
-                continue;
-            }
-            let put =
-                self.cgroups.insert(id, label, 0).and_then(|()| self.cgroup_filter.set(cgroup_filter_slot(*id), 1, 0));
-            match put {
-                Ok(()) => new.push((*id, label.skill)),
-                Err(e) => {
-                    tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
-                }
-            }
-        }
-        // Also those that the kernel program added below a cgroup that no skill names any more.
-        let named: HashSet<SkillId> = self.in_force.cgroups.values().map(|label| label.skill).collect();
-        let gone = |id: &u64, label: CgroupLabel| {
-            !self.in_force.cgroups.contains_key(id)
-                && (previous.cgroups.contains_key(id) || !named.contains(&label.skill))
-        };
-        let stale: Vec<u64> =
-            self.cgroups.iter().flatten().filter(|(id, label)| gone(id, *label)).map(|(id, _)| id).collect();
-        for id in stale {
-            let _ = self.cgroups.remove(&id);
-        }
-        new
-    }
 }
 
 fn check_size(what: &'static str, count: usize) -> Result<(), ApplyError> {
-    if count > MAP_LIMIT { Err(ApplyError::TooMany { what, count, limit: MAP_LIMIT }) } else { Ok(()) }
+    check(what, count, MAP_LIMIT)
+}
+
+fn check(what: &'static str, count: usize, limit: usize) -> Result<(), ApplyError> {
+    if count > limit { Err(ApplyError::TooMany { what, count, limit }) } else { Ok(()) }
 }
 
 /// A map error, with E2BIG in words.
-fn full_or(error: &aya::maps::MapError) -> String {
+pub(super) fn full_or(error: &aya::maps::MapError) -> String {
     match error {
         aya::maps::MapError::SyscallError(e)
             if e.io_error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) =>

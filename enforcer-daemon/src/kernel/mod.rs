@@ -4,6 +4,7 @@
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
 //! into a skill, [`host`] tells the programs about the host.
 
+pub mod cgroups;
 pub mod enrol;
 pub mod host;
 pub mod load;

@@ -71,6 +71,8 @@ pub const PROGRAMS: &[Program] = &[
     lsm("inode_removexattr", "removing extended attributes"),
     Program { when: When::HookExists, ..lsm("inode_set_acl", "setting access control lists") },
     Program { when: When::HookExists, ..lsm("inode_remove_acl", "removing access control lists") },
+    lsm("file_ioctl", "ioctls that change a file"),
+    Program { when: When::HookExists, ..lsm("inode_file_setattr", "setting the flags of files") },
     lsm("task_kill", "signals to processes outside the skill"),
     lsm("file_send_sigiotask", "signals by way of a file's owner"),
     lsm("ptrace_access_check", "tracing, memory and files of processes outside the skill"),

@@ -3,7 +3,7 @@
 use std::{ffi::CString, ptr};
 
 use super::{
-    Act, Failure,
+    Act, Failure, content,
     sys::{self, c, check, prepare},
 };
 
@@ -16,8 +16,15 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("proc-fd-exec", [program, args @ ..]) => {
             open(program).and_then(|fd| exec(&format!("/proc/self/fd/{fd}"), args))
         }
-        ("memfd-exec", [program, args @ ..]) => {
-            memfd(program).and_then(|fd| execveat(fd, "", args, libc::AT_EMPTY_PATH))
+        ("memfd-exec", [seals, program, args @ ..]) => {
+            let seals = match *seals {
+                "unsealed" => 0,
+                "sealed" => libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW,
+                "half-sealed" => libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW,
+                "shrinkable" => libc::F_SEAL_WRITE,
+                _ => return None,
+            };
+            content::memory_file(program, seals).and_then(|fd| execveat(fd, "", args, libc::AT_EMPTY_PATH))
         }
         ("deleted-exec", [program, args @ ..]) => open(program).and_then(|fd| {
             std::fs::remove_file(program).map_err(Failure::broken)?;
@@ -69,14 +76,4 @@ fn open(path: &str) -> Result<i32, Failure> {
     let path = c(path)?;
     // SAFETY: as above.
     prepare("open", unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) }).map(sys::fd)
-}
-
-/// A copy of a program that lies nowhere.
-fn memfd(program: &str) -> Result<i32, Failure> {
-    let content = std::fs::read(program).map_err(Failure::broken)?;
-    // SAFETY: as above.
-    let fd = sys::fd(prepare("memfd_create", unsafe { libc::memfd_create(c"copy".as_ptr(), 0) })?);
-    let path = format!("/proc/self/fd/{fd}");
-    std::fs::write(path, content).map_err(Failure::broken)?;
-    Ok(fd)
 }

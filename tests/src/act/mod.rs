@@ -3,9 +3,11 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod content;
 mod exec;
 mod file;
 mod net;
+mod odd;
 mod passing;
 mod process;
 mod sys;
@@ -65,6 +67,8 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         passing::perform,
         uring::perform,
         tamper::perform,
+        content::perform,
+        odd::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

@@ -63,7 +63,10 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
 
 /// Gives an open file to the first who connects.
 fn offer(socket: &str, file: &File) -> Act {
-    let listener = UnixListener::bind(socket).map_err(Failure::broken)?;
+    // Nobody can connect between bind(2) and listen(2): the name is there when both have been.
+    let unlistened = format!("{socket}.new");
+    let listener = UnixListener::bind(&unlistened).map_err(Failure::broken)?;
+    std::fs::rename(&unlistened, socket).map_err(Failure::broken)?;
     // Whoever is to come may be kept from coming.
     let mut waiting = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, which lives through the call.

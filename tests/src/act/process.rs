@@ -7,6 +7,9 @@ use super::{
 
 /// The families' entry.
 pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
+    if name == "traced" {
+        return Some(traced(words));
+    }
     let [pid, rest @ ..] = words else { return None };
     let Ok(pid) = pid.parse::<i32>() else { return None };
     Some(match (name, rest) {
@@ -66,5 +69,35 @@ fn read_memory(pid: i32) -> Act {
     match check(read as i64) {
         Err(Failure::Errno(libc::EFAULT)) => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// A child that this process traces does the act. Where it is a program that starts, it is let go then.
+fn traced(act: &[&str]) -> Act {
+    // SAFETY: an act runs in a process with one thread.
+    let child = sys::prepare("fork", unsafe { libc::fork() })?;
+    if child == 0 {
+        // SAFETY: no pointers.
+        let status = if unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } == 0 {
+            super::status(act)
+        } else {
+            super::BROKEN
+        };
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(i32::from(status)) }
+    }
+    let child = sys::fd(child);
+    let mut status = 0;
+    // SAFETY: the pointer is to a local; a stopped child is let go.
+    unsafe {
+        libc::waitpid(child, &raw mut status, 0);
+        if libc::WIFSTOPPED(status) {
+            libc::ptrace(libc::PTRACE_DETACH, child, 0, 0);
+            libc::waitpid(child, &raw mut status, 0);
+        }
+    }
+    match libc::WEXITSTATUS(status) {
+        0 => Ok(()),
+        errno => Err(Failure::Errno(errno)),
     }
 }

@@ -44,3 +44,11 @@ pub(crate) fn open_dir(path: &str) -> Result<i32, Failure> {
     let result = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) };
     prepare("open", result).map(fd)
 }
+
+/// Opens the directory of a file, as `open_by_handle_at` wants it.
+pub(crate) fn open_dir_for_reading(path: &str) -> Result<i32, Failure> {
+    let dir = c(path.rsplit_once('/').map_or(".", |(dir, _)| dir))?;
+    // SAFETY: as above.
+    let result = unsafe { libc::open(dir.as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    prepare("open", result).map(fd)
+}

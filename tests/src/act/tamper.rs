@@ -62,14 +62,15 @@ pub(super) fn new_map() -> Result<File, Failure> {
     }
 }
 
-/// A software event of the process's own.
+/// A software event of the first processor. One of a process's own would switch a branch in the scheduler
+/// (`kernel/events/core.c: perf_sched_events`), and patching that under emulation has killed a guest.
 pub(super) fn perf_event() -> Result<File, Failure> {
     // `PERF_TYPE_SOFTWARE` in the type's place, the size behind it.
     let mut attr = [0_u32; 32];
     attr[..2].copy_from_slice(&[1, 128]);
     // SAFETY: the attributes are memory of the size that is given; the call makes a descriptor that nobody else has.
     unsafe {
-        let event = check(libc::syscall(libc::SYS_perf_event_open, attr.as_mut_ptr(), 0, -1, -1, 0))?;
+        let event = check(libc::syscall(libc::SYS_perf_event_open, attr.as_mut_ptr(), -1, 0, -1, 0))?;
         Ok(File::from_raw_fd(sys::fd(event)))
     }
 }

@@ -2,12 +2,16 @@
 
 use std::os::fd::AsRawFd as _;
 
-use io_uring::{IoUring, opcode, squeue::Entry, types::Fd};
+use io_uring::{
+    IoUring, opcode,
+    squeue::Entry,
+    types::{Fd, OpenHow},
+};
 use libc::AT_FDCWD;
 
 use super::{
     Act, Failure, net,
-    sys::{c, check},
+    sys::{c, check, fd, prepare},
 };
 
 /// Who carries the act out.
@@ -39,6 +43,12 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             submit(how, opcode::RenameAt::new(Fd(AT_FDCWD), from.as_ptr(), Fd(AT_FDCWD), to.as_ptr()).build())
         }),
         ["tcp", address] => tcp(how, address),
+        ["open-write", path] => open(how, path, libc::O_WRONLY).map(drop),
+        ["open-read", path] => open(how, path, libc::O_RDONLY).map(drop),
+        ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
+        ["append", path, text] => append(how, path, text),
+        ["ftruncate", path] => ftruncate(how, path),
+        ["unlink-by-personality", path] => by_personality(how, path),
         _ => return None,
     })
 }
@@ -54,18 +64,61 @@ fn tcp(how: How, address: &str) -> Act {
     check(sent as i64).map(drop)
 }
 
+/// Opens by `openat2`; the descriptor lives as long as this process.
+fn open(how: How, path: &str, flags: i32) -> Result<i32, Failure> {
+    let path = c(path)?;
+    let wanted = OpenHow::new().flags(u64::try_from(flags).map_err(Failure::broken)?);
+    submit_for(how, opcode::OpenAt2::new(Fd(AT_FDCWD), path.as_ptr(), &raw const wanted).build())
+}
+
+/// Writes at the end of what is there.
+fn append(how: How, path: &str, text: &str) -> Act {
+    let file = open(how, path, libc::O_WRONLY | libc::O_APPEND)?;
+    let len = u32::try_from(text.len()).map_err(Failure::broken)?;
+    submit(how, opcode::Write::new(Fd(file), text.as_ptr(), len).offset(u64::MAX).build())
+}
+
+/// Empties a file that was opened by a system call of its own; since 6.9.
+fn ftruncate(how: How, path: &str) -> Act {
+    let path = c(path)?;
+    // SAFETY: the path ends with NUL and lives through the call.
+    let file = prepare("open", unsafe { libc::open(path.as_ptr(), libc::O_WRONLY) }).map(fd)?;
+    submit(how, opcode::Ftruncate::new(Fd(file), 0).build())
+}
+
+/// Removes a file in the name of credentials that were registered before.
+fn by_personality(how: How, path: &str) -> Act {
+    let path = c(path)?;
+    let mut ring = ring(how)?;
+    let personality = ring.submitter().register_personality().map_err(Failure::broken)?;
+    let entry = opcode::UnlinkAt::new(Fd(AT_FDCWD), path.as_ptr()).build().personality(personality);
+    submit_to(&mut ring, how, entry).map(drop)
+}
+
 /// Submits one entry and waits for its result. What the entry points to must live until then.
 fn submit(how: How, entry: Entry) -> Act {
+    submit_for(how, entry).map(drop)
+}
+
+/// The same, for what it gives.
+fn submit_for(how: How, entry: Entry) -> Result<i32, Failure> {
+    submit_to(&mut ring(how)?, how, entry)
+}
+
+fn ring(how: How) -> Result<IoUring, Failure> {
     const IDLE_MS: u32 = 1000;
     let mut builder = IoUring::builder();
     if how == How::Polling {
         builder.setup_sqpoll(IDLE_MS);
     }
-    let mut ring: IoUring = builder.build(4).map_err(|e| Failure::broken(format!("io_uring_setup: {e}")))?;
+    builder.build(4).map_err(|e| Failure::broken(format!("io_uring_setup: {e}")))
+}
+
+fn submit_to(ring: &mut IoUring, how: How, entry: Entry) -> Result<i32, Failure> {
     let entry = if how == How::Worker { entry.flags(io_uring::squeue::Flags::ASYNC) } else { entry };
     // SAFETY: the callers keep what the entry points to until this function returns.
     unsafe { ring.submission().push(&entry) }.map_err(Failure::broken)?;
     ring.submit_and_wait(1).map_err(|e| Failure::broken(format!("io_uring_enter: {e}")))?;
     let result = ring.completion().next().ok_or_else(|| Failure::broken("no completion"))?.result();
-    if result < 0 { Err(Failure::Errno(-result)) } else { Ok(()) }
+    if result < 0 { Err(Failure::Errno(-result)) } else { Ok(result) }
 }

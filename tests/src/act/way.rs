@@ -34,6 +34,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             prepare("setresuid", unsafe { libc::setresuid(uid, uid, uid) })?;
             perform_act(act)
         }),
+        ("crowd", [count]) => sys::number(count).and_then(crowd),
         ("repeat", [times, act @ ..]) => sys::number(times).and_then(|times: u32| {
             for _ in 0..times {
                 perform_act(act)?;
@@ -200,4 +201,30 @@ fn born_in_cgroup(dir: &str, act: &[&str]) -> Act {
         }
         child => of_status(wait(sys::fd(child))),
     }
+}
+
+/// Children that live as long as this process, which forks until it cannot; the first goes on trying, so that there is no
+/// room for anybody else. The errno of the first fork that failed.
+fn crowd(count: u32) -> Act {
+    // SAFETY: no pointers.
+    let parent = unsafe { libc::getpid() };
+    for n in 0..count {
+        // SAFETY: an act runs in a process with one thread.
+        if sys::check(unsafe { libc::fork() })? != 0 {
+            continue;
+        }
+        // SAFETY: no pointers; nothing is to be cleaned up, and a child of this one waits like it.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
+            let mut tries = n == 0;
+            while libc::kill(parent, 0) == 0 {
+                if tries && libc::fork() == 0 {
+                    tries = false;
+                }
+                libc::usleep(20_000);
+            }
+            libc::_exit(0)
+        }
+    }
+    Ok(())
 }

@@ -14,6 +14,11 @@ pub(crate) fn serve() -> ExitCode {
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let answer = match serde_json::from_str::<Vec<String>>(&line) {
+            // A child needs what its parent may not have: room.
+            Ok(words) if words.first().is_some_and(|word| word == "here") => {
+                let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+                (super::status(&words).into(), String::new())
+            }
             Ok(words) => in_child(&words),
             Err(e) => (-1, format!("the order {line:?}: {e}")),
         };

@@ -37,8 +37,18 @@ impl Daemon {
         Self::start_with(dir, manifest, &[])
     }
 
-    /// The same with further options.
-    pub(crate) fn start_with(dir: &Path, manifest: &str, options: &[String]) -> anyhow::Result<Self> {
+    /// The same, with variables in its environment.
+    pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_as(dir, manifest, environment, &[])
+    }
+
+    /// The same, with further options.
+    pub(crate) fn start_as(
+        dir: &Path,
+        manifest: &str,
+        environment: &[(&str, &str)],
+        options: &[String],
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
@@ -47,6 +57,7 @@ impl Daemon {
             .args(["daemon", "--json", "--policy"])
             .arg(&policy)
             .args(options)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)

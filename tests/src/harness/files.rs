@@ -45,6 +45,16 @@ impl Mount {
         Ok(Self(at.to_owned()))
     }
 
+    /// An ext4 on a disk: a part of this machine's memory, as the block layer sees it.
+    pub(crate) fn ext4_on_disk(at: &str) -> anyhow::Result<Self> {
+        const DISK: &str = "/dev/ram0";
+        fs::create_dir_all(at)?;
+        succeed(&["modprobe", "brd", "rd_nr=1", "rd_size=65536"])?;
+        succeed(&["mkfs.ext4", "-q", "-F", DISK])?;
+        succeed(&["mount", DISK, at])?;
+        Ok(Self(at.to_owned()))
+    }
+
     /// An overlay of a lower directory that holds `files`, on a tmpfs.
     pub(crate) fn overlay(at: &str, files: &[&str]) -> anyhow::Result<(Self, Self)> {
         let base = Self::tmpfs(&format!("{at}.base"))?;
@@ -59,10 +69,15 @@ impl Mount {
             }
             fs::write(path, file)?;
         }
+        Ok((Self::overlay_of(at, base.path())?, base))
+    }
+
+    /// An overlay of the directories `lower`, `upper` and `work` in `base`.
+    pub(crate) fn overlay_of(at: &str, base: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(at)?;
-        let options = format!("lowerdir={},upperdir={},workdir={}", below("lower"), below("upper"), below("work"));
+        let options = format!("lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work");
         succeed(&["mount", "-t", "overlay", "overlay", "-o", &options, at])?;
-        Ok((Self(at.to_owned()), base))
+        Ok(Self(at.to_owned()))
     }
 
     /// A bind mount.

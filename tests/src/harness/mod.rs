@@ -56,6 +56,29 @@ pub(crate) fn act_with(fd: OwnedFd, skill: &str, act: &[&str]) -> anyhow::Result
     bounded(&mut command)
 }
 
+/// The number of a descriptor that is brought along beside the standard streams.
+pub(crate) const BROUGHT: i32 = 7;
+
+/// Lets what a command starts have `fd` as [`BROUGHT`].
+pub(crate) fn bring(command: &mut Command, fd: OwnedFd) {
+    use std::os::{fd::AsRawFd as _, unix::process::CommandExt as _};
+    // SAFETY: between fork and exec only dup2(2) is called, on a descriptor that the closure owns.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(fd.as_raw_fd(), BROUGHT) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+}
+
+/// Runs an act as `enforcer run` lets it, with a descriptor that was opened outside as [`BROUGHT`].
+pub(crate) fn act_bringing(fd: OwnedFd, skill: &str, act: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(ENFORCER);
+    command.args(["run", "--skill", skill, "--", SELF, "act"]).args(act).stdin(Stdio::null());
+    bring(&mut command, fd);
+    bounded(&mut command)
+}
+
 fn bounded(command: &mut Command) -> anyhow::Result<Output> {
     let mut child = command
         .stdout(Stdio::piped())

@@ -67,6 +67,11 @@ struct Inner {
 impl Worker {
     /// Starts one.
     pub(crate) fn start(entry: &Entry<'_>) -> anyhow::Result<Self> {
+        Self::start_with(entry, |_| {})
+    }
+
+    /// Starts one that is prepared before.
+    pub(crate) fn start_with(entry: &Entry<'_>, prepare: impl FnOnce(&mut Command)) -> anyhow::Result<Self> {
         let mut command = match entry {
             Entry::Run(skill) => {
                 let mut command = Command::new(ENFORCER);
@@ -86,6 +91,7 @@ impl Worker {
                 command.pre_exec(move || (&file).write_all(b"0"));
             }
         }
+        prepare(&mut command);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -188,7 +188,7 @@ fn sockets(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &route)?.done()?;
     scene.act(SKILL, &["socket", &n(libc::AF_UNIX), &n(libc::SOCK_STREAM), "0"])?.done()?;
     scene.outside(&["socket", &n(libc::AF_INET), &n(libc::SOCK_RAW), &n(libc::IPPROTO_ICMP)])?.done()?;
-    scene.outside(&["socket", &n(libc::AF_PACKET), &n(libc::SOCK_RAW), &n(0x0300)])?;
+    scene.outside(&["socket", &n(libc::AF_PACKET), &n(libc::SOCK_RAW), &n(0x0300)])?.done()?;
     Ok(())
 }
 

@@ -180,6 +180,11 @@ fn second(scene: &Scene) -> anyhow::Result<()> {
     let outcome = command(&[ENFORCER, "daemon", "--policy", &policy])?;
     ensure!(outcome.status == 1, "{outcome:?}");
     ensure!(outcome.err.contains("another daemon") && outcome.err.contains(&pid), "{:?}", outcome.err);
+    // Nor with a directory of its own: one host has one.
+    let elsewhere = scene.dir.join("run").to_string_lossy().into_owned();
+    let outcome = command(&[ENFORCER, "daemon", "--policy", &policy, "--runtime-dir", &elsewhere])?;
+    ensure!(outcome.status == 1, "{outcome:?}");
+    ensure!(outcome.err.contains("another daemon") && outcome.err.contains(&pid), "{:?}", outcome.err);
     in_force(scene, "one")
 }
 

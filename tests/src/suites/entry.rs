@@ -5,9 +5,10 @@ use std::{fs, path::Path};
 use anyhow::ensure;
 
 use crate::harness::{
-    ENFORCER, Output, command,
+    BROUGHT, ENFORCER, Output, act_bringing, bring, command,
+    events::Mark,
     runner::Suite,
-    scene::{Scene, gone, there},
+    scene::{Scene, gone, holds, there},
     succeed,
     worker::{Entry, Worker},
 };
@@ -23,10 +24,16 @@ pub(super) const SUITE: Suite = Suite {
         ("an_entrypoint_leads_to_its_skill", entrypoint),
         ("an_entrypoint_that_is_not_allowed", entrypoint_denied),
         ("an_entrypoint_outside_every_skill", entrypoint_outside),
+        ("an_entrypoint_of_a_traced_process", entrypoint_traced),
+        ("run_with_an_open_file", run_with_file),
+        ("attach_with_an_open_file", attach_with_file),
+        ("a_cgroup_with_an_open_file", cgroup_with_file),
     ],
 };
 
 const SKILL: &str = "attached";
+const BRINGING: &str = "bringing";
+const BRINGING_CGROUP: &str = "/sys/fs/cgroup/tests-bringing";
 const BINARIES: &str = "{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}";
 
 /// The entrypoint is a copy of bash with a byte behind it: a program of its own that does what it is told.
@@ -41,8 +48,11 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let hashed = succeed(&["sha256sum", &door.to_string_lossy()])?;
     let digest = hashed.split_whitespace().next().unwrap_or_default();
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
+    fs::create_dir_all(BRINGING_CGROUP)?;
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n  \
+         bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
+         allow_write: [{one}]\n    allow_delete: [{one}]\n  \
          closed:\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{one}]\n  \
          beyond:\n    match: {{entrypoint: \"sha256:{digest}\"}}\n    allow_binaries: [{BINARIES}, {{path: /usr/bin/rm}}]\n    \
          allow_delete: [{two}]\n"
@@ -146,4 +156,92 @@ fn entrypoint_outside(scene: &Scene) -> anyhow::Result<()> {
         scene.outside(&["exec", &door.to_string_lossy(), "-c", &format!("/usr/bin/rm {one} && echo token")])?;
     ensure!(outcome.done()?.out.contains("token"), "{outcome:?}");
     gone(&one)
+}
+
+/// A tracer would carry over what it holds.
+fn entrypoint_traced(scene: &Scene) -> anyhow::Result<()> {
+    let door = scene.dir.join("door").to_string_lossy().into_owned();
+    let (denied, allowed) = (scene.make_file("two/traced")?, scene.make_file("two/untraced")?);
+    let mark = scene.mark();
+    // `rm` is allowed beyond the door alone.
+    scene.act(SKILL, &["traced", "exec", &door, "-c", &format!("/usr/bin/rm {denied}")])?.refused()?;
+    there(&denied)?;
+    scene.events().wait(mark, "the refusal", |e| e.text("reason") == "a traced process may not change its skill")?;
+    // It is not the tracing that is refused.
+    scene.act(SKILL, &["traced", "exec", "/usr/bin/bash", "-c", "exit 0"])?.done()?;
+    through(scene, SKILL, &format!("/usr/bin/rm {allowed}"))?.done()?;
+    gone(&allowed)
+}
+
+/// A file that is open for appending, in a directory where the skill may write and in one where it may not.
+fn open_file(scene: &Scene, name: &str) -> anyhow::Result<(String, std::os::fd::OwnedFd)> {
+    let path = scene.make_file(name)?;
+    let file = fs::File::options().append(true).open(&path)?;
+    Ok((path, file.into()))
+}
+
+fn brought_event(scene: &Scene, mark: Mark, path: &str, pid: Option<u32>) -> anyhow::Result<()> {
+    let event = scene.event(mark, "write", "deny", path)?;
+    ensure!(event.text("skill") == BRINGING && event.text("reason") == "path not listed", "{}", event.0);
+    ensure!(pid.is_none_or(|pid| event.number("target") == u64::from(pid)), "{}", event.0);
+    Ok(())
+}
+
+fn run_with_file(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, file) = open_file(scene, "one/run")?;
+    let number = BROUGHT.to_string();
+    let outcome = act_bringing(file, BRINGING, &["write-fd", &number, "+"])?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    holds(&allowed, "one/run+")?;
+    let (denied, file) = open_file(scene, "two/run")?;
+    let mark = scene.mark();
+    let outcome = act_bringing(file, BRINGING, &["write-fd", &number, "+"])?;
+    ensure!(outcome.status == 1 && outcome.err.contains("files open"), "{outcome:?}");
+    holds(&denied, "two/run")?;
+    brought_event(scene, mark, &denied, None)
+}
+
+fn attach_with_file(scene: &Scene) -> anyhow::Result<()> {
+    let number = BROUGHT.to_string();
+    for (name, fine) in [("one/attach", true), ("two/attach", false)] {
+        let (path, file) = open_file(scene, name)?;
+        let worker = Worker::start_with(&Entry::Outside, |command| bring(command, file))?;
+        let mark = scene.mark();
+        let outcome = command(&[ENFORCER, "attach", "--skill", BRINGING, "--pid", &worker.pid().to_string()])?;
+        ensure!((outcome.status == 0) == fine, "{outcome:?}");
+        if !fine {
+            ensure!(outcome.err.contains("files open"), "{outcome:?}");
+            brought_event(scene, mark, &path, Some(worker.pid()))?;
+        }
+        worker.act(&["write-fd", &number, "+"])?.done()?;
+        holds(&path, &format!("{name}+"))?;
+        // It was refused as it was: still outside.
+        let other = scene.make_file("two/other")?;
+        let outcome = worker.act(&["unlink", &other])?;
+        ensure!((outcome.status == 0) != fine, "{outcome:?}");
+    }
+    Ok(())
+}
+
+/// Who comes by its cgroup keeps what it has open, and the file is named.
+fn cgroup_with_file(scene: &Scene) -> anyhow::Result<()> {
+    let (denied, file) = open_file(scene, "two/cgroup")?;
+    let worker = Worker::start_with(&Entry::Outside, |command| bring(command, file))?;
+    let mark = scene.mark();
+    fs::write(format!("{BRINGING_CGROUP}/cgroup.procs"), worker.pid().to_string())?;
+    brought_event(scene, mark, &denied, Some(worker.pid()))?;
+    worker.act(&["open-write", &denied])?.refused()?;
+    // One that was there when the cgroup came into the skill.
+    let dir = "/sys/fs/cgroup/tests-brought";
+    fs::create_dir_all(dir)?;
+    let (denied, file) = open_file(scene, "two/before")?;
+    let worker = Worker::start_with(&Entry::Cgroup(dir), |command| bring(command, file))?;
+    let mark = scene.mark();
+    let outcome = command(&[ENFORCER, "attach", "--skill", BRINGING, "--cgroup", "/tests-brought"])?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    brought_event(scene, mark, &denied, Some(worker.pid()))?;
+    worker.act(&["open-write", &denied])?.refused()?;
+    let (allowed, _) = open_file(scene, "one/before")?;
+    worker.act(&["open-write", &allowed])?.done()?;
+    Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::ensure;
 
 use crate::harness::{
     ENFORCER, command,
+    events::Event,
     runner::Suite,
     scene::{Scene, there},
     succeed,
@@ -206,13 +207,25 @@ fn denied_script(scene: &Scene) -> anyhow::Result<()> {
 
 fn memfd(scene: &Scene) -> anyhow::Result<()> {
     let mark = scene.mark();
-    let outcome = scene.act(SKILL, &["memfd-exec", "/usr/bin/id", "--version"])?;
+    let outcome = scene.act(SKILL, &["memfd-exec", "sealed", "/usr/bin/id", "--version"])?;
     ensure!(outcome.refused()?.out.is_empty(), "{outcome:?}");
     let event = scene.events().wait(mark, "a refusal", |e| e.text("kind") == "exec" && e.text("verdict") == "deny")?;
     let hashed = succeed(&["sha256sum", "/usr/bin/id"])?;
     let digest = hashed.split_whitespace().next().unwrap_or_default();
     ensure!(event.object("sha256") == format!("sha256:{digest}"), "{}", event.0);
-    runs(scene, &["memfd-exec", "/usr/bin/wc", "--version"], "GNU coreutils")
+    runs(scene, &["memfd-exec", "sealed", "/usr/bin/wc", "--version"], "GNU coreutils")?;
+    // What can still be written, or cut, is not what was measured.
+    for seals in ["unsealed", "half-sealed", "shrinkable"] {
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &["memfd-exec", seals, "/usr/bin/wc", "--version"])?;
+        ensure!(outcome.refused()?.out.is_empty(), "{outcome:?}");
+        let denied = |e: &Event| e.text("kind") == "exec" && e.text("verdict") == "deny";
+        let event = scene.events().wait(mark, "a refusal", denied)?;
+        ensure!(event.text("reason") == "memory file is not sealed", "{}", event.0);
+    }
+    // Where anything may run, so may this.
+    scene.act("free", &["memfd-exec", "unsealed", "/usr/bin/id", "--version"])?.done()?;
+    Ok(())
 }
 
 fn deleted(scene: &Scene) -> anyhow::Result<()> {
@@ -289,6 +302,6 @@ fn absent(scene: &Scene) -> anyhow::Result<()> {
 fn outside(scene: &Scene) -> anyhow::Result<()> {
     let outcome = scene.outside(&["exec", "/usr/bin/id", "--version"])?;
     ensure!(outcome.done()?.out.contains(DENIED), "{outcome:?}");
-    scene.outside(&["memfd-exec", "/usr/bin/id", "--version"])?.done()?;
+    scene.outside(&["memfd-exec", "unsealed", "/usr/bin/id", "--version"])?.done()?;
     Ok(())
 }

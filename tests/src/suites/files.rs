@@ -6,8 +6,10 @@ use anyhow::ensure;
 
 use crate::harness::{
     act_with, eventually,
+    files::Mount,
     runner::Suite,
     scene::{Scene, gone, holds, there},
+    succeed,
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -28,6 +30,15 @@ pub(super) const SUITE: Suite = Suite {
         ("devices_that_swallow_everything", devices),
         ("without_allow_write_the_kernel_decides", ungoverned),
         ("outside_processes_are_untouched", outside),
+        ("access_control_lists", acl),
+        ("io_uring_open_write_and_truncate", uring),
+        ("io_uring_personalities", personality),
+        ("files_without_a_name", nameless),
+        ("by_a_file_handle", by_handle),
+        ("flags_of_a_file", flags),
+        ("files_that_the_kernel_writes_or_swaps_to", kernel_files),
+        ("copies_within_the_kernel", copies),
+        ("a_white_out", whiteout),
     ],
 };
 
@@ -240,4 +251,147 @@ fn outside(scene: &Scene) -> anyhow::Result<()> {
         scene.outside(&[act, &secret])?.done()?;
     }
     gone(&secret)
+}
+
+fn acl(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/acl/f")?, scene.make_file("denied/acl/f")?);
+    let mark = scene.mark();
+    scene.act(SKILL, &["set-acl", &denied])?.refused()?;
+    denied_event(scene, mark, &denied)?;
+    // The group's bits are the mask of a list; 0644 shows 0644 with one, too, and the write bit of the owner is kept.
+    ensure!(succeed(&["stat", "-c", "%A", &denied])?.trim() == "-rw-r--r--", "it has changed");
+    scene.act(SKILL, &["set-acl", &allowed])?.done()?;
+    ensure!(listed(&allowed)? && !listed(&denied)?, "the list is not where it should be");
+    Ok(())
+}
+
+/// Whether a file has an access control list.
+fn listed(path: &str) -> anyhow::Result<bool> {
+    let path = std::ffi::CString::new(path)?;
+    let name = c"system.posix_acl_access";
+    // SAFETY: the strings end with NUL; no buffer asks for the size.
+    Ok(unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) } > 0)
+}
+
+fn uring(scene: &Scene) -> anyhow::Result<()> {
+    for how in ["uring", "uring-worker", "uring-sqpoll"] {
+        let name = |dir: &str| format!("{dir}/{how}/f");
+        let (allowed, denied) = (scene.make_file(&name("allowed"))?, scene.make_file(&name("denied"))?);
+        let (written, secret) = (scene.make_file(&name("written"))?, scene.make_file(&name("secret"))?);
+        let mark = scene.mark();
+        scene.act(SKILL, &[how, "append", &denied, "+"])?.refused()?;
+        holds(&denied, &name("denied"))?;
+        denied_event(scene, mark, &denied)?;
+        scene.act(SKILL, &[how, "append", &allowed, "+"])?.done()?;
+        holds(&allowed, &format!("{}+", name("allowed")))?;
+        scene.act(SKILL, &[how, "open-read", &secret])?.refused()?;
+        scene.act(SKILL, &[how, "open-read", &denied])?.done()?;
+        let mark = scene.mark();
+        scene.act(SKILL, &[how, "open-truncate", &written])?.refused()?;
+        holds(&written, &name("written"))?;
+        scene.event(mark, "delete", "deny", &written)?;
+        // `IORING_OP_FTRUNCATE` came with 6.9.
+        let outcome = scene.act(SKILL, &[how, "ftruncate", &written])?;
+        ensure!([libc::EPERM, libc::EINVAL].contains(&outcome.status), "{outcome:?}");
+        let known = outcome.status == libc::EPERM;
+        holds(&written, &name("written"))?;
+        let outcome = scene.act(SKILL, &[how, "ftruncate", &allowed])?;
+        ensure!(outcome.status == if known { 0 } else { libc::EINVAL }, "{outcome:?}");
+        scene.act(SKILL, &[how, "open-truncate", &allowed])?.done()?;
+        holds(&allowed, "")?;
+    }
+    Ok(())
+}
+
+fn personality(scene: &Scene) -> anyhow::Result<()> {
+    for how in ["uring", "uring-worker", "uring-sqpoll"] {
+        let allowed = scene.make_file(&format!("allowed/{how}/personal"))?;
+        let mark = scene.mark();
+        scene.act(SKILL, &[how, "unlink-by-personality", &allowed])?.refused()?;
+        there(&allowed)?;
+        scene.events().wait(mark, "the refusal", |e| e.text("reason") == "io_uring personalities are not allowed")?;
+        scene.outside(&[how, "unlink-by-personality", &allowed])?.done()?;
+        gone(&allowed)?;
+    }
+    Ok(())
+}
+
+/// `O_TMPFILE` and a link that gives it a name.
+fn nameless(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_dir("allowed/nameless")?, scene.make_dir("denied/nameless")?);
+    let name = |dir: &str| format!("{dir}/named");
+    scene.act(SKILL, &["tmpfile-link", &allowed, &name(&allowed)])?.done()?;
+    there(&name(&allowed))?;
+    for (made, linked) in [(&denied, &denied), (&allowed, &denied), (&denied, &allowed)] {
+        let name = format!("{linked}/from-{}", if made == &denied { "denied" } else { "allowed" });
+        scene.act(SKILL, &["tmpfile-link", made, &name])?.refused()?;
+        gone(&name)?;
+    }
+    Ok(())
+}
+
+fn by_handle(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/handle/f")?, scene.make_file("denied/handle/f")?);
+    let mark = scene.mark();
+    scene.act(SKILL, &["append-by-handle", &denied, "+"])?.refused()?;
+    holds(&denied, "denied/handle/f")?;
+    denied_event(scene, mark, &denied)?;
+    scene.act(SKILL, &["append-by-handle", &allowed, "+"])?.done()?;
+    holds(&allowed, "allowed/handle/f+")
+}
+
+/// An ioctl on a descriptor that is open for reading. tmpfs has flags from 6.6 on.
+fn flags(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let (good, bad) = (Mount::ext4(&at("allowed/flags"))?, Mount::ext4(&at("denied/flags"))?);
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    let (allowed, denied) = (scene.make_file("allowed/flags/f")?, scene.make_file("denied/flags/f")?);
+    let has = |path: &str| Ok::<_, anyhow::Error>(scene.outside(&["has-noatime", path])?.status == 0);
+    let mark = scene.mark();
+    scene.act(SKILL, &["chattr", &denied])?.refused()?;
+    denied_event(scene, mark, &denied)?;
+    ensure!(!has(&denied)?, "the flag is set");
+    scene.act(SKILL, &["chattr", &allowed])?.done()?;
+    ensure!(has(&allowed)?, "the flag is not set");
+    drop((good, bad));
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
+}
+
+/// `acct` and `swapon` open their files like anybody else.
+fn kernel_files(scene: &Scene) -> anyhow::Result<()> {
+    for act in ["acct", "swapon"] {
+        let (allowed, denied) =
+            (scene.make_file(&format!("allowed/{act}/f"))?, scene.make_file(&format!("denied/{act}/f"))?);
+        let mark = scene.mark();
+        scene.act(SKILL, &[act, &denied])?.refused()?;
+        denied_event(scene, mark, &denied)?;
+        holds(&denied, &format!("denied/{act}/f"))?;
+        // What it is opened for is another question: a file of a few bytes is no swap.
+        let outcome = scene.act(SKILL, &[act, &allowed])?;
+        ensure!(outcome.status != libc::EPERM, "{outcome:?}");
+    }
+    // SAFETY: null ends the accounting that the allowed act began.
+    unsafe { libc::acct(std::ptr::null()) };
+    Ok(())
+}
+
+fn copies(scene: &Scene) -> anyhow::Result<()> {
+    let source = scene.make_file("denied/copies/source")?;
+    let (allowed, denied) = (scene.make_file("allowed/copies/f")?, scene.make_file("denied/copies/f")?);
+    scene.act(SKILL, &["clone-range", &source, &denied])?.refused()?;
+    holds(&denied, "denied/copies/f")?;
+    scene.act(SKILL, &["clone-range", &source, &allowed])?.done()?;
+    holds(&allowed, "denied/copies/source")
+}
+
+/// A rename that leaves a device behind, as overlayfs does.
+fn whiteout(scene: &Scene) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/whiteout/f")?, scene.make_file("denied/whiteout/f")?);
+    let to = |path: &str| format!("{path}.moved");
+    scene.act(SKILL, &["rename-whiteout", &denied, &to(&denied)])?.refused()?;
+    holds(&denied, "denied/whiteout/f")?;
+    gone(&to(&denied))?;
+    scene.act(SKILL, &["rename-whiteout", &allowed, &to(&allowed)])?.done()?;
+    holds(&to(&allowed), "allowed/whiteout/f")
 }

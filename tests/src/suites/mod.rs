@@ -5,9 +5,11 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod digest;
 mod entry;
 mod exec;
 mod files;
+mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
@@ -39,6 +41,7 @@ const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
     exec::SUITE,
+    digest::SUITE,
     connect::SUITE,
     subjects::SUITE,
     modes::SUITE,
@@ -50,6 +53,7 @@ const PLAIN: &[Suite] = &[
     entry::SUITE,
     resolve::SUITE,
     sinks::SUITE,
+    full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];

@@ -10,6 +10,7 @@ use crate::{
         listener::Server,
         runner::Suite,
         scene::{Scene, gone, there},
+        worker::{Entry, Worker},
     },
 };
 
@@ -23,6 +24,7 @@ pub(super) const SUITE: Suite = Suite {
         ("require_2fa_of_a_single_action", two_factor_delete),
         ("require_2fa_with_everything_allowed", two_factor_star),
         ("standard_reports_denials_alone", standard),
+        ("basic_standard_and_strict_differ", levels),
     ],
 };
 
@@ -145,5 +147,37 @@ fn standard(scene: &Scene) -> anyhow::Result<()> {
     scene.event(mark, "delete", "deny", &denied)?;
     let allows = scene.events().since(mark).iter().filter(|e| e.text("verdict") == "allow").count();
     ensure!(allows == 0, "{allows} allowed acts were reported");
+    Ok(())
+}
+
+/// A denial at every level, an entry from `standard` on, what is allowed at `strict` alone.
+fn levels(scene: &Scene) -> anyhow::Result<()> {
+    let manifest = policy(scene)?;
+    let mut rounds = vec![];
+    for (n, level) in ["basic", "standard", "strict"].iter().enumerate() {
+        let text = format!(
+            "{manifest}  levelled:\n    match: {{cgroup: /tests-level-{n}}}\n    \
+             allow_binaries: [\"*\"]\n    allow_delete: [{}]\n",
+            scene.make_dir("allowed")?
+        )
+        .replace("version: 1\n", &format!("version: 1\naudit_level: {level}\n"));
+        let cgroup = format!("/sys/fs/cgroup/tests-level-{n}");
+        std::fs::create_dir_all(&cgroup)?;
+        scene.daemon(|d| d.reload(&text))?;
+        let (allowed, denied) = (scene.make_file("allowed/level")?, scene.make_file(&format!("denied/level-{n}"))?);
+        let mark = scene.mark();
+        let worker = Worker::start(&Entry::Cgroup(&cgroup))?;
+        worker.act(&["unlink", &allowed])?.done()?;
+        gone(&allowed)?;
+        worker.act(&["unlink", &denied])?.refused()?;
+        there(&denied)?;
+        // The denial comes last.
+        scene.event(mark, "delete", "deny", &denied)?;
+        let events = scene.events().since(mark);
+        let has = |kind: &str| events.iter().any(|e| e.text("kind") == kind && e.text("verdict") == "allow");
+        rounds.push((has("enter"), has("delete")));
+    }
+    scene.daemon(|d| d.reload(&manifest))?;
+    ensure!(rounds == [(false, false), (true, false), (true, true)], "entry and allowed delete by level: {rounds:?}");
     Ok(())
 }

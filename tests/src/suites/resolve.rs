@@ -29,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_filesystem_that_is_mounted_over", mounted),
         ("a_filesystem_that_is_mounted_below", mounted_below),
         ("a_reused_inode_is_another_object", reused),
+        ("one_changed_rule_does_not_rewrite_the_others", changed),
         ("a_hundred_thousand_rules", many),
     ],
 };
@@ -205,6 +206,27 @@ fn reused(scene: &Scene) -> anyhow::Result<()> {
     fs::remove_dir_all(&other)?;
     scene.make_dir("ext4/named")?;
     soon(scene, "ext4/named", true)
+}
+
+/// Of a thousand rules one is changed: one is written.
+fn changed(scene: &Scene) -> anyhow::Result<()> {
+    const COUNT: u32 = 1000;
+    let list =
+        |last: u32| (0..COUNT).chain([last]).fold(String::new(), |text, n| format!("{text}      - sha256:{n:064x}\n"));
+    let written = |text: &str| {
+        scene.daemon(|d| {
+            d.reload(text)?;
+            Ok(d.status()?["written"].as_u64())
+        })
+    };
+    ensure!(written(&with(scene, &list(COUNT)))? > Some(u64::from(COUNT)), "the rules were not written");
+    // One goes, one comes.
+    let wrote = written(&with(scene, &list(COUNT + 1)))?;
+    ensure!(wrote == Some(2), "{wrote:?} rules were written for one that has changed");
+    let wrote = written(&with(scene, &list(COUNT + 1)))?;
+    ensure!(wrote == Some(2), "the same policy was written again: {wrote:?}");
+    written(&with(scene, ""))?;
+    soon(scene, "again", true)
 }
 
 fn many(scene: &Scene) -> anyhow::Result<()> {

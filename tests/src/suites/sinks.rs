@@ -85,7 +85,7 @@ fn full(scene: &Scene) -> anyhow::Result<()> {
         "--control-group".to_owned(),
         GROUP.to_string(),
     ];
-    let daemon = Daemon::start_with(&scene.dir.join("daemon"), &manifest(scene)?, &options)?;
+    let daemon = Daemon::start_as(&scene.dir.join("daemon"), &manifest(scene)?, &[], &options)?;
     let worker = Worker::start(&Entry::Run(SKILL))?;
     let victim = scene.make_file("denied/file")?;
     let mark = daemon.events.mark();

@@ -1,12 +1,13 @@
 //! Subjects: who is governed, from when on, and that there is no way out.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::ensure;
 
 use crate::harness::{
     ENFORCER, command,
     daemon::Daemon,
+    eventually,
     runner::Suite,
     scene::{Scene, gone, there},
     worker::{Entry, Worker},
@@ -32,11 +33,14 @@ pub(super) const SUITE: Suite = Suite {
         ("a_governed_root_process_and_the_control_socket", control_socket),
         ("a_process_of_another_user_and_the_control_socket", other_user),
         ("a_skill_that_was_removed_denies", removed_skill),
+        ("a_cgroup_that_is_not_there_yet", appears),
+        ("a_cgroup_that_no_skill_names_any_more", unnamed),
     ],
 };
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const SKILL: &str = "subject";
+const LATER: &str = "a-name-of-many-letters-such-as-an-engine-gives.scope";
 
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     for cgroup in ["tests-one", "tests-one/inner", "tests-one/narrow", "tests-two", "tests-free"] {
@@ -49,6 +53,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n  \
          narrow:\n    match: {{cgroup: /tests-one/narrow}}\n    {binaries}\n    allow_delete: [{two}]\n  \
+         later:\n    match: {{cgroup: /tests-later/{LATER}}}\n    {binaries}\n    allow_delete: [{two}]\n  \
          other:\n    match: {{cgroup: /tests-two}}\n    {binaries}\n    allow_delete: [{two}]\n"
     ))
 }
@@ -228,4 +233,43 @@ fn removed_skill(scene: &Scene) -> anyhow::Result<()> {
     ensure!(event.text("reason") == "skill is not in the policy in force", "the reason is {:?}", event.text("reason"));
     worker.act(&["unlink", &file])?.done()?;
     gone(&file)
+}
+
+/// It governs from the moment in which it is made, and so does one of the same name that comes after it.
+fn appears(scene: &Scene) -> anyhow::Result<()> {
+    let (above, dir, beside) =
+        (cgroup("tests-later"), cgroup(&format!("tests-later/{LATER}")), cgroup("tests-later/beside"));
+    ensure!(fs::symlink_metadata(&dir).is_err(), "it is there already");
+    let warned = scene.daemon(|d| d.status())?["warnings"].to_string();
+    ensure!(warned.contains(LATER), "{warned}");
+    for _ in 0..3 {
+        fs::create_dir_all(&dir)?;
+        fs::create_dir_all(format!("{dir}/below"))?;
+        governed(scene, &*scene.outsider()?, &["born-in-cgroup", &dir], "later")?;
+        governed(scene, &*scene.outsider()?, &["born-in-cgroup", &format!("{dir}/below")], "later")?;
+        fs::create_dir_all(&beside)?;
+        free(scene, &Worker::start(&Entry::Cgroup(&beside))?)?;
+        for gone in [&format!("{dir}/below"), &dir, &beside, &above] {
+            let removed = eventually(Duration::from_secs(5), || fs::remove_dir(gone).is_ok());
+            ensure!(removed, "{gone} cannot be removed");
+        }
+    }
+    Ok(())
+}
+
+/// What was made below a cgroup goes with its name, although the skill names another now.
+fn unnamed(scene: &Scene) -> anyhow::Result<()> {
+    let manifest = policy(scene)?;
+    let below = cgroup("tests-two/made");
+    fs::create_dir_all(&below)?;
+    governed(scene, &*scene.outsider()?, &["born-in-cgroup", &below], "other")?;
+    let elsewhere = manifest.replace("cgroup: /tests-two", "cgroup: /tests-elsewhere");
+    fs::create_dir_all(cgroup("tests-elsewhere"))?;
+    scene.daemon(|d| d.reload(&elsewhere))?;
+    let freed = Worker::start(&Entry::Cgroup(&below)).and_then(|worker| free(scene, &worker));
+    let governs = governed(scene, &*scene.outsider()?, &["born-in-cgroup", &cgroup("tests-elsewhere")], "other");
+    scene.daemon(|d| d.reload(&manifest))?;
+    freed?;
+    governs?;
+    governed(scene, &*scene.outsider()?, &["born-in-cgroup", &below], "other")
 }

@@ -72,8 +72,10 @@ fn proc_files(scene: &Scene) -> anyhow::Result<()> {
         // Reading `mem` at 0 would be EIO where it may be opened.
         refused(scene, "trace", "read-proc", &[file])?;
     }
-    refused(scene, "trace", "list-proc", &["fd"]).or_else(|_| refused(scene, "trace", "follow-proc", &["fd/0"]))?;
-    for link in ["exe", "cwd", "root"] {
+    for dir in ["fd", "fdinfo", "map_files"] {
+        refused(scene, "trace", "list-proc", &[dir])?;
+    }
+    for link in ["exe", "cwd", "root", "fd/0"] {
         refused(scene, "trace", "follow-proc", &[link])?;
     }
     // What tells nothing of the inside stays readable: `ps` goes on working.

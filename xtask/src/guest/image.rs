@@ -54,7 +54,7 @@ const WANTED: &str = "\
 /// Kernel modules that are taken along, with what they depend on; those that a kernel has built in are skipped.
 const MODULES: &str = "\
     virtio_pci virtio_console virtio_blk virtio_net virtiofs 9p 9pnet_virtio overlay ext4 btrfs xfs \
-    fuse loop squashfs erofs isofs vfat nls_iso8859_1 nls_ascii nls_cp437 dm_mod dm_verity dummy \
+    fuse loop brd squashfs erofs isofs vfat nls_iso8859_1 nls_ascii nls_cp437 dm_mod dm_verity dummy \
     veth tun bridge macvlan ipv6 vsock vsock_loopback unix_diag tcp_diag udp_diag sctp algif_hash \
     af_alg crc32c_generic crc32c_intel crc32c_cryptoapi libcrc32c sha256_generic xor raid6_pq \
     binfmt_misc";

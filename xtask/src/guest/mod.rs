@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) icount: bool,
     /// From the moment that the command starts.
     pub(crate) timeout: Duration,
+    /// More parameters for the kernel, behind our own.
+    pub(crate) append: Option<String>,
 }
 
 /// What runs in a guest.

@@ -151,6 +151,7 @@ fn command(dir: &TempDir, initrd: &Path, disk: Option<&Path>, job: &Job, log: &P
         command.arg(format!("id=root,if=none,format=raw,snapshot=on,file={}", disk.display()));
         words.push(format!("rdinit={ROOTFS_INIT_PATH}"));
     }
+    words.extend(machine.append.clone());
     command
         .arg("-kernel")
         .arg(&job.kernel.image)

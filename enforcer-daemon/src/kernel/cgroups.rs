@@ -1,0 +1,154 @@
+//! Which cgroups are governed: what the policy names is in the maps before the policy is in force, or the policy is refused.
+//!
+//! The kernel programs write these maps, too: they add what appears and take out what is removed.
+
+use std::collections::HashSet;
+
+use aya::maps::{Array, HashMap, MapData, MapError};
+use enforcer_common::{
+    ids::SkillId,
+    names::map,
+    task::{CgroupLabel, CgroupName, cgroup_filter_slot},
+};
+
+use super::{
+    Kernel, LoadError,
+    maps::{ApplyError, full_or},
+};
+use crate::compile::ruleset::Ruleset;
+
+/// The maps of cgroups.
+pub struct CgroupMaps {
+    cgroups: HashMap<MapData, u64, CgroupLabel>,
+    spare: HashMap<MapData, u64, CgroupLabel>,
+    names: HashMap<MapData, CgroupName, SkillId>,
+    filter: Array<MapData, u32>,
+}
+
+/// What was added for a policy that is not in force yet.
+#[derive(Debug, Default)]
+pub struct Staged {
+    cgroups: HashSet<u64>,
+    names: Vec<CgroupName>,
+}
+
+impl CgroupMaps {
+    /// Takes the maps of a freshly loaded object.
+    ///
+    /// # Errors
+    /// When one of them is missing or of another type.
+    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+        Ok(Self {
+            cgroups: kernel.map(map::CGROUPS)?,
+            spare: kernel.map(map::CGROUP_SPARE)?,
+            names: kernel.map(map::CGROUP_NAMES)?,
+            filter: kernel.map(map::CGROUP_FILTER)?,
+        })
+    }
+
+    /// The cgroups that are governed now.
+    #[must_use]
+    pub fn governed(&self) -> HashSet<u64> {
+        self.cgroups.keys().chain(self.spare.keys()).flatten().collect()
+    }
+
+    /// Makes room for what `next` names and the maps do not have. Nobody is governed by it yet, because the filter does not
+    /// know it, but for what appears at a new path from now on.
+    ///
+    /// # Errors
+    /// When the kernel has no room; then nothing has changed.
+    pub fn stage(&mut self, next: &Ruleset) -> Result<Staged, ApplyError> {
+        let mut staged = Staged::default();
+        match self.add(next, &mut staged) {
+            Ok(()) => Ok(staged),
+            Err(error) => {
+                self.take_back(&staged);
+                Err(error)
+            }
+        }
+    }
+
+    fn add(&mut self, next: &Ruleset, staged: &mut Staged) -> Result<(), ApplyError> {
+        for (name, skill) in &next.cgroup_names {
+            if self.names.get(name, 0).is_err() {
+                self.names.insert(name, skill, 0).map_err(|e| failed(map::CGROUP_NAMES, &e))?;
+                staged.names.push(*name);
+            }
+        }
+        for (id, label) in &next.cgroups {
+            if self.cgroups.get(id, 0).is_err() {
+                self.cgroups.insert(id, label, 0).map_err(|e| failed(map::CGROUPS, &e))?;
+                staged.cgroups.insert(*id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out what was added for a policy that does not come into force, and what the kernel put below it.
+    pub fn take_back(&mut self, staged: &Staged) {
+        for name in &staged.names {
+            let _ = self.names.remove(name);
+        }
+        let below = |label: &CgroupLabel| staged.cgroups.contains(&label.named);
+        let added: Vec<u64> =
+            self.cgroups.iter().flatten().filter(|(_, label)| below(label)).map(|(id, _)| id).collect();
+        for id in staged.cgroups.iter().chain(&added) {
+            let _ = self.cgroups.remove(id);
+        }
+    }
+
+    /// Makes the maps hold the policy that is in force now, and returns the cgroups that came into their skill by it. `seen` is
+    /// what was governed before the policy was compiled: what it does not name of that, it does not govern. What appeared
+    /// meanwhile the kernel programs have labelled by what it lies in.
+    pub fn settle(&mut self, in_force: &Ruleset, staged: &Staged, seen: &HashSet<u64>) -> Vec<(u64, SkillId)> {
+        let mut new = vec![];
+        for (id, label) in &in_force.cgroups {
+            // One that is not there any more has been removed meanwhile.
+            let Ok(before) = self.cgroups.get(id, 0) else { continue };
+            if before != *label {
+                self.replace(*id, label);
+            }
+            if let Err(e) = self.filter.set(cgroup_filter_slot(*id), 1, 0) {
+                tracing::error!(cgroup = id, "a cgroup of the policy could not be governed: {}", full_or(&e));
+            }
+            if staged.cgroups.contains(id) || before.skill != label.skill {
+                new.push((*id, label.skill));
+            }
+        }
+        let entries: Vec<(u64, CgroupLabel)> = self.cgroups.iter().chain(self.spare.iter()).flatten().collect();
+        for (id, label) in entries.iter().filter(|(id, _)| !in_force.cgroups.contains_key(id)) {
+            match in_force.cgroups.get(&label.named) {
+                _ if seen.contains(id) => {
+                    let _ = self.cgroups.remove(id);
+                    let _ = self.spare.remove(id);
+                }
+                Some(named) if named.skill != label.skill => self.replace(*id, named),
+                _ => {}
+            }
+        }
+        for (name, skill) in &in_force.cgroup_names {
+            if self.names.get(name, 0).ok() != Some(*skill)
+                && let Err(e) = self.names.insert(name, skill, 0)
+            {
+                tracing::error!("a cgroup's path could not be given to another skill: {}", full_or(&e));
+            }
+        }
+        let stale: Vec<CgroupName> =
+            self.names.keys().flatten().filter(|name| !in_force.cgroup_names.contains_key(name)).collect();
+        for name in stale {
+            let _ = self.names.remove(&name);
+        }
+        new
+    }
+
+    /// Gives a governed cgroup another label; until then it has the old one.
+    fn replace(&mut self, id: u64, label: &CgroupLabel) {
+        if let Err(e) = self.cgroups.insert(id, label, 0) {
+            tracing::error!(cgroup = id, "a cgroup keeps the label of the policy before: {}", full_or(&e));
+        }
+    }
+}
+
+fn failed(map: &'static str, error: &MapError) -> ApplyError {
+    ApplyError::Map { map, cause: full_or(error) }
+}

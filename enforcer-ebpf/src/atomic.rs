@@ -1,0 +1,54 @@
+//! Atomic operations on words in maps: `core` has none for this target.
+//!
+//! Each returns the old value, and those of BPF that do are full barriers (`Documentation/bpf/standardization/instruction-set.rst`,
+//! kernel memory model: like `atomic_fetch_add`).
+
+use core::arch::asm;
+
+/// Adds to a word; returns what it was.
+///
+/// # Safety
+/// `word` must point to an aligned word of a map that is there for as long as the program runs.
+#[inline(always)]
+pub unsafe fn fetch_add(word: *mut u64, by: u64) -> u64 {
+    let mut value = by;
+    // SAFETY: as the caller promised.
+    unsafe { asm!("{v} = atomic_fetch_add((u64 *)({w} + 0), {v})", v = inout(reg) value, w = in(reg) word) };
+    value
+}
+
+/// Reads a word.
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn read(word: *mut u64) -> u64 {
+    // SAFETY: as the caller promised.
+    unsafe { fetch_add(word, 0) }
+}
+
+/// Replaces a word; returns what it was.
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn swap(word: *mut u64, with: u64) -> u64 {
+    let mut value = with;
+    // SAFETY: as the caller promised.
+    unsafe { asm!("{v} = xchg_64({w} + 0, {v})", v = inout(reg) value, w = in(reg) word) };
+    value
+}
+
+/// Replaces a word if it is `from`; returns what it was.
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn compare_swap(word: *mut u64, from: u64, with: u64) -> u64 {
+    let mut value = from;
+    // SAFETY: as the caller promised; the instruction compares with r0 and leaves the old value there.
+    unsafe {
+        asm!("r0 = cmpxchg_64({w} + 0, r0, {n})", inout("r0") value, w = in(reg) word, n = in(reg) with);
+    }
+    value
+}

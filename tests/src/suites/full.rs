@@ -1,0 +1,133 @@
+//! Maps that are full: what finds no room is governed all the same, refused, or an error before anything is changed.
+//!
+//! A daemon of its own, whose maps are small.
+
+use std::{fs, time::Duration};
+
+use anyhow::ensure;
+
+use crate::harness::{
+    daemon::Daemon,
+    eventually,
+    runner::Suite,
+    scene::{Scene, gone, there},
+    worker::{Entry, Worker},
+};
+
+pub(super) const SUITE: Suite =
+    Suite { name: "full", policy: None, tests: &[("the_map_of_cgroups", cgroups), ("the_map_of_labels", labels)] };
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+fn manifest(scene: &Scene, more: &str) -> anyhow::Result<String> {
+    let allowed = scene.make_dir("allowed")?;
+    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    Ok(format!(
+        "version: 1\nskills:\n  crowded:\n    match: {{cgroup: /tests-full}}\n    {binaries}\n    allow_delete: [{allowed}]\n  \
+         late:\n    match: {{cgroup: /tests-full-late}}\n    {binaries}\n    allow_delete: [{allowed}]\n{more}"
+    ))
+}
+
+fn daemon(scene: &Scene, sizes: &str) -> anyhow::Result<Daemon> {
+    fs::create_dir_all(format!("{CGROUPS}/tests-full/there"))?;
+    Daemon::start_with(&scene.dir.join("daemon"), &manifest(scene, "")?, &[("ENFORCER_MAP_SIZES", sizes)])
+}
+
+/// Whether what comes by this cgroup is governed by this skill, which may delete in one directory.
+fn governed(scene: &Scene, daemon: &Daemon, cgroup: &str, skill: &str) -> anyhow::Result<()> {
+    let (allowed, denied) = (scene.make_file("allowed/f")?, scene.make_file("denied/f")?);
+    let worker = Worker::start(&Entry::Cgroup(&format!("{CGROUPS}/{cgroup}")))?;
+    let mark = daemon.events.mark();
+    worker.act(&["unlink", &denied])?.refused()?;
+    there(&denied)?;
+    let event = daemon.events.wait(mark, "the refusal", |e| e.is("delete", "deny", &denied))?;
+    ensure!(event.text("skill") == skill && event.text("reason") == "path not listed", "{cgroup}: {}", event.0);
+    worker.act(&["unlink", &allowed])?.done()?;
+    gone(&allowed)
+}
+
+fn cgroups(scene: &Scene) -> anyhow::Result<()> {
+    let mut daemon = daemon(scene, "CGROUPS=4,BINARIES=64")?;
+    let generation = daemon.generation()?;
+    // A reload with more rules than there is room for is an error, and changes nothing.
+    let many: Vec<String> = (0..100).map(|n| format!("\"sha256:{n:064x}\"")).collect();
+    let wider = manifest(scene, &format!("  many:\n    allow_binaries: [{}]\n", many.join(", ")))?;
+    let error = daemon.reload(&wider).map(|_| ()).err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(error.contains("BINARIES") && error.contains("full"), "{error:?}");
+    ensure!(daemon.generation()? == generation, "the generation has changed");
+    governed(scene, &daemon, "tests-full/there", "crowded")?;
+    // Two are there, two fit, the rest does not.
+    for n in 0..6 {
+        fs::create_dir_all(format!("{CGROUPS}/tests-full/{n}"))?;
+    }
+    ensure!(daemon.status()?["cgroups"] == 4, "{}", daemon.status()?["cgroups"]);
+    for n in 0..6 {
+        governed(scene, &daemon, &format!("tests-full/{n}"), "crowded")?;
+    }
+    fs::create_dir_all(format!("{CGROUPS}/tests-full/5/below/it"))?;
+    governed(scene, &daemon, "tests-full/5/below/it", "crowded")?;
+    // One that a skill names, and what is below it.
+    fs::create_dir_all(format!("{CGROUPS}/tests-full-late/below"))?;
+    governed(scene, &daemon, "tests-full-late", "late")?;
+    governed(scene, &daemon, "tests-full-late/below", "late")?;
+    // Nobody else is.
+    fs::create_dir_all(format!("{CGROUPS}/tests-full-free"))?;
+    let free = Worker::start(&Entry::Cgroup(&format!("{CGROUPS}/tests-full-free")))?;
+    let file = scene.make_file("denied/free")?;
+    free.act(&["unlink", &file])?.done()?;
+    // A reload that would have to hold them all is an error, and changes nothing: neither its rules nor its cgroups come.
+    let denied = scene.make_dir("denied")?;
+    let wider = manifest(
+        scene,
+        &format!(
+            "  wide:\n    match: {{cgroup: /tests-full-free}}\n    allow_binaries: [\"*\"]\n    allow_delete: [{denied}]\n"
+        ),
+    )?
+    .replace("allow_delete: [", &format!("allow_delete: [{denied}, "));
+    let error = daemon.reload(&wider).map(|_| ()).err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(error.contains("CGROUPS") && error.contains("full") && error.contains("stays in force"), "{error:?}");
+    ensure!(daemon.generation()? == generation, "the generation has changed");
+    let file = scene.make_file("denied/free")?;
+    free.act(&["unlink", &file])?.done()?;
+    for n in 0..6 {
+        governed(scene, &daemon, &format!("tests-full/{n}"), "crowded")?;
+    }
+    governed(scene, &daemon, "tests-full/5", "crowded")?;
+    daemon.stop()?;
+    Ok(())
+}
+
+fn labels(scene: &Scene) -> anyhow::Result<()> {
+    let mut daemon = daemon(scene, "TASKS=96")?;
+    let dir = format!("{CGROUPS}/tests-full");
+    let late = Worker::start(&Entry::Outside)?;
+    let crowd = Worker::start(&Entry::Cgroup(&dir))?;
+    let mark = daemon.events.mark();
+    // Children until there is no room: the one that finds none is not made.
+    crowd.act(&["here", "crowd", "200"])?.refused()?;
+    daemon.events.wait(mark, "the refused fork", |e| {
+        e.text("kind") == "fork" && e.text("verdict") == "deny" && e.text("reason") == "label map is full"
+    })?;
+    // Who comes now has no room either, and is told so in the stream.
+    fs::write(format!("{dir}/cgroup.procs"), late.pid().to_string())?;
+    let allowed = scene.make_file("allowed/late")?;
+    let mark = daemon.events.mark();
+    let outcome = late.act(&["here", "unlink", &allowed])?;
+    outcome.refused()?;
+    there(&allowed)?;
+    daemon
+        .events
+        .wait(mark, "the refusal", |e| e.is("delete", "deny", &allowed) && e.text("reason") == "label map is full")?;
+    // The daemon goes on, and so do those outside.
+    daemon.status()?;
+    let outsider = Worker::start(&Entry::Outside)?;
+    let file = scene.make_file("denied/outside")?;
+    outsider.act(&["unlink", &file])?.done()?;
+    drop(crowd);
+    let room =
+        eventually(Duration::from_secs(10), || late.act(&["here", "unlink", &allowed]).is_ok_and(|o| o.status == 0));
+    ensure!(room, "there is no room when the crowd has gone");
+    gone(&allowed)?;
+    daemon.stop()?;
+    Ok(())
+}
