@@ -62,6 +62,8 @@ wire_enum! {
         Move = 11 => "move",
         /// A process entered a skill.
         Enter = 12 => "enter",
+        /// Enforcement, the kernel, or the machine below it was to be reached.
+        Tamper = 20 => "tamper",
         /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
         CgroupMade = 21 => "cgroup made",
         /// A cgroup was removed that was named. For the daemon alone.
@@ -132,6 +134,30 @@ wire_enum! {
         ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
         /// The kernel would not run a file that is open for writing, but does not look below an overlay.
         OpenForWriting = 32 => "file below the overlay is open for writing",
+        /// One of the manifest, the daemon's binary, unit, state and pins, or a directory on the way to one.
+        OwnFile = 65 => "it is Enforcer's own",
+        /// The daemon's process.
+        OwnProcess = 66 => "it is Enforcer's own process",
+        /// `bpf(2)`, or what it gave another process.
+        BpfCall = 67 => "governed processes have no use of bpf",
+        /// A module, a kernel to be started, or another text for the kernel.
+        KernelCode = 68 => "it loads code into the kernel",
+        /// What a locked-down kernel refuses: memory, ports, registers, tracing.
+        LockedDown = 69 => "it reaches into the kernel or the hardware",
+        /// `perf_event_open(2)`, or what it gave another process.
+        PerfEvent = 70 => "performance events reach other processes",
+        /// A disk, memory or another device below everything that rules name.
+        RawDevice = 71 => "the device lies below everything that rules name",
+        /// A file by which the kernel is told what to do, or a cgroup, that no rule names.
+        KernelInterface = 72 => "it tells the kernel what to do, and no rule names it",
+        /// A mount that is not the process's alone.
+        HostMount = 73 => "processes outside would see the mount",
+        /// A filesystem's settings.
+        Remount = 74 => "the filesystem's settings are not this process's",
+        /// A bpffs.
+        BpfMount = 75 => "pins are made in a bpffs",
+        /// The clock that dates events.
+        Clock = 76 => "the clock dates events",
     }
 }
 
@@ -159,6 +185,16 @@ impl ReasonCode {
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
+
+    /// Whether it is one of those that hold in audit mode, too: to watch a skill is no licence for it to end the watching.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_self_protection(self) -> bool {
+        self.0 >= Reason::OwnFile as u8 && self.0 < Self::AFTER_SELF_PROTECTION
+    }
+
+    /// The numbers from [`Reason::OwnFile`] to this one are kept for self-protection.
+    const AFTER_SELF_PROTECTION: u8 = 80;
 
     /// Whether it is this reason.
     #[must_use]

@@ -14,6 +14,7 @@
 pub mod content;
 pub mod decide;
 pub mod event;
+pub mod host;
 pub mod ids;
 pub mod names;
 pub mod net;

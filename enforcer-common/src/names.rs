@@ -39,6 +39,8 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// Which tasks the enrolment iterator shall label.
     pub const ENROL: &str = "ENROL";
+    /// What the daemon knows of the host.
+    pub const HOST: &str = "HOST";
     /// What is known of the content of files that were executed, by inode.
     pub const CONTENTS: &str = "CONTENTS";
     /// The number that was given out last to a version of a file's content.

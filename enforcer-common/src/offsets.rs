@@ -119,6 +119,20 @@ offsets! {
     proc_inode_vfs_inode: "proc_inode"."vfs_inode",
     /// The tasks that have an id.
     pid_tasks: "pid"."tasks",
+    /// The mount of a path.
+    path_mnt: "path"."mnt",
+    /// What others see of a mount, within the mount.
+    mount_mnt: "mount"."mnt",
+    /// The mount that it is mounted upon.
+    mount_mnt_parent: "mount"."mnt_parent",
+    /// The namespace that it belongs to.
+    mount_mnt_ns: "mount"."mnt_ns",
+    /// The group of mounts among which changes spread; 0 when there is none.
+    mount_mnt_group_id: "mount"."mnt_group_id",
+    /// What all namespaces have in common, within a mount namespace.
+    mnt_namespace_ns: "mnt_namespace"."ns",
+    /// The number of a namespace.
+    ns_common_inum: "ns_common"."inum",
     /// Address space.
     task_mm: "task_struct"."mm",
     /// The credentials that the task acts with.

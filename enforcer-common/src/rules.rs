@@ -151,6 +151,8 @@ pub mod skill_flag {
     pub const WRITE_ANY: u32 = 1 << 5;
     /// The skill has `protect` rules, so that reading is looked at, too.
     pub const PROTECTS: u32 = 1 << 6;
+    /// There are objects of Enforcer's own, which no skill may change.
+    pub const GUARDS: u32 = 1 << 20;
 }
 
 /// Bits for the kinds of action, as `require_2fa` lists them.
@@ -226,8 +228,44 @@ pub struct ObjectRule {
     pub allow_write: RuleId,
     /// The `protect` rule, or [`RuleId::NONE`].
     pub protect: RuleId,
-    /// Not used.
-    pub reserved: u32,
+    /// What makes it Enforcer's own.
+    pub own: Own,
+}
+
+/// Whether an object is Enforcer's own: it and what lies below may be read, and neither written nor deleted, whatever other
+/// rules say. A directory on the way to such an object may not be moved away.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own(u32);
+
+impl Own {
+    const WAY: u32 = 1 << 31;
+
+    /// Enforcer's own, with all that lies below.
+    #[must_use]
+    pub const fn all(rule: RuleId) -> Self {
+        Self(rule.0 & !Self::WAY)
+    }
+
+    /// On the way to something of Enforcer's own.
+    #[must_use]
+    pub const fn way(rule: RuleId) -> Self {
+        Self(rule.0 | Self::WAY)
+    }
+
+    /// The rule by which the object itself, or else what lies below it, may not be changed; whether it may only not be moved.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rule(self) -> RuleId {
+        RuleId(self.0 & !Self::WAY)
+    }
+
+    /// Whether it is but a directory on the way.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_way(self) -> bool {
+        self.0 & Self::WAY != 0
+    }
 }
 
 /// How many words of 64 bits `OBJECT_FILTER` has; a power of two.

@@ -28,6 +28,8 @@ pub struct Label {
     pub pending: SkillId,
     /// Room for the decision that the task waits for; only the task itself uses it.
     pub findings: Findings,
+    /// Not used; keeps the label free of padding.
+    pub reserved: u32,
     /// The file that the task opened last for execution; only the task itself uses it.
     pub opened: Opened,
 }
@@ -37,7 +39,14 @@ impl Label {
     #[must_use]
     #[inline(always)]
     pub const fn new(skill: SkillId, origin: Origin) -> Self {
-        Self { skill, origin: origin as u32, pending: SkillId(0), findings: Findings::EMPTY, opened: Opened::NOTHING }
+        Self {
+            skill,
+            origin: origin as u32,
+            pending: SkillId(0),
+            findings: Findings::EMPTY,
+            reserved: 0,
+            opened: Opened::NOTHING,
+        }
     }
 }
 
@@ -133,7 +142,7 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 88);
+const _: () = assert!(size_of::<Label>() == 96);
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 

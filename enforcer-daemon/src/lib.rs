@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod manifest;
 pub mod mounts;
 pub mod names;
+pub mod own;
 pub mod service;
 pub mod users;
 pub mod watch;

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     control::{self, server},
-    engine::{Engine, Started},
+    engine::{Engine, Site, Started},
     events::{
         enrich::{self, Enricher},
         stream::{self, Stream},
@@ -31,7 +31,7 @@ use crate::{
         sources::Files,
         table::Limits,
     },
-    watch,
+    own, watch,
 };
 
 /// How long a start or a reload waits for the addresses of its names. What comes later opens later.
@@ -125,7 +125,8 @@ impl Service {
         let lock = InstanceLock::take()?;
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
-        let Started { engine, ring, debug, .. } = Engine::start(manifest, policy, home)?;
+        let Started { engine, ring, debug, .. } =
+            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let stream = Stream::default();
         stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };

@@ -138,7 +138,7 @@ pub fn note(file: File) {
             }
         }
     } else if file.is_for_execution() && inode.superblock().magic() == OVERLAYFS {
-        let own = content_of(inode).map_or(0, |content| current_version(content));
+        let own = content_of(inode).map_or(0, current_version);
         *opened = Opened { file: file.address(), own, stage: Stage::Expecting as u64, ..Opened::NOTHING };
     } else {
         opened.stage = Stage::Settled as u64;

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
-    decide::{self, Act},
+    decide::{self, Act, Device},
     ids::SkillId,
     rules::action,
 };
@@ -17,18 +17,20 @@ use crate::{
     kernel::{Dentry, File, Iattr, Inode, Task},
     policy::InForce,
     report::{self, Object},
-    subject, verdict,
+    subject,
+    tamper::{is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
+    verdict,
     wall::refuses_proc_file,
 };
 
-/// `FMODE_READ` and `FMODE_WRITE` of `include/linux/fs.h`.
+/// `FMODE_READ` of `include/linux/fs.h`.
 const FMODE_READ: u32 = 1;
-const FMODE_WRITE: u32 = 2;
 
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
     let rules = InForce::now();
+    let act = Act { by_name: act.changes() && is_kernel_interface(dentry), ..act };
     let (decision, kind) = match subject::findings() {
         Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
         None => (decide::no_room(), decide::kind(act.actions)),
@@ -73,7 +75,8 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_mknod")]
 pub fn path_mknod(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    verdict::of(refuses(skill, Act::WRITE, Dentry::new(ctx.arg(1))))
+    let dentry = Dentry::new(ctx.arg(1));
+    verdict::of(refuses_node(skill, dentry, ctx.arg(2), ctx.arg(3)) || refuses(skill, Act::WRITE, dentry))
 }
 
 /// `security_path_mkdir(dir, dentry, mode)`.
@@ -111,7 +114,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 pub fn file_open(ctx: LsmContext) -> i32 {
     let file = File::new(ctx.arg(0));
     // Whoever writes, governed or not: what was measured of the file does not hold any more.
-    if file.mode() & FMODE_WRITE != 0 {
+    if file.is_writable() {
         digest::forget(file.inode());
     }
     let Some(skill) = subject::current() else { return verdict::pass() };
@@ -119,14 +122,15 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     if Task::current().is_kernel_internal() {
         return verdict::pass();
     }
-    verdict::of(refuses_proc_file(skill, file) || refuses_file(skill, file))
+    verdict::of(refuses_proc_file(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
 }
 
 /// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.
 #[lsm(hook = "file_receive")]
 pub fn file_receive(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    verdict::of(refuses_file(skill, File::new(ctx.arg(0))))
+    let file = File::new(ctx.arg(0));
+    verdict::of(refuses_kernel_handle(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
 }
 
 /// Decides and reports a file as it is open; true when it is refused.
@@ -134,7 +138,7 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
 fn refuses_file(skill: SkillId, file: File) -> bool {
     match actions_of(file) {
         0 => false,
-        actions => refuses(skill, Act { actions, charge: false }, file.dentry()),
+        actions => refuses(skill, Act { actions, charge: false, by_name: false }, file.dentry()),
     }
 }
 
@@ -151,25 +155,16 @@ pub fn actions_of(file: File) -> u32 {
     if mode & FMODE_READ != 0 {
         actions |= action::READ;
     }
-    if mode & FMODE_WRITE != 0 && !is_bottomless(dentry.inode()) {
+    if file.is_writable() && !is_bottomless(dentry.inode()) {
         actions |= action::WRITE;
     }
     actions
 }
 
-/// Whether writing to this device changes nothing: `null`, `zero`, `full`, `random`, `urandom` (`drivers/char/mem.c`), and the
-/// process's own terminal and a new one (`drivers/tty/tty_io.c`). No shell starts without them.
+/// Whether anybody may write this file, because it is a device that keeps nothing.
 #[inline(always)]
 fn is_bottomless(inode: Inode) -> bool {
-    const S_IFMT: u16 = 0o170_000;
-    const S_IFCHR: u16 = 0o020_000;
-    const MEM: u32 = 1 << 20;
-    const TTY: u32 = 5 << 20;
-    if inode.mode() & S_IFMT != S_IFCHR {
-        return false;
-    }
-    let rdev = inode.rdev();
-    matches!(rdev ^ MEM, 3 | 5 | 7..=9) || matches!(rdev ^ TTY, 0 | 2)
+    Device::of(inode.mode(), inode.rdev()).is_some_and(Device::is_bottomless)
 }
 
 /// Decides a change of attributes: mode, owner, times, size. A size of 0 deletes what was there.

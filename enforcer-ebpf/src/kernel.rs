@@ -79,6 +79,10 @@ kernel_pointer! {
     Iattr,
     /// `struct super_block`.
     SuperBlock,
+    /// `struct path`.
+    Path,
+    /// `struct vfsmount`.
+    Mount,
 }
 
 /// Reads a field.
@@ -157,6 +161,16 @@ impl File {
     #[inline(always)]
     pub fn address(self) -> u64 {
         self.0 as u64
+    }
+}
+
+impl File {
+    /// Whether it was opened for writing.
+    #[inline(always)]
+    pub fn is_writable(self) -> bool {
+        /// `include/linux/fs.h`.
+        const FMODE_WRITE: u32 = 2;
+        self.mode() & FMODE_WRITE != 0
     }
 }
 
@@ -311,6 +325,18 @@ impl Inode {
         }
     }
 
+    /// Whether a file of procfs belongs to no process: the kernel's own settings. Only for an inode of procfs.
+    #[inline(always)]
+    pub fn is_proc_of_nobody(self) -> bool {
+        // Since 7.x the verifier wants the check before any arithmetic.
+        if self.0.is_null() {
+            return true;
+        }
+        // SAFETY: as in `proc_task`. What cannot be read belongs to nobody.
+        unsafe { probe::<u64>(self.0.byte_sub(offset!(proc_inode_vfs_inode)), offset!(proc_inode_pid)) }
+            .is_none_or(|pid| pid == 0)
+    }
+
     /// Whether anybody has the file open for writing, or a mapping through which it can be written. Also of an inode that is known by
     /// its address; true when it cannot be found out.
     #[inline(always)]
@@ -375,6 +401,50 @@ impl Inode {
                 generation: field(self.0, offset!(inode_i_generation)),
             }
         }
+    }
+}
+
+impl Path {
+    /// The mount.
+    #[inline(always)]
+    pub fn mount(self) -> Mount {
+        // SAFETY: `path.mnt` is a pointer to a vfsmount.
+        Mount(unsafe { field(self.0, offset!(path_mnt)) })
+    }
+}
+
+impl Mount {
+    /// A field of the `struct mount` around it.
+    #[inline(always)]
+    fn outer<T: Copy + Default>(self, offset: usize) -> Option<T> {
+        // SAFETY: every vfsmount is embedded in a mount; a bad address reads as `None`.
+        unsafe { probe(self.0.byte_sub(offset!(mount_mnt)), offset) }
+    }
+
+    /// The mount that it is mounted upon; of a namespace's root, itself.
+    #[inline(always)]
+    pub fn parent(self) -> Option<Self> {
+        let parent: u64 = self.outer(offset!(mount_mnt_parent))?;
+        Some(Self((parent + offset!(mount_mnt) as u64) as *const c_void))
+    }
+
+    /// Whether what happens upon it happens elsewhere, too. A mount has a group of its peers exactly as long as it is shared
+    /// (`fs/pnode.c: change_mnt_propagation`).
+    #[inline(always)]
+    pub fn is_shared(self) -> bool {
+        self.outer::<u32>(offset!(mount_mnt_group_id)).is_none_or(|group| group != 0)
+    }
+
+    /// The number of the namespace that it belongs to; 0 when it hangs in none.
+    #[inline(always)]
+    pub fn namespace(self) -> Option<u32> {
+        let namespace: u64 = self.outer(offset!(mount_mnt_ns))?;
+        if namespace == 0 {
+            return Some(0);
+        }
+        // SAFETY: `mount.mnt_ns` points to a mnt_namespace, in which the common part is embedded. A bad address reads as `None`,
+        // also the error pointer of a mount of the kernel's own.
+        unsafe { probe(namespace as *const c_void, offset!(mnt_namespace_ns) + offset!(ns_common_inum)) }
     }
 }
 

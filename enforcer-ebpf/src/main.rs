@@ -3,7 +3,7 @@
 //! Thin on purpose: a program finds out who acts ([`subject`]), reads the facts of the act from kernel structures
 //! ([`kernel`]), lets the decision core of `enforcer-common` decide over the maps ([`policy`]), writes the event
 //! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`file`], [`net`],
-//! [`task`], [`wall`]; [`resolve`] tells the daemon what the kernel calls a file.
+//! [`task`], [`wall`], [`tamper`], [`mount`]; [`resolve`] tells the daemon what the kernel calls a file.
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
@@ -25,11 +25,13 @@ mod exec;
 mod file;
 mod kernel;
 mod maps;
+mod mount;
 mod net;
 mod policy;
 mod report;
 mod resolve;
 mod subject;
+mod tamper;
 mod task;
 mod verdict;
 mod wall;

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use enforcer_common::{
     content::Content,
     event::Event,
+    host::HostFacts,
     ids::{Digest, ObjectId, SkillId},
     net::{NetKey, PortSet},
     rules::{
@@ -81,6 +82,9 @@ pub static DROPS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static ENROL: Array<Enrolment, 1> = Array::new();
+
+#[btf_map]
+pub static HOST: Array<HostFacts, 1> = Array::new();
 
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();

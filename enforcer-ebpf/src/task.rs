@@ -63,20 +63,17 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
     }
     let id = cgroup.id()?;
     let parent = cgroup.parent()?.id()?;
-    // SAFETY: an update replaces the element.
     let named = named(path);
-    let label = match named {
-        Some(skill) => CgroupLabel::new(skill, id),
-        None => match unsafe { CGROUPS.get(parent) } {
-            Some(label) => *label,
-            None => match cgroup.parent().and_then(|above| subject::nearest_governed(above, parent)) {
-                Some(label) => label,
-                None => {
-                    tell_of_cgroup(Kind::CgroupMade, id, path);
-                    return None;
-                }
-            },
-        },
+    let label = if let Some(skill) = named {
+        CgroupLabel::new(skill, id)
+    // SAFETY: an update replaces the element.
+    } else if let Some(label) = unsafe { CGROUPS.get(parent) } {
+        *label
+    } else if let Some(label) = cgroup.parent().and_then(|above| subject::nearest_governed(above, parent)) {
+        label
+    } else {
+        tell_of_cgroup(Kind::CgroupMade, id, path);
+        return None;
     };
     if CGROUPS.insert(id, label, 0).is_err() {
         // No room, but governed all the same: the slot sends what is in it to the cgroups above.
@@ -90,6 +87,7 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
 }
 
 /// The skill of a new cgroup that the manifest names.
+#[allow(clippy::needless_borrows_for_generic_args, reason = "a key by value would lie on the stack twice")]
 #[inline(always)]
 fn named(path: *const u8) -> Option<SkillId> {
     let mut name = CgroupName([0; CGROUP_PATH_CAPACITY]);
@@ -104,6 +102,7 @@ fn named(path: *const u8) -> Option<SkillId> {
 }
 
 /// Tells the daemon of a cgroup, if it wants to know.
+#[allow(clippy::needless_borrows_for_generic_args, reason = "a key by value would lie on the stack")]
 #[inline(always)]
 fn tell_of_cgroup(kind: Kind, id: u64, path: *const u8) {
     // SAFETY: an update replaces the element.
@@ -188,7 +187,7 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     // The daemon's own thread runs this, so the room is its.
     let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
-    let act = Act { actions, charge: false };
+    let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
         report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());

@@ -4,17 +4,17 @@ use core::ffi::c_void;
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
-    decide,
     event::{Kind, Reason},
     ids::SkillId,
 };
 
 use crate::{
-    kernel::{Dentry, File, SuperBlock, Task},
+    kernel::{Dentry, File, Task},
     maps::TASKS,
-    policy::InForce,
-    report::{self, Object},
-    subject, verdict,
+    report::Object,
+    subject,
+    tamper::refuses,
+    verdict,
 };
 
 /// Whether a task is outside `skill`. One that has no label is: a task in the skill's cgroup gets its label at its first
@@ -25,13 +25,18 @@ fn is_outside(skill: SkillId, target: Task) -> bool {
     unsafe { TASKS.get(target.key()) }.is_none_or(|label| label.skill != skill)
 }
 
-/// Refuses what no rule allows; true when it is refused (audit mode only reports).
+/// Refuses to reach a process outside the skill; true when it is refused (audit mode only reports, but for the daemon).
 #[inline(always)]
-fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> bool {
-    let rules = InForce::now();
-    let decision = decide::never(&rules, skill, reason);
-    report::decision(kind, skill, rules.generation, &decision, object);
-    decision.refuses()
+fn refuses_reach(skill: SkillId, kind: Kind, target: Task) -> bool {
+    refuses(skill, kind, reason_of(target), &Object::Process(target))
+}
+
+/// Why a process outside the skill is out of reach.
+#[inline(always)]
+fn reason_of(target: Task) -> Reason {
+    // SAFETY: an update replaces the element.
+    let label = unsafe { TASKS.get(target.key()) };
+    if label.is_some_and(|label| label.skill == SkillId::RESOLVER) { Reason::OwnProcess } else { Reason::OtherSkill }
 }
 
 /// `security_task_kill(p, info, sig, cred)`: signals that a process sends; those of the kernel do not come here.
@@ -39,7 +44,7 @@ fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> b
 pub fn task_kill(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Task::new(ctx.arg(0));
-    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Signal, Reason::OtherSkill, &Object::Process(target)))
+    verdict::of(is_outside(skill, target) && refuses_reach(skill, Kind::Signal, target))
 }
 
 /// `security_file_send_sigiotask(tsk, fown, sig)`: a signal that a file's owner asked for, such as `F_SETSIG`'s.
@@ -47,7 +52,7 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
 pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Task::new(ctx.arg(0));
-    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Signal, Reason::OtherSkill, &Object::Process(target)))
+    verdict::of(is_outside(skill, target) && refuses_reach(skill, Kind::Signal, target))
 }
 
 /// `security_ptrace_access_check(child, mode)`: tracing, `process_vm_*`, `pidfd_getfd`, and `/proc/PID/{mem,environ,fd,maps,…}`.
@@ -55,10 +60,11 @@ pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Task::new(ctx.arg(0));
-    verdict::of(is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(target)))
+    verdict::of(is_outside(skill, target) && refuses_reach(skill, Kind::Trace, target))
 }
 
-/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory and its open files.
+/// Whether opening this file reaches into a process outside the skill: what `/proc/PID` shows of its memory and its open files, and
+/// whatever is written there, such as `oom_score_adj`.
 ///
 /// The kernel asks `ptrace_access_check` for these files, but since 6.13 not of a process with `CAP_PERFMON` that only
 /// reads (`kernel/fork.c: may_access_mm`); and it asks for the entries of `fd` and not for the list.
@@ -67,11 +73,18 @@ pub fn refuses_proc_file(skill: SkillId, file: File) -> bool {
     /// `include/uapi/linux/magic.h`.
     const PROC: u64 = 0x9fa0;
     let dentry = file.dentry();
-    if dentry.superblock().magic() != PROC || !shows_inside(dentry) {
+    if dentry.superblock().magic() != PROC {
         return false;
     }
+    let kind = if shows_inside(dentry) {
+        Kind::Trace
+    } else if file.is_writable() {
+        Kind::Tamper
+    } else {
+        return false;
+    };
     let Some(target) = dentry.inode().proc_task() else { return false };
-    is_outside(skill, target) && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::File { dentry, digest: None })
+    is_outside(skill, target) && refuses(skill, kind, reason_of(target), &Object::File { dentry, digest: None })
 }
 
 /// Whether a file of `/proc/PID` shows or holds the process's memory (`fs/proc/base.c`, the callers of `proc_mem_open` and
@@ -110,25 +123,45 @@ pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
     let parent = Task::new(ctx.arg(0));
     // SAFETY: an update replaces the element.
     let governed = unsafe { TASKS.get(parent.key()) }.is_some_and(|label| label.skill.governs());
-    verdict::of(
-        governed
-            && is_outside(skill, parent)
-            && refuses(skill, Kind::Trace, Reason::OtherSkill, &Object::Process(parent)),
-    )
+    verdict::of(governed && is_outside(skill, parent) && refuses_reach(skill, Kind::Trace, parent))
 }
 
-/// `security_sb_kern_mount(sb)`: a new filesystem, by `mount` or by `fsconfig`. A stacked one would show what lies below under
-/// identities of its own, past every `protect` rule.
-#[lsm(hook = "sb_kern_mount")]
-pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
-    /// `include/uapi/linux/magic.h`.
-    const OVERLAYFS: u64 = 0x794c_7630;
-    const ECRYPTFS: u64 = 0xf15f;
+/// The verdict on a change of how a process outside is scheduled, bounded or placed in memory.
+#[inline(always)]
+fn of_settings(target: *const c_void) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let superblock: *const c_void = ctx.arg(0);
-    let magic = SuperBlock::new(superblock).magic();
-    let stacked = magic == OVERLAYFS || magic == ECRYPTFS;
-    verdict::of(stacked && refuses(skill, Kind::Mount, Reason::StackedMount, &Object::None))
+    let target = Task::new(target);
+    verdict::of(is_outside(skill, target) && refuses_reach(skill, Kind::Tamper, target))
+}
+
+/// `security_task_setrlimit(p, resource, new_rlim)`.
+#[lsm(hook = "task_setrlimit")]
+pub fn task_setrlimit(ctx: LsmContext) -> i32 {
+    of_settings(ctx.arg(0))
+}
+
+/// `security_task_setnice(p, nice)`.
+#[lsm(hook = "task_setnice")]
+pub fn task_setnice(ctx: LsmContext) -> i32 {
+    of_settings(ctx.arg(0))
+}
+
+/// `security_task_setioprio(p, ioprio)`.
+#[lsm(hook = "task_setioprio")]
+pub fn task_setioprio(ctx: LsmContext) -> i32 {
+    of_settings(ctx.arg(0))
+}
+
+/// `security_task_setscheduler(p)`: policy and priority, and the processors it may use.
+#[lsm(hook = "task_setscheduler")]
+pub fn task_setscheduler(ctx: LsmContext) -> i32 {
+    of_settings(ctx.arg(0))
+}
+
+/// `security_task_movememory(p)`: `move_pages` and `migrate_pages`.
+#[lsm(hook = "task_movememory")]
+pub fn task_movememory(ctx: LsmContext) -> i32 {
+    of_settings(ctx.arg(0))
 }
 
 /// `security_uring_override_creds(new)`: a request with a registered personality acts with other credentials than the task's,

@@ -15,20 +15,29 @@ pub struct Act {
     pub actions: u32,
     /// Whether an allowed delete counts against the budget. A rename over a victim is two deletes and counts as one.
     pub charge: bool,
+    /// Whether only a rule that names the object, or a directory above it, allows it: the kernel is told what to do by it.
+    pub by_name: bool,
 }
 
 impl Act {
+    /// Whether it changes anything.
+    #[must_use]
+    #[inline(always)]
+    pub const fn changes(self) -> bool {
+        self.actions & (action::WRITE | action::DELETE) != 0
+    }
+
     /// An unlink or rmdir.
-    pub const DELETE: Self = Self { actions: action::DELETE, charge: true };
+    pub const DELETE: Self = Self { actions: action::DELETE, charge: true, by_name: false };
     /// Making, changing, or opening for writing.
-    pub const WRITE: Self = Self { actions: action::WRITE, charge: false };
+    pub const WRITE: Self = Self { actions: action::WRITE, charge: false, by_name: false };
     /// Opening for reading.
-    pub const READ: Self = Self { actions: action::READ, charge: false };
+    pub const READ: Self = Self { actions: action::READ, charge: false, by_name: false };
     /// What a rename does to an object that it takes away from its place: the object may be written where it comes to lie,
     /// so it must be writable where it lies.
-    pub const MOVE: Self = Self { actions: action::DELETE | action::WRITE, charge: false };
+    pub const MOVE: Self = Self { actions: action::DELETE | action::WRITE, charge: false, by_name: false };
     /// Cutting a file's content off: it is gone as if it were deleted.
-    pub const TRUNCATE: Self = Self { actions: action::DELETE | action::WRITE, charge: true };
+    pub const TRUNCATE: Self = Self { actions: action::DELETE | action::WRITE, charge: true, by_name: false };
 }
 
 /// What the rules say of an object about one action.
@@ -64,18 +73,25 @@ impl Finding {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Actions for which no rule was met yet: bits of [`action`].
+    /// Actions for which no rule was met yet: bits of [`action`], and [`ITSELF`].
     open: u32,
     delete: Finding,
     write: Finding,
     read: Finding,
+    /// The rule by which it is Enforcer's own.
+    own: RuleId,
 }
+
+/// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
+const ITSELF: u32 = 1 << 31;
+/// The actions among [`Findings::open`].
+const ACTIONS: u32 = action::ALL | action::READ;
 
 impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -93,23 +109,48 @@ impl Findings {
         }
         self.open = 0;
     }
+
+    /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
+    #[inline(always)]
+    fn never(&self, act: Act) -> Option<(ReasonCode, RuleId)> {
+        if self.own.0 != 0 {
+            return Some((Reason::OwnFile.into(), self.own));
+        }
+        let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
+        let write = act.actions & action::WRITE != 0 && unnamed(self.write);
+        let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
+        if act.by_name && (write || delete) { Some((Reason::KernelInterface.into(), RuleId::NONE)) } else { None }
+    }
 }
 
 /// Looks for the nearest rules.
 struct Survey<'a, R> {
     rules: &'a R,
     skill: SkillId,
+    actions: u32,
+    /// Whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is Enforcer's own.
+    /// No allowance can, as none lies below what is Enforcer's own.
+    thorough: bool,
     found: &'a mut Findings,
 }
 
 impl<R: Rules> Step for Survey<'_, R> {
     #[inline(always)]
     fn visit(&mut self, object: &ObjectId) -> bool {
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
         let found = &mut *self.found;
+        let itself = found.open & ITSELF != 0;
+        found.open &= ACTIONS;
+        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+        let own = rule.own.rule();
+        let moved = itself && self.actions & action::DELETE != 0;
+        let changed = self.actions & (action::WRITE | action::DELETE) != 0;
+        if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
+            found.own = own;
+            return true;
+        }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
-            return true;
+            return !self.thorough;
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {
@@ -123,45 +164,61 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
-        found.open == 0
+        found.open == 0 && !self.thorough
     }
 }
 
-/// Walks up once and finds the nearest rule for each of `wanted`.
+/// Walks up once and finds the nearest rule for each action of `act`. `itself` is [`ITSELF`] where the walk begins at the object
+/// that the act is done to, else 0.
 #[inline(always)]
 fn survey<R: Rules, A: Ancestry>(
     rules: &R,
     skill: SkillId,
     conf: &SkillConf,
-    wanted: u32,
+    act: Act,
+    itself: u32,
     ancestry: &mut A,
     found: &mut Findings,
 ) {
     let has = |flag: u32| conf.flags & flag != 0;
     let otherwise = |any: u32, rule: RuleId| {
-        if has(any) { Finding::new(Reason::Allowed, rule) } else { Finding::new(Reason::PathNotListed, RuleId::NONE) }
+        if act.by_name {
+            Finding::new(Reason::KernelInterface, RuleId::NONE)
+        } else if has(any) {
+            Finding::new(Reason::Allowed, rule)
+        } else {
+            Finding::new(Reason::PathNotListed, RuleId::NONE)
+        }
     };
     found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
-    // Where everything is allowed and nothing protected there is nothing to look for.
-    let mut open = wanted;
+    found.own = RuleId::NONE;
+    // Where everything is allowed and nothing protected there is nothing to look for, but what is Enforcer's own.
+    let mut settled = 0;
     if !has(skill_flag::PROTECTS) {
-        open &= !action::READ;
-        if has(skill_flag::DELETE_ANY) {
-            open &= !action::DELETE;
+        settled |= action::READ;
+        if has(skill_flag::DELETE_ANY) && !act.by_name {
+            settled |= action::DELETE;
         }
-        if has(skill_flag::WRITE_ANY) {
-            open &= !action::WRITE;
+        if has(skill_flag::WRITE_ANY) && !act.by_name {
+            settled |= action::WRITE;
         }
     }
-    found.open = open;
-    if open != 0 {
-        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
+    let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
+    found.open = act.actions & (!settled | guarded);
+    if found.open != 0 {
+        let thorough = has(skill_flag::AUDIT) && has(skill_flag::GUARDS);
+        found.open |= itself;
+        let end = ancestry.climb(&mut Survey { rules, skill, actions: act.actions, thorough, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
-            Climb::TooDeep => found.refuse(Reason::TooDeep, RuleId::NONE),
+            Climb::TooDeep => {
+                // Nothing of Enforcer's own lies that deep, and nobody could put it there.
+                found.open &= !guarded;
+                found.refuse(Reason::TooDeep, RuleId::NONE);
+            }
         }
     }
 }
@@ -177,7 +234,10 @@ pub fn object<R: Rules, A: Ancestry>(
 ) -> (Decision, Kind) {
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
-    survey(rules, skill, &conf, act.actions, ancestry, found);
+    survey(rules, skill, &conf, act, ITSELF, ancestry, found);
+    if let Some((reason, rule)) = found.never(act) {
+        return (refusal(&conf, reason, rule), kind);
+    }
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
         decision = settle(&conf, action::READ, found.read.ruling());
@@ -228,13 +288,23 @@ pub fn link<R: Rules, A: Ancestry>(
     found: &mut Findings,
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    survey(rules, skill, &conf, action::WRITE | action::DELETE, target, found);
+    survey(rules, skill, &conf, Act::MOVE, 0, target, found);
+    if let Some((reason, rule)) = found.never(Act::MOVE) {
+        return refusal(&conf, reason, rule);
+    }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
     let decision = settle(&conf, action::WRITE, written);
+    if decision.refuses() {
+        return decision;
+    }
+    let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
+    survey(rules, skill, &conf, all, 0, source, found);
+    if let Some((reason, rule)) = found.never(all) {
+        return refusal(&conf, reason, rule);
+    }
     if !decision.allows() {
         return decision;
     }
-    survey(rules, skill, &conf, action::READ | action::WRITE | action::DELETE, source, found);
     if !found.read.allows() {
         return refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule);
     }

@@ -7,10 +7,12 @@
 mod exec;
 mod file;
 mod net;
+mod tamper;
 
 pub use exec::{enter, exec, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
+pub use tamper::{Device, is_kernel_interface};
 
 use crate::{
     event::{Reason, ReasonCode, Verdict},
@@ -123,7 +125,8 @@ fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
 /// A refusal, as the skill's mode has it.
 #[inline(always)]
 fn refusal(conf: &SkillConf, reason: ReasonCode, rule: RuleId) -> Decision {
-    let verdict = if conf.flags & skill_flag::AUDIT != 0 { Verdict::Audit } else { Verdict::Deny };
+    let audit = conf.flags & skill_flag::AUDIT != 0 && !reason.is_self_protection();
+    let verdict = if audit { Verdict::Audit } else { Verdict::Deny };
     Decision { verdict, reason, rule, report: true }
 }
 
@@ -140,7 +143,7 @@ pub const fn no_room() -> Decision {
     Decision { verdict: Verdict::Deny, reason: ReasonCode(Reason::NoRoom as u8), rule: RuleId::NONE, report: true }
 }
 
-/// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it.
+/// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it, but for self-protection.
 #[inline(always)]
 pub fn never<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
     match rules.skill(skill) {

@@ -30,7 +30,7 @@ pub(crate) fn act(deed: Deed) -> Act {
         _ => {
             let bits = [(1, action::READ), (2, action::WRITE), (4, action::DELETE)];
             let actions = bits.iter().filter(|(bit, _)| deed & bit != 0).fold(0, |all, (_, action)| all | action);
-            Act { actions, charge: deed & 8 != 0 }
+            Act { actions, charge: deed & 8 != 0, by_name: false }
         }
     }
 }

@@ -16,6 +16,7 @@ mod metamorphic;
 mod naive;
 mod net;
 mod objects;
+mod own;
 mod policy;
 mod store;
 mod world;

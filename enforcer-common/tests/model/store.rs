@@ -10,7 +10,9 @@ use enforcer_common::{
     decide::Rules,
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::Address,
-    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, Versioned, action, skill_flag},
+    rules::{
+        BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action, skill_flag,
+    },
 };
 
 use crate::{
@@ -81,6 +83,24 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         }
     }
     out
+}
+
+impl Compiled {
+    /// Makes `path` Enforcer's own for every skill, and what leads to it not to be moved.
+    pub(crate) fn own(&mut self, path: &str, disk: &Disk) {
+        let skills: Vec<SkillId> = self.skills.keys().copied().collect();
+        for skill in skills {
+            let mut mark = |path: &str, own| {
+                if let Some(object) = disk.object(path) {
+                    self.objects.entry(ObjectKey::new(skill, object)).or_default().own = own;
+                }
+            };
+            let ways = path.match_indices('/').map(|(at, _)| &path[..at]).filter(|way| !way.is_empty());
+            ways.for_each(|way| mark(way, Own::way(RuleId(u32::MAX >> 1))));
+            mark(path, Own::all(RuleId(u32::MAX >> 1)));
+        }
+        self.skills.values_mut().for_each(|conf| conf.flags |= skill_flag::GUARDS);
+    }
 }
 
 /// One map of versioned rules, with what a reload is about to do to it.

@@ -5,10 +5,15 @@
 
 pub mod names;
 mod net;
+mod own;
 pub mod ruleset;
 pub mod world;
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
@@ -18,8 +23,11 @@ use enforcer_common::{
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
-use self::ruleset::{RuleText, Ruleset, SkillText};
 pub use self::world::World;
+use self::{
+    own::OwnObject,
+    ruleset::{RuleText, Ruleset, SkillText},
+};
 use crate::manifest::{
     Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
     Skill, SkillName, TwoFactor,
@@ -91,7 +99,19 @@ impl Ids {
 /// # Errors
 /// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
-    let mut compiler = Compiler { manifest, world, ids, ruleset: Ruleset::default(), warnings: vec![], errors: vec![] };
+    let own_paths = world.own();
+    let own = own::objects(world).map_err(|text| CompileErrors(vec![Remark { place: "self".into(), text }]))?;
+    let mut compiler = Compiler {
+        manifest,
+        world,
+        ids,
+        ruleset: Ruleset::default(),
+        own: Rc::new(own),
+        own_paths,
+        warnings: vec![],
+        errors: vec![],
+    };
+    compiler.ruleset.watched.extend(compiler.own_paths.iter().cloned());
     for (name, skill) in &manifest.skills {
         compiler.skill(name, skill);
     }
@@ -104,6 +124,8 @@ struct Compiler<'a> {
     world: &'a mut dyn World,
     ids: &'a mut Ids,
     ruleset: Ruleset,
+    own: Rc<Vec<OwnObject>>,
+    own_paths: Vec<PathBuf>,
     warnings: Vec<Remark>,
     errors: Vec<Remark>,
 }
@@ -182,6 +204,7 @@ impl Compiler<'_> {
             self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
             self.lift_protection(&conf, &depths);
         }
+        self.guard(name, id, &mut conf);
         if let Some(budget) = skill.delete_budget {
             self.budget(name, &mut conf, &at.key("delete_budget"), budget);
         }
@@ -251,6 +274,10 @@ impl Compiler<'_> {
             let key = slot.key();
             let at = at.key(key).index(index);
             let expanded = self.world.expand(path);
+            if slot != Slot::Protect && self.own_paths.iter().any(|own| Path::new(&expanded).starts_with(own)) {
+                self.error(&at, format!("{path} is Enforcer's own: no rule can allow a skill to change it"));
+                continue;
+            }
             match self.world.objects(Path::new(&expanded), slot != Slot::Protect) {
                 Ok(objects) if objects.is_empty() => {
                     self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));

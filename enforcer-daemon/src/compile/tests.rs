@@ -11,11 +11,15 @@ struct Fake {
     digests: HashMap<&'static str, u8>,
     objects: HashMap<&'static str, u64>,
     cgroups: HashMap<&'static str, Vec<(u64, u32)>>,
+    own: Vec<PathBuf>,
 }
 
 impl World for Fake {
     fn expand(&self, path: &ManifestPath) -> String {
         path.below_home().map_or_else(|| path.to_string(), |rest| format!("/root/{rest}"))
+    }
+    fn own(&self) -> Vec<PathBuf> {
+        self.own.clone()
     }
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
         let text = path.to_string_lossy();
@@ -35,6 +39,7 @@ fn host() -> Fake {
         digests: [("/bin/sh", 1), ("/bin/rm", 2)].into(),
         objects: [("/srv/tmp", 10), ("/srv", 9)].into(),
         cgroups: [("/a", vec![(100, 0), (101, 1), (102, 2)]), ("/a/b", vec![(101, 0), (102, 1)])].into(),
+        own: vec![],
     }
 }
 
@@ -44,6 +49,28 @@ fn compiled(yaml: &str, ids: &mut Ids) -> Compiled {
         crate::manifest::parse(&source).expect("a manifest")
     };
     compile(&manifest, &mut host(), ids).expect("it compiles")
+}
+
+#[test]
+fn what_is_our_own_is_so_for_every_skill() {
+    let mut host = Fake { own: vec!["/srv/tmp".into(), "/nowhere".into()], ..host() };
+    let (star, list) = ("{allow_delete: ['*']}", "{allow_write: [/srv]}");
+    let source = crate::manifest::Source::from_bytes("t", format!("skills: {{a: {star}, b: {list}}}").into());
+    let manifest = crate::manifest::parse(&source.expect("text")).expect("a manifest");
+    let out = compile(&manifest, &mut host, &mut Ids::default()).expect("it compiles").ruleset;
+    for skill in [SkillId(1), SkillId(2)] {
+        let rule = |ino| out.objects[&ObjectKey::new(skill, ObjectId { ino, dev: 1, generation: 0 })];
+        assert!(rule(10).own.rule() != RuleId::NONE && !rule(10).own.is_way());
+        assert!(rule(9).own.is_way(), "a directory on the way");
+        assert_eq!(out.rules[&rule(10).own.rule()].text, "self: /srv/tmp");
+        assert_ne!(out.skills[&skill].flags & skill_flag::GUARDS, 0);
+    }
+    for rule in ["allow_write: [/srv/tmp]", "allow_delete: [/srv/tmp/below]"] {
+        let source = crate::manifest::Source::from_bytes("t", format!("skills: {{a: {{{rule}}}}}").into());
+        let manifest = crate::manifest::parse(&source.expect("text")).expect("a manifest");
+        let error = compile(&manifest, &mut host, &mut Ids::default()).expect_err("it is our own").to_string();
+        assert!(error.contains("Enforcer's own"), "{error}");
+    }
 }
 
 #[test]

@@ -38,6 +38,10 @@ pub trait World {
     /// # Errors
     /// Why it cannot be known, in a sentence that names the path.
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
+    /// What is Enforcer's own, as absolute paths; what does not exist is none.
+    fn own(&self) -> Vec<PathBuf> {
+        vec![]
+    }
     /// The ids of a cgroup and of its descendants, with how far below they lie; none when it does not exist.
     ///
     /// # Errors
@@ -49,6 +53,7 @@ pub trait World {
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
     home: PathBuf,
+    own: Vec<PathBuf>,
     loaded: &'a mut Loaded,
     /// The mounts there are now.
     mounts: Vec<Mount>,
@@ -91,16 +96,21 @@ fn canonical_as_far(path: &Path) -> PathBuf {
 }
 
 impl<'a> Host<'a> {
-    /// A host whose objects are resolved by the attached programs; `home` is what `~` means.
+    /// A host whose objects are resolved by the attached programs; `home` is what `~` means, `own` is what no skill may change.
     ///
     /// # Errors
     /// When the mount table cannot be read.
-    pub fn new(resolver: &'a mut Resolver, home: PathBuf, loaded: &'a mut Loaded) -> io::Result<Self> {
+    pub fn new(
+        resolver: &'a mut Resolver,
+        home: PathBuf,
+        own: Vec<PathBuf>,
+        loaded: &'a mut Loaded,
+    ) -> io::Result<Self> {
         let mounts = mounts::read(Path::new("/proc/self/mountinfo"))?;
         if !loaded.again {
             loaded.mounts.clone_from(&mounts);
         }
-        Ok(Self { resolver, home, loaded, mounts })
+        Ok(Self { resolver, home, own, loaded, mounts })
     }
 
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
@@ -160,6 +170,14 @@ impl World for Host<'_> {
             Some(rest) => self.home.join(rest.trim_start_matches('/')).to_string_lossy().into_owned(),
             None => path.as_str().to_owned(),
         }
+    }
+
+    fn own(&self) -> Vec<PathBuf> {
+        // As it is written and as it is: either may be bent.
+        let mut all: Vec<PathBuf> = self.own.iter().flat_map(|p| [p.clone(), canonical_as_far(p)]).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {

@@ -152,6 +152,15 @@ impl Directory {
     }
 }
 
+/// What a policy is compiled for.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// What `~` means.
+    pub home: PathBuf,
+    /// What is Enforcer's own beside the manifest: see [`crate::own`].
+    pub own: Vec<PathBuf>,
+}
+
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
@@ -190,7 +199,7 @@ impl Engine {
     ///
     /// # Errors
     /// When any of it fails; then nothing is attached.
-    pub fn start(manifest: ValidManifest, file: &Path, home: PathBuf) -> Result<Started, StartError> {
+    pub fn start(manifest: ValidManifest, file: &Path, site: Site) -> Result<Started, StartError> {
         let (requests, inbox) = mpsc::sync_channel(QUEUE);
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
@@ -199,7 +208,7 @@ impl Engine {
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, home, shared, Told { watched, wanted }) {
+            .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted }) {
                 Ok((owner, ring, debug)) => {
                     let warnings = owner.warnings().to_vec();
                     let _ = ready.send(Ok((ring, debug, warnings)));

@@ -14,7 +14,7 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{DigestCounts, Directory, EnterError, PolicyError, Request, SkillStatus, StartError, Status};
+use super::{DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status};
 use crate::{
     compile::{
         self, Ids, Remark,
@@ -23,6 +23,7 @@ use crate::{
     kernel::{
         Kernel,
         enrol::{EnrolError, Enroller},
+        host::HostMap,
         load::CGROUP_ROOT,
         maps::PolicyMaps,
         resolve::Resolver,
@@ -41,7 +42,8 @@ pub(super) struct Owner {
     measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
     loaded: Loaded,
-    home: PathBuf,
+    site: Site,
+    host: HostMap,
     file: PathBuf,
     manifest: Arc<ValidManifest>,
     /// Cgroups that were attached by hand, with their skills; they stay over reloads.
@@ -69,7 +71,7 @@ impl Owner {
     pub(super) fn start(
         manifest: ValidManifest,
         file: PathBuf,
-        home: PathBuf,
+        site: Site,
         directory: Arc<RwLock<Directory>>,
         told: Told,
     ) -> Result<Handover, StartError> {
@@ -81,6 +83,7 @@ impl Owner {
         let maps = PolicyMaps::new(&mut kernel)?;
         let resolver = Resolver::new(&mut kernel)?;
         let mut enroller = Enroller::new(&mut kernel)?;
+        let host = HostMap::new(&mut kernel)?;
         // Nobody is governed yet: no task has a label and no cgroup is in the map.
         kernel.attach()?;
         enroller.enrol(&mut kernel, std::process::id(), SkillId::RESOLVER)?;
@@ -94,7 +97,8 @@ impl Owner {
             measurements,
             ids: Ids::default(),
             loaded: Loaded::default(),
-            home,
+            site,
+            host,
             file,
             manifest: Arc::clone(&manifest),
             attached: BTreeMap::new(),
@@ -119,9 +123,10 @@ impl Owner {
         while let Ok(request) = inbox.recv() {
             match request {
                 Request::Apply(manifest, file, reply) => {
+                    let before = std::mem::replace(&mut self.file, file);
                     let outcome = self.apply(Arc::new(*manifest));
-                    if outcome.is_ok() {
-                        self.file = file;
+                    if outcome.is_err() {
+                        self.file = before;
                     }
                     let _ = reply.send(outcome.map(|generation| (generation, self.warnings.clone())));
                 }
@@ -173,6 +178,13 @@ impl Owner {
         Ok(self.put_in_force(&manifest)? != before)
     }
 
+    /// What no skill may change, the manifest included.
+    fn own(&self) -> Vec<PathBuf> {
+        let mut own = self.site.own.clone();
+        own.push(self.file.clone());
+        own
+    }
+
     /// Compiles the manifest and puts it in force. A cgroup that was made while it was compiled may have been given a label by
     /// the policy before; where cgroups have changed it is looked at once more.
     fn put_in_force(&mut self, manifest: &ValidManifest) -> Result<Generation, PolicyError> {
@@ -191,8 +203,12 @@ impl Owner {
 
     fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
         let seen = self.maps.governed_cgroups();
-        let mut host =
-            Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded).map_err(PolicyError::Mounts)?;
+        if let Err(e) = self.host.refresh() {
+            tracing::warn!("{e}; the drivers that give raw access are those that were known before");
+        }
+        let own = self.own();
+        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
+            .map_err(PolicyError::Mounts)?;
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.
         self.attached.retain(|cgroup, skill| {
@@ -281,7 +297,8 @@ impl Owner {
 
     fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
         let skill = self.skill(&name)?;
-        let mut host = Host::new(&mut self.resolver, self.home.clone(), &mut self.loaded)
+        let own = self.own();
+        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
             .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
         let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
         if found.is_empty() {

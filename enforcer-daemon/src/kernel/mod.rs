@@ -2,10 +2,11 @@
 //!
 //! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
-//! into a skill.
+//! into a skill, [`host`] tells the programs about the host.
 
 pub mod cgroups;
 pub mod enrol;
+pub mod host;
 pub mod load;
 pub mod maps;
 pub mod offsets;

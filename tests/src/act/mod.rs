@@ -12,6 +12,7 @@ mod odd;
 mod passing;
 mod process;
 mod sys;
+mod tamper;
 mod uring;
 mod way;
 pub(crate) mod worker;
@@ -66,6 +67,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         process::perform,
         passing::perform,
         uring::perform,
+        tamper::perform,
         content::perform,
         odd::perform,
         dns::perform,

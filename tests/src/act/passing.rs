@@ -14,12 +14,24 @@ use std::{
 use super::{
     Act, Failure, file,
     sys::{check, prepare},
+    tamper,
 };
 
 /// The families' entry.
 pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     Some(match (name, words) {
-        ("offer", [socket, path]) => offer(socket, path),
+        ("offer", [socket, path]) => File::options()
+            .read(true)
+            .append(true)
+            .open(path)
+            .map_err(Failure::broken)
+            .and_then(|file| offer(socket, &file)),
+        ("offer-read", [socket, path]) => {
+            File::open(path).map_err(Failure::broken).and_then(|file| offer(socket, &file))
+        }
+        ("offer-map", [socket]) => tamper::new_map().and_then(|map| offer(socket, &map)),
+        ("offer-perf", [socket]) => tamper::perf_event().and_then(|event| offer(socket, &event)),
+        ("receive", [socket]) => receive(socket).map(drop),
         ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
         ("receive-and-read", [socket]) => receive(socket).and_then(|mut file| {
             let mut text = String::new();
@@ -49,9 +61,8 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message
 }
 
-/// Opens a file for reading and appending and gives it to the first who connects.
-fn offer(socket: &str, path: &str) -> Act {
-    let file = File::options().read(true).append(true).open(path).map_err(Failure::broken)?;
+/// Gives an open file to the first who connects.
+fn offer(socket: &str, file: &File) -> Act {
     // Nobody can connect between bind(2) and listen(2): the name is there when both have been.
     let unlistened = format!("{socket}.new");
     let listener = UnixListener::bind(&unlistened).map_err(Failure::broken)?;

@@ -22,6 +22,13 @@ impl Mount {
         Ok(Self(at.to_owned()))
     }
 
+    /// A filesystem without a device.
+    pub(crate) fn new(kind: &str, at: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(at)?;
+        succeed(&["mount", "-t", kind, kind, at])?;
+        Ok(Self(at.to_owned()))
+    }
+
     /// An ext4 in a file of its own.
     pub(crate) fn ext4(at: &str) -> anyhow::Result<Self> {
         const BYTES: u64 = 8 << 20;

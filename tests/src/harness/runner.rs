@@ -14,7 +14,7 @@ use std::{
 use super::scene::{Scene, Stage};
 
 /// How long one test may take.
-const TEST_LIMIT: Duration = Duration::from_mins(2);
+const TEST_LIMIT: Duration = Duration::from_mins(6);
 /// What the daemon says of a key that is not built yet: the only words on which tests are left out.
 const NOT_BUILT: &str = "is not supported by this build";
 

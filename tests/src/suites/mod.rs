@@ -20,6 +20,7 @@ mod runtime;
 mod servers;
 mod subjects;
 mod systemd;
+mod tamper;
 mod walls;
 
 use crate::harness::runner::{Place, Suite};
@@ -47,6 +48,7 @@ const PLAIN: &[Suite] = &[
     modes::SUITE,
     control::SUITE,
     walls::SUITE,
+    tamper::SUITE,
     files::SUITE,
     budget::SUITE,
     entry::SUITE,

@@ -154,21 +154,27 @@ fn new_child_cgroup(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// By itself, by a friend outside, and without having acted in between.
+/// A worker that was in the cgroup or came by `enforcer run`, and is moved from outside.
 fn moved_out(scene: &Scene) -> anyhow::Result<()> {
-    let to =
-        |name: &str, worker: &Worker| fs::write(format!("{}/cgroup.procs", cgroup(name)), worker.pid().to_string());
-    let worker = Worker::start(&Entry::Cgroup(&cgroup("tests-one")))?;
-    governed(scene, &worker, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
-    to("tests-free", &worker)?;
-    governed(scene, &worker, &[], SKILL)?;
-    let entered = scene.worker(SKILL)?;
-    governed(scene, &entered, &["into-cgroup", &cgroup("tests-free")], SKILL)?;
-    governed(scene, &entered, &["into-cgroup", CGROUPS], SKILL)
+    for entry in [Entry::Cgroup(&cgroup("tests-one")), Entry::Run(SKILL)] {
+        let worker = Worker::start(&entry)?;
+        governed(scene, &worker, &[], SKILL)?;
+        for name in ["tests-free", ""] {
+            fs::write(format!("{}/cgroup.procs", cgroup(name)), worker.pid().to_string())?;
+            governed(scene, &worker, &[], SKILL)?;
+        }
+        // It cannot move itself, but be born elsewhere, which is no use either.
+        let outcome = worker.act(&["put", &format!("{}/cgroup.procs", cgroup("tests-free")), "0"])?;
+        ensure!(outcome.status == libc::EPERM, "{outcome:?}");
+        governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-free")], SKILL)?;
+    }
+    Ok(())
 }
 
 fn moved_to_another(scene: &Scene) -> anyhow::Result<()> {
-    let worker = scene.worker(SKILL)?;
-    governed(scene, &worker, &["into-cgroup", &cgroup("tests-two")], SKILL)?;
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    fs::write(format!("{}/cgroup.procs", cgroup("tests-two")), worker.pid().to_string())?;
+    governed(scene, &worker, &[], SKILL)?;
     governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-two")], SKILL)
 }
 

@@ -1,5 +1,7 @@
 //! Skills are walls: no signal, trace or look from one into another, or into the host.
 
+use std::fs;
+
 use anyhow::ensure;
 
 use crate::harness::{
@@ -117,9 +119,11 @@ fn stacked(scene: &Scene) -> anyhow::Result<()> {
 
 fn moved(scene: &Scene) -> anyhow::Result<()> {
     let dir = "/sys/fs/cgroup/tests-walls";
-    std::fs::create_dir_all(dir)?;
+    fs::create_dir_all(dir)?;
     let mark = scene.mark();
-    scene.act(SKILL, &["into-cgroup", dir, "nothing"])?.done()?;
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    fs::write(format!("{dir}/cgroup.procs"), worker.pid().to_string())?;
+    worker.act(&["nothing"])?.done()?;
     let event = scene.events().wait(mark, "the move", |e| e.text("kind") == "move")?;
     ensure!(event.text("skill") == SKILL && event.text("reason").contains("skill stays"), "{}", event.0);
     Ok(())
