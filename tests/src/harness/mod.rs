@@ -23,7 +23,7 @@ pub(crate) const ENFORCER: &str = "enforcer";
 /// This program, as the guest has it.
 pub(crate) const SELF: &str = "/usr/bin/enforcer-tests";
 /// How long one helper command may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+const COMMAND_LIMIT: Duration = Duration::from_mins(4);
 
 /// What a command left.
 #[derive(Debug)]
