@@ -5,8 +5,7 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use crate::kernel::{
-    Kernel,
-    load::CGROUP_ROOT,
+    load::{self, CGROUP_ROOT},
     offsets::{self, BTF_PATH},
 };
 
@@ -240,8 +239,8 @@ fn namespace() -> Check {
 
 fn load() -> Check {
     const NAME: &str = "programs";
-    match Kernel::load() {
-        Ok(_) => ok(NAME, "every program was accepted by the kernel"),
+    match load::check() {
+        Ok(()) => ok(NAME, "every program was accepted by the kernel"),
         Err(e) => missing(NAME, e.to_string(), ""),
     }
 }

@@ -89,6 +89,15 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
             Ok(Request::Events { follow }) => return events(&mut write, service, follow).await,
+            Ok(Request::Unload) => {
+                let by = format!("`enforcer unload` (process {}, user {})", pid.unwrap_or(0), peer.uid());
+                let outcome = service.unload(&by).await;
+                let unloaded = outcome.is_ok();
+                answer(&mut write, outcome).await?;
+                if unloaded {
+                    service.answered.notify_one();
+                }
+            }
             Ok(request) => answer(&mut write, carry_out(service, request, pid).await).await?,
         }
     }
@@ -112,7 +121,7 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
         }
         Request::Attach { .. } => Err("name either a process or a cgroup".into()),
         Request::Reload { policy } => service.reload(policy).await,
-        Request::Events { .. } => Err("events end a connection".into()),
+        Request::Events { .. } | Request::Unload => Err("it ends a connection".into()),
     }
 }
 

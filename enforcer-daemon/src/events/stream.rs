@@ -13,18 +13,25 @@ use aya::maps::{MapData, RingBuf};
 use enforcer_common::event::{Event, Kind};
 use tokio::{
     io::unix::AsyncFd,
-    sync::mpsc::{Receiver, Sender, channel, error::TrySendError},
+    sync::{
+        mpsc::{Receiver, Sender, channel, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, sleep_until},
 };
 
 use super::{
     Record, decode,
     enrich::{self, Enricher},
+    ledger::Taken,
 };
-use crate::{engine::Engine, manifest::AuditLevel};
+use crate::{
+    engine::{Engine, Ring},
+    manifest::AuditLevel,
+};
 
-/// How many records a listener may lag behind.
-const LAG: usize = 8192;
+/// How many records a listener may lag behind: a little more than the ring holds, which a daemon may find full when it starts.
+const LAG: usize = 10_240;
 /// How many records are kept for those who ask later.
 const KEPT: usize = 1024;
 /// How long after an event the counts of lost ones are looked at, at the latest. Without events none are lost.
@@ -36,6 +43,7 @@ pub struct Stream(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
+    taken: Option<Taken>,
     /// `audit_level: basic`.
     denials_only: bool,
     recent: VecDeque<Arc<Record>>,
@@ -89,6 +97,12 @@ impl Listener {
 }
 
 impl Stream {
+    /// A stream that keeps count of what it was given.
+    #[must_use]
+    pub fn counted(taken: Taken) -> Self {
+        Self(Arc::new(Mutex::new(Shared { taken: Some(taken), ..Shared::default() })))
+    }
+
     /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
     pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
@@ -108,16 +122,19 @@ impl Stream {
     /// Gives a record to every listener, if the policy's `audit_level` has it. What was allowed becomes an event in the kernel at
     /// the level `strict` alone; what was lost is told at every level.
     pub fn publish(&self, record: Record) {
-        let record = Arc::new(record);
         let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if shared.denials_only && !record.is_denial() && record.dropped.is_none() {
             return;
         }
-        if shared.recent.len() == KEPT {
-            shared.recent.pop_front();
+        if let Some(taken) = &mut shared.taken {
+            taken.count(&record);
         }
-        shared.recent.push_back(Arc::clone(&record));
-        shared.listeners.retain_mut(|listener| listener.give(&record));
+        shared.give(record);
+    }
+
+    /// Gives a record that tells of events which were counted before.
+    pub fn publish_counted(&self, record: Record) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).give(record);
     }
 
     /// Tells the listeners that have room what they lost; true when one is still to be told.
@@ -128,45 +145,91 @@ impl Stream {
     }
 }
 
-/// Reads the ring until the task is ended. The kernel wakes it.
+impl Shared {
+    fn give(&mut self, record: Record) {
+        let record = Arc::new(record);
+        let shared = self;
+        if shared.recent.len() == KEPT {
+            shared.recent.pop_front();
+        }
+        shared.recent.push_back(Arc::clone(&record));
+        shared.listeners.retain_mut(|listener| listener.give(&record));
+    }
+}
+
+/// Reads the rings until the task is ended: those of programs that were replaced to their end, then the one in force. The
+/// kernel wakes it. With a record from `finish` it reads what is left, gives that record, and ends.
 ///
 /// # Errors
 /// When the ring's descriptor cannot be waited for.
-pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine, stream: Stream) -> io::Result<()> {
+pub async fn pump(
+    mut rings: Vec<Ring>,
+    mut enricher: Enricher,
+    engine: Engine,
+    stream: Stream,
+    mut finish: oneshot::Receiver<Record>,
+) -> io::Result<()> {
+    let Some(Ring { events, mut reported, .. }) = rings.pop() else { return Ok(()) };
+    for mut ring in rings {
+        drain(&mut ring.events, &mut enricher, &engine, &stream);
+        if ring.lost > 0 {
+            stream.publish(enrich::lost(ring.lost, "found the ring buffer full"));
+        }
+    }
     // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
-    let mut ring = unsafe { AsyncFd::register(ring) }?;
-    let mut reported = 0;
+    let mut ring = unsafe { AsyncFd::register(events) }?;
     let mut check_at = Instant::now();
     let mut unchecked = true;
+    let mut last = None;
     loop {
         tokio::select! {
             guard = ring.readable_mut() => {
                 let mut guard = guard?;
-                while let Some(item) = guard.get_inner_mut().next() {
-                    let record = match decode::event(&item) {
-                        Some(event) => {
-                            inspect_newcomer(&engine, &event);
-                            enricher.record(&event)
-                        }
-                        None => enrich::lost(1, "in the ring have another layout"),
-                    };
-                    drop(item);
-                    stream.publish(record);
-                }
+                drain(guard.get_inner_mut(), &mut enricher, &engine, &stream);
                 guard.clear_ready();
                 unchecked = true;
             }
             () = sleep_until(check_at), if unchecked => {
                 check_at = Instant::now() + LOSS_CHECK;
-                let dropped = engine.dropped().await.unwrap_or(reported);
-                if dropped > reported {
-                    stream.publish(enrich::lost(dropped - reported, "found the ring buffer full"));
-                    reported = dropped;
-                }
-                unchecked = stream.tell_lost();
+                unchecked = report_losses(&engine, &stream, &mut reported).await;
+            }
+            record = &mut finish, if last.is_none() => match record {
+                Ok(record) => last = Some(record),
+                // Nobody will ever send one.
+                Err(_) => std::future::pending().await,
             }
         }
+        if let Some(record) = last.take() {
+            drain(ring.get_mut(), &mut enricher, &engine, &stream);
+            report_losses(&engine, &stream, &mut reported).await;
+            stream.publish(record);
+            return Ok(());
+        }
     }
+}
+
+/// Gives everything that is in the ring to the listeners. A record leaves the ring when they have it.
+fn drain(ring: &mut RingBuf<MapData>, enricher: &mut Enricher, engine: &Engine, stream: &Stream) {
+    while let Some(item) = ring.next() {
+        stream.publish(match decode::event(&item) {
+            Some(event) => {
+                inspect_newcomer(engine, &event);
+                enricher.record(&event)
+            }
+            None => enrich::lost(1, "in the ring have another layout"),
+        });
+    }
+}
+
+/// Tells of events that were lost since the last time; true when a listener is still to be told of its own.
+async fn report_losses(engine: &Engine, stream: &Stream, reported: &mut u64) -> bool {
+    let dropped = engine.dropped().await.unwrap_or(*reported);
+    if dropped > *reported {
+        stream.publish(enrich::lost(dropped - *reported, "found the ring buffer full"));
+        *reported = dropped;
+        engine.reported(dropped).await;
+    }
+    stream.tell_lost()
 }
 
 /// A process that was moved into a governed cgroup may have files open that its skill may not have: they are reported.

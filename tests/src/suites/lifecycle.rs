@@ -9,7 +9,7 @@ use crate::{
     act::TOKEN,
     harness::{
         ENFORCER, SELF, command,
-        daemon::Daemon,
+        daemon::{Daemon, unload},
         listener::Server,
         runner::Suite,
         scene::{Scene, gone, there},
@@ -87,9 +87,11 @@ fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(Path::new(&scene.make_dir("daemon")?), &manifest)?;
     try_all(&worker, true)?;
     try_all(&outsider, false)?;
-    ensure!(daemon.stop()? == 0, "the daemon did not end well: {}", daemon.errors());
+    ensure!(daemon.terminate()? == 0, "the daemon did not end well: {}", daemon.errors());
+    try_all(&worker, true)?;
+    try_all(&outsider, false)?;
+    unload()?;
     try_all(&worker, false)?;
-    ensure!(daemon.errors().contains("nothing is enforced any more"), "{}", daemon.errors());
     let first = daemon
         .events
         .wait(crate::harness::events::Events::default().mark(), "a start", |e| e.text("kind") == "start")?;

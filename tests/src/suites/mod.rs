@@ -13,12 +13,15 @@ mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unload;
 mod walls;
 
 use crate::harness::runner::{Place, Suite};
@@ -53,5 +56,9 @@ const PLAIN: &[Suite] = &[
     resolve::SUITE,
     full::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];
