@@ -18,8 +18,9 @@ use tokio::{
 };
 
 use crate::{
+    checks,
     compile::Remark,
-    control::{self, server},
+    control::server,
     engine::{Engine, Origin, Site, Started},
     events::{
         Record,
@@ -64,9 +65,11 @@ impl InstanceLock {
                 if holder.trim().is_empty() { "its process is not known" } else { holder.trim() }
             );
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        // For people only: a full `/run` keeps nobody from enforcing.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "process {}", std::process::id()));
         Ok(Self(file))
     }
 }
@@ -155,6 +158,11 @@ impl Service {
                 "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
             );
         }
+        // Without them the pins cannot be opened, which would look like damage.
+        let lacking = checks::lacking_capabilities();
+        if !lacking.is_empty() {
+            bail!("this process lacks cap_{}: run it as root with all capabilities", lacking.join(", cap_"));
+        }
         let lock = InstanceLock::take()?;
         let private = lifetime == Lifetime::Private;
         if private && Sets::find()?.in_force.is_some() {
@@ -162,11 +170,12 @@ impl Service {
         }
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
+        // Before anything is put in force: a start that fails changes nothing.
+        let socket = server::bind(runtime)?;
         let Started { engine, rings, debug, origin, ledger, warnings } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let private = private.then(|| Private);
-        let socket = runtime.join(control::SOCKET);
-        let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+        let listener = socket.publish()?;
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);

@@ -27,11 +27,10 @@ use crate::{
     events::ledger::Ledger,
     kernel::{
         Kernel,
-        cgroups::CgroupMaps,
         contents::{self, Contents, Mark},
         enrol::{EnrolError, Enroller},
         host::HostMap,
-        load::{CGROUP_ROOT, Debug},
+        load::{self, CGROUP_ROOT, Debug},
         maps::PolicyMaps,
         migrate,
         pins::{self, PinError, Sets},
@@ -81,6 +80,7 @@ impl Owner {
         directory: Arc<RwLock<Directory>>,
         watched: watch::Sender<BTreeSet<PathBuf>>,
     ) -> Result<Handover, StartError> {
+        load::check_cgroup_root()?;
         pins::prepare()?;
         let mut sets = Sets::find()?;
         let kept: Option<State> = sets.in_force.as_ref().map(contents::read_state).transpose()?;
@@ -91,11 +91,7 @@ impl Owner {
             Some(kernel) => (kernel, None),
             None => Kernel::attach(&sets)?,
         };
-        let mut generation = Generation(0);
-        if let Some(before) = &before {
-            generation = migrate::generation(before)?;
-            CgroupMaps::carry_over(before, &kernel)?;
-        }
+        let generation = before.as_ref().map_or(Ok(Generation(0)), migrate::generation)?;
         let mut owner = Self {
             maps: PolicyMaps::open(&kernel, generation)?,
             resolver: Resolver::new(&kernel)?,

@@ -13,9 +13,7 @@ use enforcer_common::{
 
 use super::{
     Kernel, LoadError,
-    load::open_map,
-    maps::{ApplyError, OpenError, full_or},
-    pins::Set,
+    maps::{ApplyError, full_or},
 };
 use crate::compile::ruleset::Ruleset;
 
@@ -64,39 +62,6 @@ impl CgroupMaps {
     #[must_use]
     pub fn named(&self) -> StdHashMap<CgroupName, SkillId> {
         self.names.iter().flatten().collect()
-    }
-
-    /// Carries over which cgroups are governed in a set that this one will replace. A cgroup that is made meanwhile is found by
-    /// another pass, or inherits from its parent in both sets.
-    ///
-    /// # Errors
-    /// When they cannot be read, or the kernel does not take one.
-    pub fn carry_over(before: &Set, kernel: &Kernel) -> Result<(), OpenError> {
-        let old_overflow: Array<MapData, u32> = open_map(before, map::CGROUP_OVERFLOW)?;
-        let mut overflow: Array<MapData, u32> = kernel.map(map::CGROUP_OVERFLOW)?;
-        let mut filter: Array<MapData, u32> = kernel.map(map::CGROUP_FILTER)?;
-        for (slot, left_out) in (0..).zip(old_overflow.iter().flatten()).filter(|(_, left_out)| *left_out != 0) {
-            overflow.set(slot, left_out, 0).map_err(|e| failed(map::CGROUP_OVERFLOW, &e))?;
-            filter.set(slot, 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
-        }
-        for name in [map::CGROUP_SPARE, map::CGROUPS] {
-            let old: HashMap<MapData, u64, CgroupLabel> = open_map(before, name)?;
-            let mut new: HashMap<MapData, u64, CgroupLabel> = kernel.map(name)?;
-            loop {
-                let mut copied = 0;
-                for (id, label) in old.iter().flatten() {
-                    if new.get(&id, 0).is_err() {
-                        filter.set(cgroup_filter_slot(id), 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
-                        new.insert(id, label, 0).map_err(|e| failed(name, &e))?;
-                        copied += 1;
-                    }
-                }
-                if copied == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Makes room for what `next` names and the maps do not have. Nobody is governed by it yet, because the filter does not

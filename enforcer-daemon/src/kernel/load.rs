@@ -229,7 +229,6 @@ impl Kernel {
     /// # Errors
     /// When this kernel refuses any of it. Those attached so far are detached.
     pub fn attach(sets: &Sets) -> Result<(Self, Option<Debug>), LoadError> {
-        check_cgroup_root()?;
         let mut object = Object::load(sets.in_force.as_ref())?;
         let debug = object.debug_messages();
         let kernel = Self { set: Set::make(sets)?, mark: None };
@@ -341,8 +340,12 @@ impl Object {
     }
 }
 
-/// The cgroup programs hang at the root of cgroup v2, which a hierarchy of v1 has not.
-fn check_cgroup_root() -> Result<(), LoadError> {
+/// The cgroup programs hang at the root of cgroup v2, which a hierarchy of v1 has not; and a policy that finds no cgroup there
+/// governs none.
+///
+/// # Errors
+/// When it is not cgroup v2.
+pub fn check_cgroup_root() -> Result<(), LoadError> {
     /// `include/uapi/linux/magic.h: CGROUP2_SUPER_MAGIC`.
     const CGROUP2_MAGIC: i64 = 0x6367_7270;
     match rustix::fs::statfs(CGROUP_ROOT) {

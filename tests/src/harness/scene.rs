@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    daemon::{Daemon, unload},
+    daemon::Daemon,
     events::{Event, Events, Mark},
     files::Mount,
     runner::Suite,
@@ -43,7 +43,6 @@ impl Stage {
         };
         let Some(policy) = suite.policy else {
             *daemon = None;
-            unload()?;
             return Ok(Arc::new(scene));
         };
         let manifest = policy(&scene).context("the policy")?;

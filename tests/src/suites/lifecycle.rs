@@ -45,6 +45,7 @@ fn doctor(_: &Scene) -> anyhow::Result<()> {
 
 /// The same acts by the same process, which was in the cgroup before the daemon was there.
 fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     let cgroup = "/sys/fs/cgroup/tests-lifecycle";
     fs::create_dir_all(cgroup)?;
     let worker = Worker::start(&Entry::Cgroup(cgroup))?;
@@ -101,6 +102,7 @@ fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
 
 /// `enforcer run --policy`: a daemon for as long as one command runs.
 fn run_with_policy(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     let policy = scene.make_file("run.yaml")?;
     let allowed = scene.make_dir("run-allowed")?;
     fs::write(
@@ -123,6 +125,7 @@ fn run_with_policy(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn bad_manifests(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     for case in bad::cases(&scene.dir)? {
         let started = Instant::now();
         let outcome = command(&[ENFORCER, "daemon", "--policy", &case.file])?;
@@ -189,6 +192,7 @@ fn not_root(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn no_daemon(_: &Scene) -> anyhow::Result<()> {
+    unload()?;
     for words in [&["status"][..], &["events"], &["reload"], &["run", "--skill", "s", "--", "/usr/bin/id"]] {
         let outcome = command(&[&[ENFORCER][..], words].concat())?;
         ensure!(outcome.status == 1 && outcome.out.is_empty(), "{words:?}: {outcome:?}");

@@ -17,6 +17,7 @@ mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod start;
 mod storm;
 mod subjects;
 mod systemd;
@@ -57,6 +58,7 @@ const PLAIN: &[Suite] = &[
     full::SUITE,
     lifecycle::SUITE,
     pins::SUITE,
+    start::SUITE,
     unload::SUITE,
     storm::SUITE,
     storm::UPGRADES,

@@ -92,6 +92,11 @@ impl<'a> Play<'a> {
         self.scene.make_file(&format!("denied/{}", self.round.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// A file that may be deleted.
+    pub(super) fn allowed(&self, name: &str) -> anyhow::Result<String> {
+        self.scene.make_file(&format!("allowed/{name}"))
+    }
+
     /// The address of a server that must not be reached.
     pub(super) fn server(&self) -> String {
         self.server.at()

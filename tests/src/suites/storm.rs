@@ -64,7 +64,7 @@ struct Attempts {
     made: AtomicU64,
 }
 
-/// Attacks while `storm` goes on: each attempt must be refused, and nothing may happen.
+/// Attacks while `storm` goes on: each attempt must be refused, and nothing may happen. What is allowed happens all the time.
 fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result<()>) -> anyhow::Result<Attempts> {
     let attempts = Attempts { victim: play.victim()?, made: AtomicU64::new(0) };
     let (victim, server) = (attempts.victim.as_str(), play.server());
@@ -76,8 +76,20 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
         &["vfork", "unlink", victim],
     ];
     let workers = (0..acts.len()).map(|_| Worker::start(&Entry::Run("s"))).collect::<anyhow::Result<Vec<_>>>()?;
-    let stop = AtomicBool::new(false);
+    let (stop, allowed) = (AtomicBool::new(false), play.allowed("storm")?);
+    let (early, agent) = (&play.early, &play.agent);
+    let daemon = &mut play.daemon;
     thread::scope(|scope| {
+        let twin = scope.spawn(|| -> anyhow::Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                for worker in [early, agent] {
+                    fs::write(&allowed, "")?;
+                    worker.act(&["unlink", &allowed])?.done().context("what is allowed")?;
+                    worker.act(&["exec", SELF, "act", "nothing"])?.done().context("what is allowed")?;
+                }
+            }
+            Ok(())
+        });
         let attackers: Vec<_> = workers
             .iter()
             .zip(acts)
@@ -92,8 +104,9 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
                 })
             })
             .collect();
-        let outcome = storm(&mut play.daemon);
+        let outcome = storm(daemon);
         stop.store(true, Ordering::Relaxed);
+        twin.join().map_err(|_| anyhow::anyhow!("the twin panicked"))??;
         for attacker in attackers {
             attacker.join().map_err(|_| anyhow::anyhow!("an attacker panicked"))??;
         }

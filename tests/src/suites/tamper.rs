@@ -407,14 +407,15 @@ fn pins(scene: &Scene) -> anyhow::Result<()> {
         let own = "it is Enforcer's own";
         for pin in [&link, &map, &mark] {
             refused(scene, skill, "delete", own, &["unlink", pin])?;
-            refused(scene, skill, "delete", own, &["rename", pin, &format!("{pin}-away")])?;
+            refused(scene, skill, "write", own, &["rename", pin, &format!("{pin}-away")])?;
             refused(scene, skill, "write", own, &["chmod", pin])?;
             refused(scene, skill, "write", own, &["link", pin, &format!("{set}/other")])?;
         }
         for dir in [&format!("{set}/links"), &set, INSTANCE] {
-            refused(scene, skill, "delete", own, &["rename", dir, &format!("{dir}-away")])?;
             refused(scene, skill, "write", own, &["mkdir", &format!("{dir}/new")])?;
-            scene.act(skill, &["rmdir", dir])?.refused()?;
+            refused(scene, skill, "delete", own, &["rmdir", dir])?;
+            scene.act(skill, &["rename", dir, &format!("{dir}-away")])?.refused()?;
+            there(dir)?;
         }
         // By another name, and behind a mount that the host would see.
         let bound = scene.make_dir("free/pins")?;

@@ -36,6 +36,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_command_with_a_policy_of_its_own_that_is_terminated_leaves_nothing", terminated_run),
         ("a_set_without_its_mark_was_never_in_force", unfinished),
         ("a_set_with_a_missing_map_or_another_one_is_refused", other_map),
+        ("a_set_of_a_layout_that_is_not_understood_is_refused", other_mark),
         ("what_is_not_a_set_is_refused", foreign),
         ("bpffs_is_mounted_where_it_is_not", no_bpffs),
         ("a_read_only_bpffs_is_named", read_only),
@@ -203,6 +204,19 @@ fn other_map(scene: &Scene) -> anyhow::Result<()> {
     ensure!(outcome.status == 1 && outcome.err.contains("map ENTRYPOINTS"), "{outcome:?}");
     fs::rename(map("RESOLVED"), map("ENTRYPOINTS"))?;
     refused(&play, &["damaged", "ENTRYPOINTS is another one"], &[])
+}
+
+/// What a version before this layout of sets, or after it, may have left.
+fn other_mark(scene: &Scene) -> anyhow::Result<()> {
+    let mut play = Play::begin(scene, &[])?;
+    play.daemon.kill()?;
+    let pin = |name: &str| format!("{INSTANCE}/{}/{name}", sets()[0]);
+    fs::remove_file(pin("mark"))?;
+    // An array of one element is no mark.
+    fs::rename(pin("maps/HOST"), pin("mark"))?;
+    let outcome = command(&[ENFORCER, "unload", "--yes"])?;
+    ensure!(outcome.status == 1 && outcome.err.contains("--force"), "{outcome:?}");
+    refused(&play, &["damaged", "its mark is not one that this build understands"], &["--force"])
 }
 
 fn foreign(scene: &Scene) -> anyhow::Result<()> {
