@@ -182,7 +182,7 @@ impl Service {
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
         if let Some(record) = ended {
-            stream.publish_counted(record);
+            stream.publish(record);
         }
         // Before the reader begins, so that it has every record.
         let records = (lifetime == Lifetime::Stays).then(|| {

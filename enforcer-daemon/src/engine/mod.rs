@@ -216,7 +216,6 @@ enum Request {
     IsGoverned(u32, oneshot::Sender<Result<bool, EnrolError>>),
     Status(oneshot::Sender<Status>),
     Dropped(oneshot::Sender<u64>),
-    Reported(u64),
     Unload(oneshot::Sender<Result<(), PinError>>),
 }
 
@@ -351,13 +350,6 @@ impl Engine {
     /// How many events found the ring full since the programs were loaded.
     pub async fn dropped(&self) -> Option<u64> {
         self.ask(Request::Dropped).await
-    }
-
-    /// So many of them were reported, by this daemon or one before it.
-    pub async fn reported(&self, count: u64) {
-        let requests = self.requests.clone();
-        // Without an engine there is nobody to tell the next daemon.
-        let _ = tokio::task::spawn_blocking(move || requests.send(Request::Reported(count))).await;
     }
 
     /// Takes everything out of force. The programs are detached when this returns; the engine is of no use any more.

@@ -27,7 +27,7 @@ use crate::{
     events::ledger::Ledger,
     kernel::{
         Kernel,
-        contents::{self, Contents, Mark},
+        contents::{self, Contents},
         enrol::{EnrolError, Enroller},
         host::HostMap,
         load::{self, CGROUP_ROOT, Debug},
@@ -118,26 +118,14 @@ impl Owner {
             None if is_adopted => Origin::Adopted,
             None => Origin::New,
         };
-        let mut rings = vec![];
         if let Some(before) = &before {
             migrate::tasks(&owner.kernel)?;
             migrate::budgets(before, &owner.kernel)?;
-            rings.push(Ring::before(before)?);
         }
-        owner.kernel.commit()?;
-        if let (Some(before), Some(mark)) = (&before, owner.kernel.mark()) {
-            let (taken, given) = Mark::get(before)?.taken_and_given();
-            mark.take(taken);
-            mark.give(given);
-        }
-        sets.leftovers.extend(before.clone());
-        sets.clean()?;
-        if let (Some(before), Some(ring)) = (&before, rings.last_mut()) {
-            tracing::info!("{} was replaced", before.dir().display());
-            ring.close();
-        }
-        let reported = owner.kernel.mark().map_or(0, |mark| mark.reported());
-        rings.push(Ring { events: owner.kernel.map(map::EVENTS)?, reported, drops: None, lost: 0 });
+        owner.kernel.commit(before.as_ref())?;
+        sets.leftovers.extend(before);
+        let mut rings = sets.clean()?.into_iter().map(Ring::replaced).collect::<Result<Vec<_>, _>>()?;
+        rings.push(Ring::in_force(&owner.kernel)?);
         let ledger = Ledger::open(owner.kernel.set())?;
         Ok(Handover { owner, rings, debug, origin, ledger })
     }
@@ -215,11 +203,6 @@ impl Owner {
                 }
                 Request::Dropped(reply) => {
                     let _ = reply.send(self.dropped());
-                }
-                Request::Reported(count) => {
-                    if let Some(mark) = self.kernel.mark() {
-                        mark.report(count);
-                    }
                 }
                 Request::Unload(reply) => {
                     let _ = reply.send(Sets::find().and_then(Sets::remove));

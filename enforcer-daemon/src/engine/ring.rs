@@ -4,10 +4,9 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use enforcer_common::names::map;
 
 use crate::kernel::{
-    LoadError,
+    Kernel, LoadError,
     contents::Mark,
     load::open_map,
-    migrate::MigrateError,
     pins::{PinError, Set},
 };
 
@@ -15,12 +14,15 @@ use crate::kernel::{
 pub struct Ring {
     /// The events.
     pub events: RingBuf<MapData>,
+    replaced: Option<Replaced>,
+}
+
+/// What goes with the ring of a set that was replaced.
+struct Replaced {
+    set: Set,
+    drops: PerCpuArray<MapData, u64>,
     /// How many lost ones were reported before.
-    pub reported: u64,
-    /// Where losses are counted, of a set that is being replaced.
-    pub(super) drops: Option<PerCpuArray<MapData, u64>>,
-    /// How many were lost that nobody reported, of a set that was replaced.
-    pub lost: u64,
+    reported: u64,
 }
 
 /// Why a ring could not be opened.
@@ -33,21 +35,36 @@ pub enum RingError {
     /// The mark.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The counts.
-    #[error(transparent)]
-    Count(#[from] MigrateError),
 }
 
 impl Ring {
-    /// Opens the ring of a set that is to be replaced.
-    pub(super) fn before(set: &Set) -> Result<Self, RingError> {
-        let reported = Mark::get(set)?.reported();
-        Ok(Self { events: open_map(set, map::EVENTS)?, reported, drops: Some(open_map(set, map::DROPS)?), lost: 0 })
+    /// Opens the ring of the set in force.
+    pub(super) fn in_force(kernel: &Kernel) -> Result<Self, RingError> {
+        Ok(Self { events: kernel.map(map::EVENTS)?, replaced: None })
     }
 
-    /// The programs that wrote into it are detached: the count of losses is final.
-    pub(super) fn close(&mut self) {
-        let dropped = self.drops.take().and_then(|drops| drops.get(&0, 0).ok()).map_or(0, |each| each.iter().sum());
-        self.lost = u64::saturating_sub(dropped, self.reported);
+    /// Opens the ring of a set that was replaced, and whose programs are detached: its counts are final.
+    pub(super) fn replaced(set: Set) -> Result<Self, RingError> {
+        let reported = Mark::get(&set)?.tally().reported;
+        let (events, drops) = (open_map(&set, map::EVENTS)?, open_map(&set, map::DROPS)?);
+        Ok(Self { events, replaced: Some(Replaced { set, drops, reported }) })
+    }
+
+    /// The number of a set that was replaced, and how many events it lost that nobody reported.
+    #[must_use]
+    pub fn lost(&self) -> Option<(u32, u64)> {
+        let Replaced { set, drops, reported } = self.replaced.as_ref()?;
+        let dropped: u64 = drops.get(&0, 0).map_or(0, |each| each.iter().sum());
+        Some((set.serial(), dropped.saturating_sub(*reported)))
+    }
+
+    /// The ring was read to its end: removes a set that was replaced.
+    pub fn close(self) {
+        if let Some(Replaced { set, .. }) = self.replaced {
+            match set.remove() {
+                Ok(()) => tracing::info!("{} was replaced", set.dir().display()),
+                Err(e) => tracing::warn!("what was replaced is left behind, detached: {e}"),
+            }
+        }
     }
 }

@@ -86,32 +86,72 @@ impl Contents {
     }
 }
 
-/// The mark of a complete set, with the counts that a daemon keeps over its own end.
-pub struct Mark(Array<MapData, u64>);
+/// The mark of a complete set, with what daemons keep count of over their own end.
+///
+/// An element is written as a whole by one system call (`kernel/bpf/arraymap.c: array_map_update_elem`): whoever is killed has
+/// written all of it, or nothing.
+pub struct Mark(Array<MapData, [u64; WORDS]>);
+
+/// How many words an element of a mark has.
+const WORDS: usize = 5;
 
 /// The elements of a mark.
 mod element {
-    /// [`super::FORMAT`].
+    /// [`super::FORMAT`], and zeroes.
     pub(super) const FORMAT: u32 = 0;
-    /// How many events that found the ring full were reported.
-    pub(super) const REPORTED: u32 = 1;
-    /// How many events daemons took out of the ring, or reported as lost.
-    pub(super) const TAKEN: u32 = 2;
-    /// How many of those they handed on.
-    pub(super) const GIVEN: u32 = 3;
+    /// A [`super::Tally`].
+    pub(super) const TALLY: u32 = 1;
+    /// How many of the events that were taken were handed on, and zeroes.
+    pub(super) const GIVEN: u32 = 2;
     /// How many there are.
-    pub(super) const COUNT: u32 = 4;
+    pub(super) const COUNT: u32 = 3;
+}
+
+/// Which event it is: a thread reports one at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// When it was decided.
+    pub time_ns: u64,
+    /// The thread.
+    pub tid: u32,
+}
+
+/// What daemons took out of the rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many events were taken, or reported as lost.
+    pub taken: u64,
+    /// How many events that found the ring of this set full were reported.
+    pub reported: u64,
+    /// The event that was taken last. Until it has left the ring, it is there still.
+    pub last: Stamp,
+    /// The number of the last set that this one replaced and whose lost events were reported.
+    pub closed: u32,
+}
+
+impl Tally {
+    fn words(&self) -> [u64; WORDS] {
+        [self.taken, self.reported, self.last.time_ns, self.last.tid.into(), self.closed.into()]
+    }
+
+    fn from_words([taken, reported, time_ns, tid, closed]: [u64; WORDS]) -> Self {
+        let small = |word| u32::try_from(word).unwrap_or_default();
+        Self { taken, reported, last: Stamp { time_ns, tid: small(tid) }, closed: small(closed) }
+    }
 }
 
 impl Mark {
-    /// Marks a set as complete.
+    /// Marks a set as complete, with the counts that it begins with.
     ///
     /// # Errors
     /// When bpffs does not take it.
-    pub fn set(set: &Set) -> Result<Self, PinError> {
+    pub fn set(set: &Set, tally: &Tally, given: u64) -> Result<Self, PinError> {
         let path = set.beside(MARK);
-        let mut array: Array<_, u64> = Array::create(element::COUNT, 0).map_err(|e| PinError::io(&path, &e))?;
-        array.set(element::FORMAT, FORMAT, 0).map_err(|e| PinError::io(&path, &e))?;
+        let failed = |e: aya::maps::MapError| PinError::io(&path, &e);
+        let mut array: Array<_, [u64; WORDS]> = Array::create(element::COUNT, 0).map_err(failed)?;
+        array.set(element::FORMAT, first(FORMAT), 0).map_err(failed)?;
+        array.set(element::TALLY, tally.words(), 0).map_err(failed)?;
+        array.set(element::GIVEN, first(given), 0).map_err(failed)?;
         array.pin(&path).map_err(|e| PinError::io(&path, &e))?;
         Self::get(set)
     }
@@ -122,52 +162,54 @@ impl Mark {
     /// When it is not what this build calls a mark.
     pub fn get(set: &Set) -> Result<Self, PinError> {
         let damaged = |what: String| PinError::Damaged { set: set.dir().to_owned(), what };
+        let other = || damaged("its mark is not one that this build understands".into());
         let map = MapData::from_pin(set.beside(MARK)).map_err(|e| damaged(format!("its mark: {e}")))?;
-        let array: Array<_, u64> = aya::maps::Map::from_map_data(map)
-            .and_then(TryInto::try_into)
-            .map_err(|e| damaged(format!("its mark: {e}")))?;
+        let array: Array<_, [u64; WORDS]> =
+            aya::maps::Map::from_map_data(map).and_then(TryInto::try_into).map_err(|_| other())?;
         match array.get(&element::FORMAT, 0) {
-            Ok(FORMAT) if array.len() == element::COUNT => Ok(Self(array)),
-            _ => Err(damaged("its mark is not one that this build understands".into())),
+            Ok([FORMAT, ..]) if array.len() == element::COUNT => Ok(Self(array)),
+            _ => Err(other()),
         }
     }
 
-    /// How many lost events were reported already.
+    /// What was taken.
     #[must_use]
-    pub fn reported(&self) -> u64 {
-        self.count(element::REPORTED)
+    pub fn tally(&self) -> Tally {
+        Tally::from_words(self.read(element::TALLY))
     }
 
-    /// Remembers how many lost events were reported.
-    pub fn report(&mut self, count: u64) {
-        self.write(element::REPORTED, count);
+    /// Remembers what was taken.
+    pub fn keep(&mut self, tally: &Tally) {
+        self.write(element::TALLY, tally.words());
     }
 
-    /// How many events daemons took out of the ring, and how many of those they handed on.
+    /// How many of the events that were taken were handed on.
     #[must_use]
-    pub fn taken_and_given(&self) -> (u64, u64) {
-        (self.count(element::TAKEN), self.count(element::GIVEN))
+    pub fn given(&self) -> u64 {
+        self.read(element::GIVEN)[0]
     }
 
-    /// Remembers how many events were taken.
-    pub fn take(&mut self, count: u64) {
-        self.write(element::TAKEN, count);
-    }
-
-    /// Remembers how many events were handed on.
+    /// Remembers how many were handed on.
     pub fn give(&mut self, count: u64) {
-        self.write(element::GIVEN, count);
+        self.write(element::GIVEN, first(count));
     }
 
-    fn count(&self, element: u32) -> u64 {
-        self.0.get(&element, 0).unwrap_or(0)
+    fn read(&self, element: u32) -> [u64; WORDS] {
+        self.0.get(&element, 0).unwrap_or_default()
     }
 
-    fn write(&mut self, element: u32, count: u64) {
-        if let Err(e) = self.0.set(element, count, 0) {
+    fn write(&mut self, element: u32, words: [u64; WORDS]) {
+        if let Err(e) = self.0.set(element, words, 0) {
             tracing::error!("the count of events is not kept: {e}");
         }
     }
+}
+
+/// An element that is one number.
+fn first(word: u64) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    words[0] = word;
+    words
 }
 
 /// Replaces the text that a set keeps for the daemons to come, as a whole.

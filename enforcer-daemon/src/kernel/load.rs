@@ -19,7 +19,7 @@ use enforcer_common::{LAYOUT_VERSION, names};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    contents::{self, Contents, Mark},
+    contents::{self, Contents, Mark, Tally},
     offsets::{self, BTF_PATH, Layout, OffsetsError},
     pins::{PinError, Set, Sets},
     programs::{Loaded, PROGRAMS, Program},
@@ -219,7 +219,7 @@ fn object_digest() -> String {
 /// when this is dropped.
 pub struct Kernel {
     set: Set,
-    mark: Option<Mark>,
+    is_committed: bool,
 }
 
 impl Kernel {
@@ -231,7 +231,7 @@ impl Kernel {
     pub fn attach(sets: &Sets) -> Result<(Self, Option<Debug>), LoadError> {
         let mut object = Object::load(sets.in_force.as_ref())?;
         let debug = object.debug_messages();
-        let kernel = Self { set: Set::make(sets)?, mark: None };
+        let kernel = Self { set: Set::make(sets)?, is_committed: false };
         object.attach(&kernel.set)?.write(&kernel.set)?;
         Ok((kernel, debug))
     }
@@ -241,14 +241,14 @@ impl Kernel {
     /// # Errors
     /// When it is not whole.
     pub fn adopt(set: &Set) -> Result<Option<Self>, LoadError> {
-        let mark = Mark::get(set)?;
+        Mark::get(set)?;
         let contents = Contents::read(set)?;
         // Debug messages come to the daemon alone that loaded the programs.
         let wanted = contents.layout == LAYOUT_VERSION
             && contents.object == object_digest()
             && contents.sizes == sizes()
             && std::env::var_os(LOG_VARIABLE).is_none();
-        Ok(wanted.then(|| Self { set: set.clone(), mark: Some(mark) }))
+        Ok(wanted.then(|| Self { set: set.clone(), is_committed: true }))
     }
 
     /// Opens a set of any build, to ask it something.
@@ -256,16 +256,22 @@ impl Kernel {
     /// # Errors
     /// When it has no mark.
     pub fn open(set: &Set) -> Result<Self, LoadError> {
-        Ok(Self { set: set.clone(), mark: Some(Mark::get(set)?) })
+        Mark::get(set)?;
+        Ok(Self { set: set.clone(), is_committed: true })
     }
 
-    /// The daemons to come find this set in force.
+    /// The daemons to come find this set in force, with the counts of the one that it replaces.
     ///
     /// # Errors
     /// When bpffs does not take the mark.
-    pub fn commit(&mut self) -> Result<(), PinError> {
-        if self.mark.is_none() {
-            self.mark = Some(Mark::set(&self.set)?);
+    pub fn commit(&mut self, before: Option<&Set>) -> Result<(), PinError> {
+        if !self.is_committed {
+            let before = before.map(Mark::get).transpose()?;
+            let given = before.as_ref().map_or(0, Mark::given);
+            // How many of its losses were reported is the business of the ring before.
+            let tally = before.map(|mark| Tally { reported: 0, ..mark.tally() }).unwrap_or_default();
+            Mark::set(&self.set, &tally, given)?;
+            self.is_committed = true;
         }
         Ok(())
     }
@@ -274,11 +280,6 @@ impl Kernel {
     #[must_use]
     pub fn set(&self) -> &Set {
         &self.set
-    }
-
-    /// The counts that are kept over the daemon's end; there are none before the set is committed.
-    pub fn mark(&mut self) -> Option<&mut Mark> {
-        self.mark.as_mut()
     }
 
     /// Opens a map, as the type that it must have.
@@ -304,7 +305,7 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        if self.mark.is_none()
+        if !self.is_committed
             && let Err(e) = self.set.remove()
         {
             tracing::error!("what was attached is left behind: {e}");

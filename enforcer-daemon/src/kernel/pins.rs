@@ -22,7 +22,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const SET: &str = "set-";
 
 /// The directories of a set.
-const DIRECTORIES: [&str; 3] = ["links", "progs", "maps"];
+const DIRECTORIES: [&str; 3] = [LINKS, "progs", "maps"];
+const LINKS: &str = "links";
 /// The pins beside the directories. Names have no dots, which bpffs keeps for itself (`kernel/bpf/inode.c: bpf_lookup`).
 pub(super) const MARK: &str = "mark";
 pub(super) const CONTENTS: &str = "contents";
@@ -91,6 +92,12 @@ impl Set {
         Ok(set)
     }
 
+    /// Its number: a later set has a higher one.
+    #[must_use]
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
     /// Its directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -112,7 +119,7 @@ impl Set {
     /// The pin of a program's link.
     #[must_use]
     pub fn link(&self, name: &str) -> PathBuf {
-        self.dir.join("links").join(name)
+        self.dir.join(LINKS).join(name)
     }
 
     /// One of the pins beside the directories.
@@ -130,26 +137,34 @@ impl Set {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(&self) -> Result<(), PinError> {
-        let gone = |path: &Path, outcome: io::Result<()>| match outcome {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PinError::io(path, &e)),
-            _ => Ok(()),
-        };
         for name in [MARK, CONTENTS, STATE, NEXT_STATE] {
             let path = self.beside(name);
             gone(&path, fs::remove_file(&path))?;
         }
+        self.detach()?;
         for name in DIRECTORIES {
             let dir = self.dir.join(name);
             for path in entries(&dir)? {
-                // A link that goes with its last descriptor is detached then and there; one that goes with its pin, some time later
-                // (`kernel/bpf/syscall.c: bpf_link_put`).
-                let link = (name == "links").then(|| PinnedLink::from_pin(&path).ok()).flatten();
                 gone(&path, fs::remove_file(&path))?;
-                drop(link);
             }
             gone(&dir, fs::remove_dir(&dir))?;
         }
         gone(&self.dir, fs::remove_dir(&self.dir))
+    }
+
+    /// Detaches its programs; what they counted and reported is there still.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach(&self) -> Result<(), PinError> {
+        for path in entries(&self.dir.join(LINKS))? {
+            // A link that goes with its last descriptor is detached then and there; one that goes with its pin, some time later
+            // (`kernel/bpf/syscall.c: bpf_link_put`).
+            let link = PinnedLink::from_pin(&path).ok();
+            gone(&path, fs::remove_file(&path))?;
+            drop(link);
+        }
+        Ok(())
     }
 }
 
@@ -189,12 +204,21 @@ impl Sets {
         self.in_force.iter().chain(&self.leftovers)
     }
 
-    /// Removes what is not in force.
+    /// Removes what is not in force, but for sets that were: their programs are detached, and they are returned.
     ///
     /// # Errors
     /// When a pin cannot be removed.
-    pub fn clean(&mut self) -> Result<(), PinError> {
-        self.leftovers.drain(..).try_for_each(|set| set.remove())
+    pub fn clean(&mut self) -> Result<Vec<Set>, PinError> {
+        let mut replaced = vec![];
+        for set in self.leftovers.drain(..) {
+            if set.is_complete() {
+                set.detach()?;
+                replaced.push(set);
+            } else {
+                set.remove()?;
+            }
+        }
+        Ok(replaced)
     }
 
     /// Removes every set, and the instance's directory with them: nothing is enforced any more.
@@ -202,14 +226,16 @@ impl Sets {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(mut self) -> Result<(), PinError> {
-        if let Some(set) = self.in_force.take() {
-            set.remove()?;
-        }
-        self.clean()?;
-        match fs::remove_dir(INSTANCE) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PinError::io(Path::new(INSTANCE), &e)),
-            _ => Ok(()),
-        }
+        self.in_force.take().into_iter().chain(self.leftovers.drain(..)).try_for_each(|set| set.remove())?;
+        gone(Path::new(INSTANCE), fs::remove_dir(INSTANCE))
+    }
+}
+
+/// What is gone already is as good as removed.
+fn gone(path: &Path, outcome: io::Result<()>) -> Result<(), PinError> {
+    match outcome {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PinError::io(path, &e)),
+        _ => Ok(()),
     }
 }
 
@@ -248,8 +274,5 @@ pub fn remove_all() -> Result<(), PinError> {
             let _ = Set::new(serial).remove();
         }
     }
-    match fs::remove_dir_all(INSTANCE) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(PinError::io(Path::new(INSTANCE), &e)),
-        _ => Ok(()),
-    }
+    gone(Path::new(INSTANCE), fs::remove_dir_all(INSTANCE))
 }

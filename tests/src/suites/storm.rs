@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::pins::{Play, manifest};
+use super::pins::{Play, manifest, sets};
 use crate::harness::{
     ENFORCER, SELF,
     daemon::Daemon,
@@ -118,7 +118,7 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
 }
 
 /// Every attempt is an event, or is among those that a `drop` event counts. A daemon that is killed between handing an event
-/// on and counting it makes one too many of them, never one too few.
+/// on and counting it makes one too many of them, never one too few: nobody can say whether it has arrived.
 fn accounted_for(play: &Play<'_>, mark: Mark, attempts: &Attempts, daemons: u64) -> anyhow::Result<()> {
     let made = attempts.made.load(Ordering::Relaxed);
     let counts = || {
@@ -136,7 +136,7 @@ fn accounted_for(play: &Play<'_>, mark: Mark, attempts: &Attempts, daemons: u64)
     eprintln!("({made} attempts: {shown} events, {dropped} counted as lost; {daemons} daemons) ");
     ensure!(whole, "{shown} shown and {dropped} lost are fewer than {made}; {}", play.daemon.errors());
     ensure!(shown <= made, "{shown} events of {made} attempts");
-    ensure!(shown + dropped <= made + 2 * daemons, "{shown} shown and {dropped} lost are too many for {made}");
+    ensure!(shown + dropped <= made + daemons, "{shown} shown and {dropped} lost are too many for {made}");
     Ok(())
 }
 
@@ -175,6 +175,13 @@ fn reloads(scene: &Scene) -> anyhow::Result<()> {
     play.in_force()
 }
 
+/// What was replaced goes when its events have been read.
+fn one_set() -> anyhow::Result<()> {
+    let one = eventually(Duration::from_secs(20), || sets().len() == 1);
+    ensure!(one, "the sets are {:?}", sets());
+    Ok(())
+}
+
 /// Labels that came by `enforcer run`, by a cgroup that the process has left, and from a parent go along.
 fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     let rounds = rounds(1);
@@ -199,11 +206,11 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    ensure!(super::pins::sets().len() == 1, "the sets are {:?}", super::pins::sets());
+    one_set()?;
     let replaced = play.daemon.events.since(mark);
     let replaced = replaced.iter().filter(|e| e.text("kind") == "start" && e.text("reason").contains("in place of"));
     ensure!(replaced.count() as u64 == 2 * u64::from(rounds), "not every start was one of another build");
-    accounted_for(&play, mark, &attempts, 4 * u64::from(rounds))?;
+    accounted_for(&play, mark, &attempts, 2 * u64::from(rounds))?;
     there(&victim)?;
     play.in_force()
 }
@@ -224,6 +231,6 @@ fn halfway(scene: &Scene) -> anyhow::Result<()> {
         daemon.kill()?;
         daemon.restart()
     })?;
-    ensure!(super::pins::sets().len() == 1, "the sets are {:?}", super::pins::sets());
+    one_set()?;
     play.in_force()
 }
