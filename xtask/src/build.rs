@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, IsTerminal as _},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -47,16 +46,16 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Compiles a daemon of another layout: what upgrades are tested with.
+/// Compiles a daemon of another layout: what upgrades are tested with. It is built apart, so that neither build undoes the other.
 pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
     const FEATURE: [&str; 2] = ["--features", "next-layout"];
     let toolchain = toolchain::setup(paths)?;
     let dir = paths.target.join("next");
     fs::create_dir_all(&dir)?;
     let mut cargo = toolchain.cargo(paths);
-    cargo.arg("build").args(EBPF).args(FEATURE);
+    cargo.arg("build").args(EBPF).args(FEATURE).env("CARGO_TARGET_DIR", dir.join("bpf"));
     compile(paths, "compiling the kernel programs of another layout", "enforcer-next.bpf.o", &mut cargo)?;
-    let built = paths.target.join("bpf/bpfel-unknown-none/release/enforcer");
+    let built = dir.join("bpf/bpfel-unknown-none/release/enforcer");
     for object in ["enforcer.bpf.o", "enforcer-log.bpf.o"] {
         copy_if_changed(&built, &dir.join(object))?;
     }
@@ -65,13 +64,11 @@ pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
     cargo
         .args(["build", "--release", "--locked", "--target", &host, "--package", "enforcer-daemon"])
         .args(FEATURE)
+        .env("CARGO_TARGET_DIR", dir.join("host"))
         .env("ENFORCER_BPF_DIR", &dir)
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     compile(paths, "compiling enforcer of another layout", "enforcer-next", &mut cargo)?;
-    let binary = dir.join("enforcer");
-    copy_if_changed(&paths.target.join(&host).join("release/enforcer"), &binary)?;
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
-    Ok(binary)
+    Ok(dir.join("host").join(&host).join("release/enforcer"))
 }
 
 /// Cargo's arguments for the kernel programs.

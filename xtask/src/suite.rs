@@ -83,9 +83,7 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
     } else {
         let mut binaries = build::all(paths)?;
         if list(args, &binaries, None)?.lines().any(|test| test.starts_with(UPGRADES)) {
-            let next = build::next(paths)?;
-            // That build lay where these lie.
-            binaries = Binaries { next: Some(next), ..build::all(paths)? };
+            binaries.next = Some(build::next(paths)?);
         }
         Some(binaries)
     };
