@@ -16,7 +16,7 @@ use crate::harness::{
     daemon::Daemon,
     events::Mark,
     eventually,
-    runner::Suite,
+    runner::{Suite, rounds},
     scene::{Scene, there},
     worker::{Entry, Worker},
 };
@@ -35,11 +35,6 @@ pub(super) const UPGRADES: Suite = Suite {
     policy: None,
     tests: &[("to_another_layout_and_back", there_and_back), ("that_is_killed_halfway", halfway)],
 };
-
-/// How often.
-fn rounds(otherwise: u32) -> u32 {
-    std::env::var("ENFORCER_STORM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
 
 /// Numbers that nobody chose (xorshift64).
 struct Random(u64);
@@ -141,7 +136,7 @@ fn accounted_for(play: &Play<'_>, mark: Mark, attempts: &Attempts, daemons: u64)
 }
 
 fn kills(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(40);
+    let rounds = rounds().unwrap_or(40);
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
     let mark = play.daemon.events.mark();
@@ -159,7 +154,7 @@ fn kills(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn reloads(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(30);
+    let rounds = rounds().unwrap_or(30);
     let mut play = Play::begin(scene, &[])?;
     let texts = [manifest(scene, &[SELF, "/usr/bin/wc"])?, manifest(scene, &[SELF])?];
     let mark = play.daemon.events.mark();
@@ -184,7 +179,7 @@ fn one_set() -> anyhow::Result<()> {
 
 /// Labels that came by `enforcer run`, by a cgroup that the process has left, and from a parent go along.
 fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(1);
+    let rounds = rounds().unwrap_or(1);
     let mut play = Play::begin(scene, &[])?;
     let moved = Worker::start(&Entry::Cgroup("/sys/fs/cgroup/tests-pins"))?;
     let victim = play.victim()?;
@@ -217,7 +212,7 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
 
 /// Wherever it ends, what was in force is, and the next one gets to the end.
 fn halfway(scene: &Scene) -> anyhow::Result<()> {
-    let rounds = rounds(1);
+    let rounds = rounds().unwrap_or(1);
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
     attack(&mut play, |daemon| {
