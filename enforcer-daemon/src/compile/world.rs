@@ -43,6 +43,11 @@ pub trait World {
     /// # Errors
     /// Why it cannot be known, in a sentence that names the path.
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
+    /// The kernel's identity of what `path` leads to alone, whatever is mounted below; none when it does not exist.
+    ///
+    /// # Errors
+    /// Why it cannot be known, in a sentence that names the path.
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String>;
     /// What is Enforcer's own, as absolute paths; what does not exist is none.
     fn own(&self) -> Vec<PathBuf> {
         vec![]
@@ -214,19 +219,19 @@ impl World for Host<'_> {
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         let place = self.loaded.place(path);
-        let top = if self.loaded.again && widens {
-            self.unbent(path)?
-        } else {
-            match self.resolver.resolve(path) {
-                Ok(top) => Some(top),
-                Err(ResolveError::NotFound) => None,
-                Err(e) => return Err(format!("{}: {e}", path.display())),
-            }
-        };
+        let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
         objects.extend(self.roots_below(&place, widens));
         Ok(objects)
+    }
+
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
+        match self.resolver.resolve(path) {
+            Ok(object) => Ok(Some(object)),
+            Err(ResolveError::NotFound) => Ok(None),
+            Err(e) => Err(format!("{}: {e}", path.display())),
+        }
     }
 
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
