@@ -13,6 +13,7 @@ mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod pin;
 mod pins;
 mod places;
 mod resolve;
@@ -55,6 +56,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,
     pins::SUITE,
