@@ -14,7 +14,7 @@ use std::{
 use super::scene::{Scene, Stage};
 
 /// How long one test may take.
-const TEST_LIMIT: Duration = Duration::from_mins(6);
+const TEST_LIMIT: Duration = Duration::from_mins(20);
 /// How much longer, for each round of a storm that is asked for.
 const ROUND_LIMIT: Duration = Duration::from_secs(20);
 /// What the daemon says of a key that is not built yet: the only words on which tests are left out.

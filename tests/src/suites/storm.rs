@@ -71,6 +71,10 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
         &["vfork", "unlink", victim],
     ];
     let workers = (0..acts.len()).map(|_| Worker::start(&Entry::Run("s"))).collect::<anyhow::Result<Vec<_>>>()?;
+    for worker in workers.iter().chain([&play.early, &play.agent]) {
+        // The verifier takes long enough under emulation as it is.
+        worker.yield_to_others();
+    }
     let (stop, allowed) = (AtomicBool::new(false), play.allowed("storm")?);
     let (early, agent) = (&play.early, &play.agent);
     let daemon = &mut play.daemon;
