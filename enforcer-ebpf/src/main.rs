@@ -27,6 +27,7 @@ mod kernel;
 mod maps;
 mod mount;
 mod net;
+mod opaque;
 mod policy;
 mod report;
 mod resolve;

@@ -37,14 +37,8 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     let (family, socket_type, protocol) = (family as u16, socket_type as u16, protocol as u16);
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, family, socket_type, protocol);
-    report::decision(
-        Kind::Socket,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::Socket { family, socket_type, protocol },
-    );
-    verdict::of(decision.refuses())
+    let object = Object::Socket { family, socket_type, protocol };
+    verdict::of(report::decision(Kind::Socket, skill, rules.generation, &decision, &object))
 }
 
 /// `security_socket_connect(sock, address, addrlen)`; the address is the kernel's copy.
@@ -90,8 +84,7 @@ fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refus
     if refusals_only && matches!(decision.verdict, Verdict::Allow) {
         decision.report = false;
     }
-    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family });
-    decision.refuses()
+    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
 }
 
 /// The verdict of a cgroup program: 1 lets the call go on, 0 is EPERM.

@@ -268,24 +268,21 @@ pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
     // whole words are written, and the task reads each of them once.
     unsafe {
         (*request).seen += 1;
-        match TASKS.get_ptr_mut(task.key()) {
-            Some(label) => {
-                if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
-                    (*label).skill = inherited.skill;
-                    (*label).origin = inherited.origin;
-                    (*label).pending = inherited.pending;
-                    (*request).labelled += 1;
-                }
+        if let Some(label) = TASKS.get_ptr_mut(task.key()) {
+            if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
+                (*label).skill = inherited.skill;
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
+                (*request).labelled += 1;
             }
-            None => {
-                let mut label = Label::new(inherited.skill, Origin::Parent);
-                label.origin = inherited.origin;
-                label.pending = inherited.pending;
-                if TASKS.insert(task.key(), label, NOEXIST).is_ok() {
-                    (*request).labelled += 1;
-                } else {
-                    (*request).failed += 1;
-                }
+        } else {
+            let mut label = Label::new(inherited.skill, Origin::Parent);
+            label.origin = inherited.origin;
+            label.pending = inherited.pending;
+            if TASKS.insert(task.key(), label, NOEXIST).is_ok() {
+                (*request).labelled += 1;
+            } else {
+                (*request).failed += 1;
             }
         }
     }
