@@ -1,4 +1,4 @@
-//! Atomic operations on words in maps: `core` has none for this target.
+//! Atomic operations on words in maps and on the stack: `core` has none for this target.
 //!
 //! Each returns the old value, and those of BPF that do are full barriers (`Documentation/bpf/standardization/instruction-set.rst`,
 //! kernel memory model: like `atomic_fetch_add`).
@@ -8,7 +8,7 @@ use core::arch::asm;
 /// Adds to a word; returns what it was.
 ///
 /// # Safety
-/// `word` must point to an aligned word of a map that is there for as long as the program runs.
+/// `word` must point to an aligned word, on the stack or of a map that is there for as long as the program runs.
 #[inline(always)]
 pub unsafe fn fetch_add(word: *mut u64, by: u64) -> u64 {
     let mut value = by;
