@@ -39,6 +39,17 @@ pub unsafe fn swap(word: *mut u64, with: u64) -> u64 {
     value
 }
 
+/// Writes a word. Of one on the stack the verifier forgets what it knew, a number or a pointer (`kernel/bpf/verifier.c:
+/// check_atomic`).
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn store(word: *mut u64, value: u64) {
+    // SAFETY: as the caller promised.
+    unsafe { swap(word, value) };
+}
+
 /// Replaces a word if it is `from`; returns what it was.
 ///
 /// # Safety

@@ -460,14 +460,13 @@ impl Task {
 
     /// The key of the task in `TASKS`: its address, as a number.
     ///
-    /// The verifier does not let a pointer be multiplied, and forgets that a word on the stack is one when it was exchanged
-    /// (`kernel/bpf/verifier.c: check_atomic`).
+    /// The verifier does not let a pointer be multiplied.
     #[inline(always)]
     pub fn key(self) -> u64 {
         let mut key = 0;
         // SAFETY: the word is on the stack.
         unsafe {
-            atomic::swap(&raw mut key, self.0 as u64);
+            atomic::store(&raw mut key, self.0 as u64);
             (&raw const key).read_volatile()
         }
     }
