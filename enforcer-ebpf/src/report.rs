@@ -18,9 +18,9 @@ use enforcer_common::{
 
 use crate::{
     ascent::write_path,
+    atomic,
     kernel::{Dentry, Task},
     maps::{DROPS, EVENTS},
-    opaque::opaque,
 };
 
 /// What was acted upon.
@@ -39,7 +39,8 @@ pub enum Object<'a> {
     None,
 }
 
-/// A decision in one word, of which the verifier knows nothing.
+/// A decision in one word, of which the verifier knows nothing: it would follow each decision, of which there are many, through
+/// the writing of the event, and to the end of the program.
 #[derive(Clone, Copy)]
 struct Told(u64);
 
@@ -52,14 +53,18 @@ impl Told {
 
     #[inline(always)]
     fn of(kind: Kind, decision: Decision) -> Self {
-        Self(opaque(
-            kind as u64
-                | (decision.verdict as u64) << Self::VERDICT
-                | u64::from(decision.reason.0) << Self::REASON
-                | u64::from(decision.report) << Self::REPORT
-                | u64::from(decision.refuses()) << Self::REFUSES
-                | u64::from(decision.rule.0) << Self::RULE,
-        ))
+        let told = kind as u64
+            | (decision.verdict as u64) << Self::VERDICT
+            | u64::from(decision.reason.0) << Self::REASON
+            | u64::from(decision.report) << Self::REPORT
+            | u64::from(decision.refuses()) << Self::REFUSES
+            | u64::from(decision.rule.0) << Self::RULE;
+        let mut word = 0;
+        // SAFETY: the word is on this program's stack.
+        unsafe {
+            atomic::store(&raw mut word, told);
+            Self((&raw const word).read_volatile())
+        }
     }
 
     #[inline(always)]
