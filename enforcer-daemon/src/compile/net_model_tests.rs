@@ -15,7 +15,7 @@ use enforcer_common::{
     decide::{self, Rules},
     event::Reason,
     ids::ObjectId,
-    net::{Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
+    net::{AbstractKey, Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
 };
 use proptest::{
     collection::vec,
@@ -164,6 +164,12 @@ impl Rules for Trie {
         None
     }
     fn object(&self, _: SkillId, _: &ObjectId) -> Option<ObjectRule> {
+        None
+    }
+    fn listener(&self, _: SkillId, _: &Address, _: u16, _: u16) -> Option<RuleId> {
+        None
+    }
+    fn abstract_name(&self, _: &AbstractKey) -> Option<RuleId> {
         None
     }
     fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {

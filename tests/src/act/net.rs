@@ -36,7 +36,7 @@ fn socket(family: &str, kind: &str, protocol: &str) -> Act {
     check(unsafe { libc::socket(family, kind, protocol) }).map(drop)
 }
 
-fn send(fd: i32) -> Act {
+pub(super) fn send(fd: i32) -> Act {
     // SAFETY: the buffer lives through the call.
     check(unsafe { libc::send(fd, TOKEN.as_ptr().cast(), TOKEN.len(), libc::MSG_NOSIGNAL) } as i64).map(drop)
 }
@@ -84,6 +84,13 @@ impl Target {
             }
         };
         Ok(Self { storage, len: u32::try_from(len).unwrap_or(0), family })
+    }
+
+    /// The same with no family in it.
+    pub(super) fn without_family(&self) -> Self {
+        let mut storage = self.storage;
+        storage.ss_family = family(libc::AF_UNSPEC);
+        Self { storage, ..*self }
     }
 
     /// The address.

@@ -12,14 +12,18 @@ mod files;
 mod full;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod modes;
 mod places;
 mod resolve;
 mod runtime;
+mod sockets;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unix;
 mod walls;
+mod withdraw;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -51,6 +55,10 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
