@@ -32,12 +32,12 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         }
         ("offer-map", [socket]) => tamper::new_map().and_then(|map| give(socket, &map)),
         ("offer-perf", [socket]) => tamper::perf_event().and_then(|event| give(socket, &event)),
-        ("offer-tcp", [socket, address]) => offered(socket, |s| s.connected(address, libc::SOCK_STREAM)),
-        ("offer-udp", [socket, address]) => offered(socket, |s| s.connected(address, libc::SOCK_DGRAM)),
+        ("offer-tcp", [socket, address]) => offered(socket, || connected(address, libc::SOCK_STREAM)),
+        ("offer-udp", [socket, address]) => offered(socket, || connected(address, libc::SOCK_DGRAM)),
         ("offer-unix", [socket, name]) => super::unix::connected(name).and_then(|fd| give(socket, &fd)),
-        ("offer-raw", [socket]) => offered(socket, |s| s.made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
-        ("offer-packet", [socket]) => offered(socket, |s| s.made(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
-        ("offer-plain", [socket]) => offered(socket, |s| s.made(libc::AF_INET, libc::SOCK_STREAM, 0)),
+        ("offer-raw", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
+        ("offer-packet", [socket]) => offered(socket, || made(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
+        ("offer-plain", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_STREAM, 0)),
         ("receive-and-send", [socket]) => receive(socket).and_then(|file| net::send(file.as_raw_fd())),
         ("serve-by-passing", [address]) => serve_by_passing(address),
         ("receive", [socket]) => receive(socket).map(drop),
@@ -70,30 +70,25 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message
 }
 
-/// Sockets to be given away.
-struct Sockets;
-
-impl Sockets {
-    fn made(&self, family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Failure> {
-        // SAFETY: no pointers; the descriptor is new and nobody else's.
-        unsafe {
-            let fd = prepare("socket", libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol))?;
-            Ok(OwnedFd::from_raw_fd(sys::fd(fd)))
-        }
-    }
-
-    fn connected(&self, address: &str, kind: i32) -> Result<OwnedFd, Failure> {
-        let target = net::Target::parse(address)?;
-        let socket = target.socket(kind)?;
-        // SAFETY: the address lives through the call.
-        prepare("connect", unsafe { libc::connect(socket.as_raw_fd(), target.as_ptr(), target.len()) })?;
-        Ok(socket)
+fn made(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Failure> {
+    // SAFETY: no pointers; the descriptor is new and nobody else's.
+    unsafe {
+        let fd = prepare("socket", libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol))?;
+        Ok(OwnedFd::from_raw_fd(sys::fd(fd)))
     }
 }
 
+fn connected(address: &str, kind: i32) -> Result<OwnedFd, Failure> {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(kind)?;
+    // SAFETY: the address lives through the call.
+    prepare("connect", unsafe { libc::connect(socket.as_raw_fd(), target.as_ptr(), target.len()) })?;
+    Ok(socket)
+}
+
 /// Makes a socket and gives it to the first who connects.
-fn offered(socket: &str, make: impl FnOnce(&Sockets) -> Result<OwnedFd, Failure>) -> Act {
-    give(socket, &make(&Sockets)?)
+fn offered(socket: &str, make: impl FnOnce() -> Result<OwnedFd, Failure>) -> Act {
+    give(socket, &make()?)
 }
 
 /// Gives a descriptor to the first who connects.

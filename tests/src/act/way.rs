@@ -71,7 +71,7 @@ pub(super) fn fork_and(in_child: impl FnOnce() -> Act, here: impl FnOnce() -> Ac
     // SAFETY: an act runs in a process with one thread.
     match prepare("fork", unsafe { libc::fork() })? {
         0 => {
-            let status = of_act(in_child());
+            let status = of_act(&in_child());
             // SAFETY: ends the child without the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }
@@ -89,7 +89,7 @@ pub(super) fn fork_and_then(in_child: impl FnOnce() -> Act, here: impl FnOnce() 
     // SAFETY: an act runs in a process with one thread.
     match prepare("fork", unsafe { libc::fork() })? {
         0 => {
-            let status = of_act(in_child());
+            let status = of_act(&in_child());
             let _ = std::io::Write::flush(&mut std::io::stdout());
             // SAFETY: ends the child without the parent's exit handlers.
             unsafe { libc::_exit(status) }
@@ -99,10 +99,10 @@ pub(super) fn fork_and_then(in_child: impl FnOnce() -> Act, here: impl FnOnce() 
 }
 
 /// An act's result as an exit status.
-fn of_act(act: Act) -> i32 {
+fn of_act(act: &Act) -> i32 {
     match act {
         Ok(()) => 0,
-        Err(Failure::Errno(errno)) => errno,
+        Err(Failure::Errno(errno)) => *errno,
         Err(Failure::Broken(_)) => i32::from(super::BROKEN),
     }
 }

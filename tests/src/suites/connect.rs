@@ -2,7 +2,7 @@
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     act::TOKEN,
@@ -236,18 +236,29 @@ fn datagram_ways(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first, one in the midst, the last, and what lies between.
-fn many(scene: &Scene) -> anyhow::Result<()> {
-    let mut scope = String::new();
-    for n in 0..100_000_u32 {
-        // Every second address of 127.64.0.0/14.
-        let [_, b, c, d] = (n * 2).to_be_bytes();
-        scope.push_str(&format!("      - 127.{}.{c}.{d}:{PORT}\n", 64 + b));
-    }
-    let manifest = format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope:\n{scope}"
+/// A policy with so many prefixes: every second address from 127.64.0.0 on.
+fn prefixes(count: u32) -> String {
+    let mut text = format!(
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope:\n"
     );
-    scene.daemon(|d| d.reload(&manifest))?;
+    for n in 0..count {
+        let [_, b, c, d] = (n * 2).to_be_bytes();
+        text.extend(["      - 127.".to_owned(), format!("{}.{c}.{d}:{PORT}\n", 64 + b)]);
+    }
+    text
+}
+
+/// The first, one in the midst, the last, and what lies between. What a connect costs grows with the depth of the tree, which is
+/// bounded by the length of an address, and not with the number of prefixes.
+fn many(scene: &Scene) -> anyhow::Result<()> {
+    let cost = |prefixes: &str| -> anyhow::Result<u64> {
+        scene.daemon(|d| d.reload(prefixes))?;
+        let outcome = scene.act(SKILL, &["connect-cost", &format!("127.64.0.0:{PORT}")])?;
+        outcome.done()?.out.trim().parse().with_context(|| format!("{outcome:?}"))
+    };
+    let (few, many) = (cost(&prefixes(10))?, cost(&prefixes(100_000))?);
+    println!("a connect with 10 prefixes: {few} ns, with 100,000: {many} ns");
+    ensure!(many < 2 * few, "a connect takes {few} ns with 10 prefixes and {many} ns with 100,000");
     for (listed, beside) in
         [("127.64.0.0", "127.64.0.1"), ("127.65.134.160", "127.65.134.161"), ("127.67.13.62", "127.67.13.64")]
     {

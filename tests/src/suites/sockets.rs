@@ -248,7 +248,7 @@ fn netlink(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A loose source route to 127.0.0.1 by way of 127.0.0.2, and a routing header of type 2 to ::2.
+/// A loose source route to 127.0.0.1 by way of 127.0.0.2, and a routing header of type 2 to `::2`.
 fn source_routes(scene: &Scene) -> anyhow::Result<()> {
     const LSRR: &str = "830b047f0000027f00000100";
     const ROUTING_HEADER: &str = "000202010000000000000000000000000000000000000002";
