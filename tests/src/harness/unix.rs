@@ -1,7 +1,7 @@
 //! Servers on unix sockets that note what reached them.
 
 use std::{
-    io::{ErrorKind, Read as _},
+    io::ErrorKind,
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixDatagram, UnixListener},
@@ -17,7 +17,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::eventually;
+use super::{
+    eventually,
+    listener::{PATIENCE, note, receive},
+};
 
 const ARRIVAL: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_millis(150);
@@ -56,22 +59,23 @@ impl UnixServer {
         let (received, stop) = (Arc::clone(&server.received), Arc::clone(&server.stop));
         server.thread = Some(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                let mut bytes = None;
-                if let Ok((mut client, _)) = stream.accept() {
-                    let mut all = Vec::new();
-                    let _ = client.set_nonblocking(false).and_then(|()| client.set_read_timeout(Some(QUIET)));
-                    let _ = client.read_to_end(&mut all);
-                    bytes = Some(all);
+                let mut idle = true;
+                if let Ok((client, _)) = stream.accept() {
+                    idle = false;
+                    let _ = client.set_nonblocking(false).and_then(|()| client.set_read_timeout(Some(PATIENCE)));
+                    receive(client, &received);
                 }
                 let mut buffer = [0; 256];
                 match datagram.recv(&mut buffer) {
-                    Ok(len) => bytes = Some(buffer[..len].to_vec()),
+                    Ok(len) => {
+                        idle = false;
+                        note(&received, buffer[..len].to_vec());
+                    }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => return,
                 }
-                match bytes {
-                    Some(bytes) => received.lock().unwrap_or_else(PoisonError::into_inner).push(bytes),
-                    None => thread::sleep(NAP),
+                if idle {
+                    thread::sleep(NAP);
                 }
             }
         }));

@@ -257,7 +257,6 @@ fn many(scene: &Scene) -> anyhow::Result<()> {
         outcome.done()?.out.trim().parse().with_context(|| format!("{outcome:?}"))
     };
     let (few, many) = (cost(&prefixes(10))?, cost(&prefixes(100_000))?);
-    println!("a connect with 10 prefixes: {few} ns, with 100,000: {many} ns");
     ensure!(many < 2 * few, "a connect takes {few} ns with 10 prefixes and {many} ns with 100,000");
     for (listed, beside) in
         [("127.64.0.0", "127.64.0.1"), ("127.65.134.160", "127.65.134.161"), ("127.67.13.62", "127.67.13.64")]
