@@ -134,6 +134,8 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// Userspace alone says it, instead of [`Reason::BinaryNotListed`]: the path is listed, and this is not its content.
+        BinaryChanged = 27 => "binary changed: it is not what its path is pinned to",
         /// No rule names the unix socket.
         SocketNotListed = 45 => "unix socket not listed",
         /// No rule of `listen` covers the local address and port.

@@ -240,7 +240,10 @@ impl Compiler<'_> {
             let (digests, text) = match &entry.binary {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
-                    (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
+                    let digests = self.pin(&at.index(index), path, sha256);
+                    let names = self.world.names(Path::new(&self.world.expand(path)));
+                    self.ruleset.pinned.entry(skill).or_default().extend(names);
+                    (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
             for digest in digests {

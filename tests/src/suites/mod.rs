@@ -14,6 +14,7 @@ mod kernel;
 mod lifecycle;
 mod listen;
 mod modes;
+mod pin;
 mod places;
 mod resolve;
 mod runtime;
@@ -59,6 +60,7 @@ const PLAIN: &[Suite] = &[
     listen::SUITE,
     sockets::SUITE,
     withdraw::SUITE,
+    pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
