@@ -117,7 +117,7 @@ fn shows_inside(dentry: Dentry) -> bool {
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let parent = Task::new(ctx.arg(0));
-    let governed = subject::of(parent).is_some_and(|skill| skill.governs());
+    let governed = subject::of(parent).is_some_and(SkillId::governs);
     verdict::of(governed && is_outside(skill, parent) && refuses_reach(skill, Kind::Trace, parent))
 }
 
