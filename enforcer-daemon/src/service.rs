@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use anyhow::{Context as _, bail};
@@ -21,7 +21,7 @@ use crate::{
     checks,
     compile::Remark,
     control::server,
-    engine::{Engine, Origin, Site, Started},
+    engine::{Closed, Directory, Engine, Origin, Site, Started},
     events::{
         Record,
         enrich::{self, Enricher},
@@ -110,6 +110,7 @@ pub struct Running {
     _private: Option<Private>,
     _control: JoinHandle<()>,
     _watcher: JoinHandle<()>,
+    _closer: JoinHandle<()>,
     _lock: InstanceLock,
     _debug: Option<JoinHandle<()>>,
 }
@@ -172,7 +173,7 @@ impl Service {
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
         let socket = server::bind(runtime)?;
-        let Started { engine, rings, debug, origin, ledger, warnings } =
+        let Started { engine, rings, debug, origin, ledger, warnings, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let private = private.then(|| Private);
         let listener = socket.publish()?;
@@ -199,6 +200,7 @@ impl Service {
             policy: Mutex::new(policy.to_owned()),
             runtime: runtime.to_owned(),
         });
+        let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
@@ -211,6 +213,7 @@ impl Service {
             _private: private,
             _control: control,
             _watcher: watcher,
+            _closer: closer,
             _lock: lock,
             _debug: debug,
         })
@@ -265,6 +268,13 @@ impl Service {
         }
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
+    }
+}
+
+/// Makes an event of each socket that the engine closed.
+async fn tell_of_closed(mut closed: Receiver<Closed>, directory: Arc<RwLock<Directory>>, stream: Stream) {
+    while let Some(closed) = closed.recv().await {
+        stream.publish(enrich::closed(&closed, &directory));
     }
 }
 

@@ -12,19 +12,23 @@ mod files;
 mod full;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod modes;
 mod pin;
 mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod sockets;
 mod start;
 mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unix;
 mod unload;
 mod walls;
+mod withdraw;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -56,6 +60,10 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,
