@@ -19,7 +19,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::engine::Engine;
+use crate::{ask::Asker, engine::Engine};
 
 /// How long changes are gathered before the policy is resolved again: a tool that makes a tree makes many at once.
 const GATHER: Duration = Duration::from_millis(5);
@@ -34,6 +34,7 @@ pub(crate) struct Watches {
     /// What is watched for beside that names come and go.
     more: WatchMask,
     names: HashMap<WatchDescriptor, (PathBuf, BTreeSet<OsString>)>,
+    asker: Asker,
 }
 
 impl Watches {
@@ -43,7 +44,7 @@ impl Watches {
         let waker = inotify.as_fd().try_clone_to_owned()?;
         // SAFETY: it owns its descriptor, which stays the same and open as long as it lives.
         let waker = unsafe { AsyncFd::register_with_interest(waker, Interest::READABLE) }?;
-        Ok(Self { inotify, waker, more, names: HashMap::new() })
+        Ok(Self { inotify, waker, more, names: HashMap::new(), asker: Asker::default() })
     }
 
     /// Waits until there is something to [`drain`](Self::drain).
@@ -56,8 +57,16 @@ impl Watches {
     pub(crate) fn set(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
         let mut wanted: HashMap<PathBuf, BTreeSet<OsString>> = HashMap::new();
         for path in paths {
+            let asked = path.clone();
+            let real = match self.asker.ask(path, move || asked.canonicalize().ok()) {
+                Ok(real) => real,
+                Err(e) => {
+                    tracing::warn!("{}: {e}; changes there are not noticed until mounts change", path.display());
+                    continue;
+                }
+            };
             // As it is written, and as it is: a directory that a symlink leads to can be renamed, too.
-            for way in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
+            for way in [Some(path.clone()), real].into_iter().flatten() {
                 for step in way.ancestors() {
                     if let (Some(parent), Some(name)) = (step.parent(), step.file_name()) {
                         wanted.entry(parent.to_owned()).or_default().insert(name.to_owned());

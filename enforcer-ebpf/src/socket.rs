@@ -16,7 +16,7 @@ use enforcer_common::{
 
 use crate::{
     kernel::{File, NetlinkHeader, Skb, Sock, Socket, Task},
-    maps::{ENROL, TASKS},
+    maps::ENROL,
     net::read_sockaddr,
     policy::InForce,
     report::{self, Object},
@@ -263,9 +263,8 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
     // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended.
     let (tgid, entering) = unsafe { ((*request).tgid, (*request).skill) };
     let skill = if tgid == 0 {
-        // SAFETY: an update replaces the element.
-        let Some(label) = (unsafe { TASKS.get(task.key()) }) else { return 0 };
-        label.skill
+        let Some(skill) = subject::of(task) else { return 0 };
+        skill
     } else if task.tgid() == tgid {
         entering
     } else {

@@ -16,7 +16,6 @@ use enforcer_common::{
 use crate::{
     ascent::Ascent,
     kernel::{Sock, Socket, Task, UnixSock},
-    maps::TASKS,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -80,9 +79,7 @@ fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
 #[inline(never)]
 pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> bool {
     // By its connection to the daemon `enforcer run` asks for entry; what a governed process says there the daemon refuses.
-    // SAFETY: an update replaces the element.
-    let peer = sock.peer_process().and_then(|peer| unsafe { TASKS.get(peer.key()) });
-    if peer.is_some_and(|label| label.skill.0 == SkillId::RESOLVER.0) {
+    if sock.peer_process().and_then(subject::of) == Some(SkillId::RESOLVER) {
         return false;
     }
     decided(skill, peer_of(sock), |generation, decision, object| {

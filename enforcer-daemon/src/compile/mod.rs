@@ -23,7 +23,7 @@ use enforcer_common::{
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
-pub use self::world::World;
+pub use self::world::{NoObject, World};
 use self::{
     own::OwnObject,
     ruleset::{RuleText, Ruleset, SkillText},
@@ -100,7 +100,8 @@ impl Ids {
 /// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
     let own_paths = world.own();
-    let own = own::objects(world).map_err(|text| CompileErrors(vec![Remark { place: "self".into(), text }]))?;
+    let own =
+        own::objects(world).map_err(|e| CompileErrors(vec![Remark { place: "self".into(), text: e.to_string() }]))?;
     let mut compiler = Compiler {
         manifest,
         world,
@@ -321,7 +322,11 @@ impl Compiler<'_> {
                     }
                 }
             }
-            Err(e) => self.error(at, e),
+            Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
+                // Watching it would wait for it, too.
+                return self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
+            }
+            Err(e) => self.error(at, e.to_string()),
         }
         self.ruleset.watched.insert(expanded.into());
     }
