@@ -13,7 +13,16 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     act::TOKEN,
-    harness::{command, dns::Dns, eventually, listener::Server, runner::Suite, scene::Scene, succeed},
+    harness::{
+        command,
+        dns::Dns,
+        eventually,
+        holder::{Holder, Patient},
+        listener::Server,
+        runner::Suite,
+        scene::Scene,
+        succeed,
+    },
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -28,6 +37,7 @@ pub(super) const SUITE: Suite = Suite {
         ("the_hosts_file", hosts),
         ("a_name_that_does_not_resolve_yet", later),
         ("an_outage_and_the_return", outage),
+        ("a_connection_outlives_its_address_and_not_its_name", connections),
         ("another_resolv_conf", resolv_conf),
         ("status_shows_the_table", status),
         ("outside_processes_are_untouched", outside),
@@ -150,6 +160,25 @@ fn changes(scene: &Scene) -> anyhow::Result<()> {
     // What other names have stays.
     let open = Server::start("10.77.0.1", PORT)?;
     reaches(scene, &["tcp", &open.at()], &open)
+}
+
+/// What a name loses by itself closes nothing, what the policy loses does.
+fn connections(scene: &Scene) -> anyhow::Result<()> {
+    with_dns(|dns| dns.set("moves.test", &["10.77.0.1"]))?;
+    let (moves, open) = (format!("10.77.0.1:{OTHER}"), format!("10.77.0.1:{PORT}"));
+    becomes(scene, &["udp", &moves], 0)?;
+    let (old, kept) = (Patient::start(&moves)?, Patient::start(&open)?);
+    let (stays, ends) = (Holder::inside(SKILL, "tcp", &moves)?, Holder::inside(SKILL, "tcp", &open)?);
+    with_dns(|dns| dns.set("moves.test", &["10.77.0.3"]))?;
+    becomes(scene, &["udp", &moves], libc::EPERM)?;
+    ensure!(stays.send()? == 0 && old.received()? == TOKEN, "a connection ended with its address");
+    let mark = scene.mark();
+    let manifest = scene.daemon(|d| Ok(fs::read_to_string(d.policy())?))?;
+    scene.daemon(|d| d.reload(&manifest.replace("open.test", "shut.test")))?;
+    let event = scene.events().wait(mark, "the end", |e| e.text("kind") == "close")?;
+    ensure!(event.object("name") == "open.test" && event.object("address") == "10.77.0.1", "{}", event.0);
+    ensure!(ends.send()? != 0 && kept.received()?.is_empty(), "a connection outlived its name");
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
 }
 
 fn resolver(scene: &Scene) -> anyhow::Result<()> {
