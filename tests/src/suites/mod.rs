@@ -19,7 +19,6 @@ mod pin;
 mod places;
 mod resolve;
 mod runtime;
-mod servers;
 mod sockets;
 mod subjects;
 mod systemd;
@@ -39,7 +38,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
 
