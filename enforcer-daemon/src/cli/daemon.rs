@@ -18,6 +18,7 @@ use tokio::{
 use super::Instance;
 use crate::{
     events::{Record, ledger::Given, text::Format},
+    names::table::Limits,
     service::{Lifetime, Records, Running, Service},
 };
 
@@ -33,6 +34,12 @@ pub struct Args {
     /// Write JSON lines, also on a terminal.
     #[arg(long)]
     json: bool,
+    /// The least seconds that an answer of a name server counts for.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 5)]
+    names_min_ttl: u64,
+    /// The seconds that an address of a name stays after its answer's time.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 60)]
+    names_grace: u64,
     #[command(flatten)]
     instance: Instance,
 }
@@ -48,7 +55,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let hangup = signal(SignalKind::hangup())?;
         // A relative path means the same after a reload from elsewhere.
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), Lifetime::Stays)?;
+        let limits = Limits {
+            min_ttl: Duration::from_secs(args.names_min_ttl),
+            grace: Duration::from_secs(args.names_grace),
+            ..Limits::default()
+        };
+        let running =
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), limits, Lifetime::Stays).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
