@@ -18,3 +18,4 @@ pub mod own;
 pub mod service;
 pub mod users;
 pub mod watch;
+pub mod workload;

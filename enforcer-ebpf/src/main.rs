@@ -33,6 +33,7 @@ mod resolve;
 mod subject;
 mod tamper;
 mod task;
+mod unit;
 mod verdict;
 mod wall;
 

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,6 +17,7 @@ use rustix::{
 };
 
 use crate::{
+    engine::members::Members,
     hash,
     kernel::{
         load::CGROUP_ROOT,
@@ -42,6 +46,17 @@ pub trait World {
     fn own(&self) -> Vec<PathBuf> {
         vec![]
     }
+    /// The containers and units of a skill.
+    fn workloads(&mut self, _skill: &str) -> Vec<Governed> {
+        vec![]
+    }
+    /// From now on paths mean the files of this container; `None`: those of the host.
+    ///
+    /// # Errors
+    /// Why its files cannot be reached; then paths mean what they did.
+    fn look_into(&mut self, _container: Option<u64>) -> Result<(), String> {
+        Ok(())
+    }
     /// The ids of a cgroup and of its descendants, with how far below they lie; none when it does not exist.
     ///
     /// # Errors
@@ -49,9 +64,23 @@ pub trait World {
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String>;
 }
 
+/// The cgroups of a container or unit that a skill governs.
+#[derive(Clone, Debug)]
+pub struct Governed {
+    /// Where it is, for messages.
+    pub path: String,
+    /// Its cgroup and those below, with how far below they lie.
+    pub cgroups: Vec<(u64, u32)>,
+    /// The number for [`World::look_into`], if it has files of its own.
+    pub container: Option<u64>,
+}
+
 /// The host that the daemon runs on.
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
+    members: &'a mut Members,
+    /// The container that paths mean.
+    inside: Option<u64>,
     home: PathBuf,
     own: Vec<PathBuf>,
     loaded: &'a mut Loaded,
@@ -102,6 +131,7 @@ impl<'a> Host<'a> {
     /// When the mount table cannot be read.
     pub fn new(
         resolver: &'a mut Resolver,
+        members: &'a mut Members,
         home: PathBuf,
         own: Vec<PathBuf>,
         loaded: &'a mut Loaded,
@@ -110,7 +140,60 @@ impl<'a> Host<'a> {
         if !loaded.again {
             loaded.mounts.clone_from(&mounts);
         }
-        Ok(Self { resolver, home, own, loaded, mounts })
+        Ok(Self { resolver, members, inside: None, home, own, loaded, mounts })
+    }
+
+    /// Opens a path within a container.
+    fn open_inside(&mut self, container: u64, path: &Path) -> Result<Option<OwnedFd>, String> {
+        let found = self.members.root(container).and_then(|root| root.find(path));
+        found.map_err(|e| format!("{} in the container: {e}", path.display()))
+    }
+
+    /// The kernel's identity of an open file.
+    fn identity(&mut self, fd: &OwnedFd) -> Result<Option<ObjectId>, String> {
+        match self.resolver.resolve(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))) {
+            Ok(object) => Ok(Some(object)),
+            Err(ResolveError::NotFound) => Ok(None),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// [`World::objects`] within a container: what was there when the policy was loaded or the container came.
+    fn objects_inside(&mut self, container: u64, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+        let known = |members: &Members| members.found.get(&container)?.objects.get(path).cloned();
+        if let Some(found) = known(self.members) {
+            return Ok(found);
+        }
+        let Some(fd) = self.open_inside(container, path)? else { return Ok(vec![]) };
+        let mut found: Vec<(ObjectId, u32)> = self.identity(&fd)?.into_iter().map(|top| (top, 0)).collect();
+        let mounts = self.members.root(container).map(|root| root.mounts.clone()).map_err(|e| e.to_string())?;
+        for (mount, below) in roots_below(&mounts, &mounts, path, widens) {
+            if let Some(fd) = self.open_inside(container, &mount.mount_point)?
+                && let Some(root) = self.identity(&fd)?
+                && root.dev == mount.dev
+            {
+                found.push((root, below));
+            }
+        }
+        self.members.found.entry(container).or_default().objects.insert(path.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// [`World::digest`] within a container.
+    fn digest_inside(&mut self, container: u64, path: &Path) -> Result<Digest, String> {
+        if let Some(known) = self.members.found.get(&container).and_then(|found| found.pins.get(path)) {
+            return known.clone();
+        }
+        let measured = match self.open_inside(container, path) {
+            Ok(Some(fd)) => {
+                let file = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+                hash::sha256_file(&file).map_err(|e| format!("{} in the container: {e}", path.display()))
+            }
+            Ok(None) => Err(format!("there is no {} in the container", path.display())),
+            Err(e) => Err(e),
+        };
+        self.members.found.entry(container).or_default().pins.insert(path.to_owned(), measured.clone());
+        measured
     }
 
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
@@ -133,40 +216,41 @@ impl<'a> Host<'a> {
             return Ok(None);
         }
         // By the descriptor, so that it is the very object that was looked at.
-        match self.resolver.resolve(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))) {
-            Ok(object) => Ok(Some(object)),
-            Err(ResolveError::NotFound) => Ok(None),
-            Err(e) => Err(format!("{}: {e}", path.display())),
-        }
+        self.identity(&fd).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// The roots of what is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so
-    /// that the root carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a
-    /// bind mount shows is not the rule's alone; and only those that were mounted when the policy was loaded. A rule that
-    /// protects reaches all that are mounted now.
-    fn roots_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
-        let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
-        let mounts = if widens { self.loaded.mounts.clone() } else { self.mounts.clone() };
-        let is_own = |m: &&Mount| {
-            m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(|other| below(&other))
-        };
+    /// The roots of what is mounted below `place` on the host.
+    fn mounted_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
         let mut found = vec![];
-        for mount in mounts.iter().filter(below).filter(|m| !widens || is_own(m)) {
+        for (mount, below) in roots_below(&self.loaded.mounts, &self.mounts, place, widens) {
             // Something may be mounted over it by now.
             if let Ok(root) = self.resolver.resolve(&mount.mount_point)
                 && root.dev == mount.dev
             {
-                let below = mount.mount_point.components().count() - place.components().count();
-                found.push((root, u32::try_from(below).unwrap_or(u32::MAX)));
+                found.push((root, below));
             }
         }
         found
     }
 }
 
+/// What is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so that the root
+/// carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a bind mount shows is not
+/// the rule's alone; and only those that were mounted when the policy was loaded. A rule that protects reaches all that
+/// are mounted now.
+fn roots_below(loaded: &[Mount], now: &[Mount], place: &Path, widens: bool) -> Vec<(Mount, u32)> {
+    let mounts = if widens { loaded } else { now };
+    let below = |mount: &Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
+    let is_own = |m: &Mount| m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(below);
+    let depth = |m: &Mount| m.mount_point.components().count() - place.components().count();
+    let wanted = mounts.iter().filter(|m| below(m) && (!widens || is_own(m)));
+    wanted.map(|m| (m.clone(), u32::try_from(depth(m)).unwrap_or(u32::MAX))).collect()
+}
+
 impl World for Host<'_> {
     fn expand(&self, path: &ManifestPath) -> String {
         match path.below_home() {
+            Some(rest) if self.inside.is_some() => format!("/root/{}", rest.trim_start_matches('/')),
             Some(rest) => self.home.join(rest.trim_start_matches('/')).to_string_lossy().into_owned(),
             None => path.as_str().to_owned(),
         }
@@ -181,11 +265,17 @@ impl World for Host<'_> {
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
+        if let Some(container) = self.inside {
+            return self.digest_inside(container, path);
+        }
         let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
         self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+        if let Some(container) = self.inside {
+            return self.objects_inside(container, path, widens);
+        }
         let place = self.loaded.place(path);
         let top = if self.loaded.again && widens {
             self.unbent(path)?
@@ -198,29 +288,55 @@ impl World for Host<'_> {
         };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
-        objects.extend(self.roots_below(&place, widens));
+        objects.extend(self.mounted_below(&place, widens));
         Ok(objects)
     }
 
-    fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
-        if path.trim_matches('/').is_empty() {
-            return Err("the root cgroup holds every process of the host; name one below it".into());
-        }
-        let top = Path::new(CGROUP_ROOT).join(path.trim_start_matches('/'));
-        let mut found = vec![];
-        let mut pending = vec![(top, 0)];
-        while let Some((dir, depth)) = pending.pop() {
-            // A cgroup's id is the inode number of its directory. Cgroups come and go while this looks.
-            match fs::symlink_metadata(&dir) {
-                Ok(meta) if meta.is_dir() => found.push((meta.ino(), depth)),
-                Ok(_) => return Err(format!("{} is not a cgroup", dir.display())),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(format!("{}: {e}", dir.display())),
-            }
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
-            let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
-            pending.extend(below.map(|e| (e.path(), depth + 1)));
-        }
-        Ok(found)
+    fn workloads(&mut self, skill: &str) -> Vec<Governed> {
+        let members: Vec<(String, u64, bool)> =
+            self.members.of(skill).iter().map(|m| (m.workload.path.clone(), m.workload.id, m.is_container())).collect();
+        let governed = |(path, id, is_container): (String, u64, bool)| {
+            let cgroups = cgroups(&path).unwrap_or_default();
+            Governed { path, cgroups, container: is_container.then_some(id) }
+        };
+        members.into_iter().map(governed).collect()
     }
+
+    fn look_into(&mut self, container: Option<u64>) -> Result<(), String> {
+        if let Some(id) = container {
+            self.members.root(id).map_err(|e| format!("its files cannot be reached: {e}"))?;
+        }
+        self.inside = container;
+        Ok(())
+    }
+
+    fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
+        cgroups(path)
+    }
+}
+
+/// [`World::cgroups`] of the host.
+///
+/// # Errors
+/// Why it cannot be governed.
+pub fn cgroups(path: &str) -> Result<Vec<(u64, u32)>, String> {
+    if path.trim_matches('/').is_empty() {
+        return Err("the root cgroup holds every process of the host; name one below it".into());
+    }
+    let top = Path::new(CGROUP_ROOT).join(path.trim_start_matches('/'));
+    let mut found = vec![];
+    let mut pending = vec![(top, 0)];
+    while let Some((dir, depth)) = pending.pop() {
+        // A cgroup's id is the inode number of its directory. Cgroups come and go while this looks.
+        match fs::symlink_metadata(&dir) {
+            Ok(meta) if meta.is_dir() => found.push((meta.ino(), depth)),
+            Ok(_) => return Err(format!("{} is not a cgroup", dir.display())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(format!("{}: {e}", dir.display())),
+        }
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        pending.extend(below.map(|e| (e.path(), depth + 1)));
+    }
+    Ok(found)
 }

@@ -20,6 +20,7 @@ mod subjects;
 mod systemd;
 mod tamper;
 mod walls;
+mod workloads;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -34,7 +35,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,

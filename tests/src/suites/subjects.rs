@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::harness::{
     ENFORCER, command,
@@ -153,7 +153,6 @@ fn new_child_cgroup(scene: &Scene) -> anyhow::Result<()> {
     free(scene, &outsider)
 }
 
-/// By itself, by a friend outside, and without having acted in between.
 /// A worker that was in the cgroup or came by `enforcer run`, and is moved from outside.
 fn moved_out(scene: &Scene) -> anyhow::Result<()> {
     for entry in [Entry::Cgroup(&cgroup("tests-one")), Entry::Run(SKILL)] {
@@ -167,6 +166,15 @@ fn moved_out(scene: &Scene) -> anyhow::Result<()> {
         let outcome = worker.act(&["put", &format!("{}/cgroup.procs", cgroup("tests-free")), "0"])?;
         ensure!(outcome.status == libc::EPERM, "{outcome:?}");
         governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-free")], SKILL)?;
+    }
+    // A thread alone, within a threaded subtree.
+    let (domain, threads) = (cgroup("tests-domain"), cgroup("tests-domain/threads"));
+    fs::create_dir_all(&threads)?;
+    fs::write(format!("{threads}/cgroup.type"), "threaded")?;
+    let worker = scene.worker(SKILL)?;
+    for list in [format!("{domain}/cgroup.procs"), format!("{threads}/cgroup.threads")] {
+        fs::write(&list, worker.pid().to_string()).context(list)?;
+        governed(scene, &worker, &[], SKILL)?;
     }
     Ok(())
 }
