@@ -22,7 +22,8 @@ const ID_LEN: usize = 64;
 pub fn id_of(path: &str) -> Option<&str> {
     let (_, last) = path.rsplit_once('/')?;
     let name = last.strip_suffix(".scope").unwrap_or(last);
-    let id = ["docker-", "libpod-", "cri-containerd-", "crio-", "nerdctl-"]
+    // podman calls it a payload where the container shares the cgroup of its unit (`--cgroups=split`, as Quadlet has it).
+    let id = ["docker-", "libpod-payload-", "libpod-", "cri-containerd-", "crio-", "nerdctl-"]
         .iter()
         .find_map(|engine| name.strip_prefix(engine))
         .unwrap_or(name);
@@ -183,10 +184,14 @@ mod tests {
             "/docker/ID",
             "/machine.slice/libpod-ID.scope",
             "/libpod_parent/libpod-ID",
+            "/machine.slice/machine-libpod_pod_1.slice/libpod-ID.scope",
+            "/system.slice/agent.service/libpod-payload-ID",
             "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-ID.scope",
             "/kubepods/besteffort/pod1/ID",
             "/kubepods.slice/kubepods-pod1.slice/crio-ID.scope",
+            "/kubepods/besteffort/pod1/crio-ID",
+            "/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope",
             "/system.slice/nerdctl-ID.scope",
             "/default/ID",
         ] {

@@ -23,6 +23,8 @@ pub(super) const SUITE: Suite = Suite {
         ("a_container_of_another_driver", cgroupfs),
         ("a_container_that_nobody_means", not_meant),
         ("a_container_that_is_attached", attached_container),
+        ("the_containers_paths_and_no_others", paths),
+        ("two_containers_of_a_skill_and_the_host", two_containers),
         ("stop_start_restart_and_pause", restarted),
         ("a_unit_by_its_pattern", unit),
         ("a_unit_that_is_attached", attached_unit),
@@ -38,8 +40,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// The manifest names paths of the containers: `/bin/busybox` and `/work` are not the host's.
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     image(scene)?;
-    let lists = "allow_binaries: [/bin/busybox]\n    allow_delete: [/work, /data]\n    \
-                 allow_write: [/work, /data, /dev]\n    protect: [/secret]";
+    let lists = "allow_binaries: [/bin/busybox]\n    allow_delete: [/work, /data, /escape]\n    \
+                 allow_write: [/work, /data, /escape, /dev, /tmp]\n    protect: [/secret]";
     let unit = scene.make_dir("unit")?;
     let of_unit =
         format!("allow_binaries: [{SELF}, /usr/bin/bash, /usr/bin/rm, /usr/bin/sleep]\n    allow_delete: [{unit}]");
@@ -70,9 +72,11 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
     for name in ["sh", "rm", "cat", "sleep", "ls", "touch", "mv"] {
         std::os::unix::fs::symlink("busybox", format!("{root}/bin/{name}"))?;
     }
-    for file in ["work/f", "keep/f", "secret/f"] {
+    for file in ["work/f", "work/g", "work/h", "work/i", "keep/f", "secret/f"] {
         fs::write(format!("{root}/{file}"), file)?;
     }
+    // Whoever followed it on the host would open the host's files to the container.
+    std::os::unix::fs::symlink(format!("../../../../..{}", scene.make_dir("victim")?), format!("{root}/escape"))?;
     succeed(&["sh", "-c", &format!("tar -C {root} -c . | podman import - {IMAGE}")]).map(drop)
 }
 
@@ -220,6 +224,75 @@ fn attached_container(scene: &Scene) -> anyhow::Result<()> {
     let outcome = command(&["podman", "exec", "runs", "/bin/sh", "-c", "rm -f /keep/f; [ -e /keep/f ] && echo kept"])?;
     ensure!(outcome.out == "kept\n", "{outcome:?}");
     succeed(&["podman", "rm", "-f", "-t", "0", "runs"])?;
+    for file in ["said", "made"] {
+        let _ = fs::remove_file(format!("{data}/{file}"));
+    }
+    none_left(scene)
+}
+
+/// The paths lead to the container's own files by whatever way, and to nothing of the same name elsewhere.
+fn paths(scene: &Scene) -> anyhow::Result<()> {
+    let (victim, same) = (scene.make_file("victim/f")?, "/work/f");
+    fs::create_dir_all("/work")?;
+    fs::write(same, "the host's")?;
+    let mounts = [&format!("{}:/victim", scene.make_dir("victim")?), "/work:/host"];
+    let options = ["--rm", "--name", "web", "-v", mounts[0], "-v", mounts[1], "--cap-add", "SYS_ADMIN"];
+    let script = "rm /keep/../work/g && echo dots; rm /proc/self/root/work/h && echo root; \
+                  busybox mount --bind /work /tmp && rm /tmp/i && echo bound; \
+                  rm -f /work/../keep/f /proc/self/root/keep/f; [ -e /keep/f ] && echo kept; \
+                  busybox ln -s /keep/f /work/link; (echo x > /work/link) || echo link; \
+                  rm -f /host/f /host/../host/f; [ -e /host/f ] && echo host; (echo x > /host/new) || echo new; \
+                  rm -f /victim/f /escape/f; [ -e /victim/f ] && echo victim; \
+                  busybox mount --bind /keep /work && rm -f /work/f; [ -e /keep/f ] && echo bind";
+    let mark = scene.mark();
+    let outcome = run(scene, &[&options[..], &["--security-opt", "seccomp=unconfined"]].concat(), script)?;
+    let said: Vec<&str> = outcome.out.lines().collect();
+    let all = ["dots", "root", "bound", "kept", "link", "host", "new", "victim", "bind"];
+    ensure!(said == all, "{outcome:?}");
+    holds(same, "the host's")?;
+    gone("/work/new")?;
+    there(&victim)?;
+    for path in [same, &victim] {
+        scene.event(mark, "delete", "deny", path)?;
+    }
+    none_left(scene)
+}
+
+/// Each of two has its own files by the same paths. What is on the host is the container's when it is the container's file, and the
+/// skill's paths mean nothing there.
+fn two_containers(scene: &Scene) -> anyhow::Result<()> {
+    let data = scene.make_dir("data")?;
+    let label = ["--annotation", "enforcer.test=yes"];
+    let script = format!("while [ ! -e /data/go ]; do sleep 0.2; done; rm /data/go; ({TRY}) >/data/said 2>/dev/null");
+    let outcome = run(scene, &[&["-d", "--name", "first"][..], &label].concat(), &script)?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    let mark = scene.mark();
+    let outcome = run(scene, &[&["--rm", "--name", "second"][..], &label].concat(), TRY)?;
+    is_governed(scene, mark, "labelled", &outcome)?;
+    // The first, from the host.
+    let merged = succeed(&["podman", "mount", "first"])?;
+    let merged = merged.trim();
+    fs::create_dir_all("/work")?;
+    fs::write("/work/f", "the host's")?;
+    let mark = scene.mark();
+    let remove = |path: &str| {
+        command(&[ENFORCER, "run", "--skill", "labelled", "--", "/usr/bin/busybox", "rm", "-f", path]).map(|o| o.status)
+    };
+    ensure!(remove(&format!("{merged}/work/g"))? == 0, "the container's own file could not be removed");
+    gone(&format!("{merged}/work/g"))?;
+    ensure!(remove(&format!("{merged}/keep/f"))? != 0, "a file that no rule names was removed");
+    there(&format!("{merged}/keep/f"))?;
+    ensure!(remove("/work/f")? != 0, "the host's file was removed");
+    holds("/work/f", "the host's")?;
+    scene.event(mark, "delete", "deny", "/work/f")?;
+    succeed(&["podman", "umount", "first"])?;
+    // Nor has the second's end taken anything from the first.
+    fs::write(format!("{data}/go"), "")?;
+    let said = format!("{data}/said");
+    let whole = eventually(SOON, || fs::read_to_string(&said).is_ok_and(|s| s.ends_with("denied\n")));
+    let text = fs::read_to_string(&said).unwrap_or_default();
+    ensure!(whole && text.lines().collect::<Vec<_>>() == GOVERNED, "{text:?}");
+    succeed(&["podman", "rm", "-f", "-t", "0", "first"])?;
     for file in ["said", "made"] {
         let _ = fs::remove_file(format!("{data}/{file}"));
     }
