@@ -4,6 +4,7 @@
 //! [`engine`] owns the kernel side, [`service`] puts it together with the event stream and the [`control`] socket,
 //! [`cli`] is the command line.
 
+pub mod ask;
 pub mod checks;
 pub mod cli;
 pub mod compile;
@@ -13,8 +14,11 @@ pub mod events;
 pub mod hash;
 pub mod kernel;
 pub mod manifest;
+pub mod measure;
 pub mod mounts;
 pub mod own;
+pub mod pins;
+pub mod replace;
 pub mod service;
 pub mod users;
 pub mod watch;

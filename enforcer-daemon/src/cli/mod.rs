@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod events;
 pub mod hash;
 pub mod oci_hook;
+pub mod pin;
 pub mod policy;
 pub mod reload;
 pub mod run;
@@ -40,7 +41,7 @@ enum Command {
     Events(events::Args),
     /// Read the policy again and put it in force as a whole.
     Reload(reload::Args),
-    /// Check manifests, and print the manifest's schema.
+    /// Check manifests, pin them to what lies at their paths, print their schema.
     Policy(policy::PolicyArgs),
     /// Print the manifest lines that allow files by their content.
     Hash(hash::HashArgs),

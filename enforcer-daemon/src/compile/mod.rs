@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+mod inside;
 mod net;
 mod own;
 pub mod ruleset;
@@ -23,7 +24,7 @@ use enforcer_common::{
     unit::UnitRule,
 };
 
-pub use self::world::World;
+pub use self::world::{NoObject, World};
 use self::{
     own::OwnObject,
     ruleset::{RuleText, Ruleset, SkillText},
@@ -100,7 +101,8 @@ impl Ids {
 /// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
     let own_paths = world.own();
-    let own = own::objects(world).map_err(|text| CompileErrors(vec![Remark { place: "self".into(), text }]))?;
+    let own =
+        own::objects(world).map_err(|e| CompileErrors(vec![Remark { place: "self".into(), text: e.to_string() }]))?;
     let mut compiler = Compiler {
         manifest,
         world,
@@ -284,7 +286,10 @@ impl Compiler<'_> {
             let (digests, text) = match &entry.binary {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
-                    (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
+                    let digests = self.pin(&at.index(index), path, sha256);
+                    let names = self.world.names(Path::new(&self.world.expand(path)));
+                    self.ruleset.pinned.entry(skill).or_default().extend(names);
+                    (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
             for digest in digests {
@@ -350,8 +355,13 @@ impl Compiler<'_> {
                     }
                 }
                 // One container must not keep the policy from the others: there, the rule allows nothing.
-                Err(e) if self.inside => self.warn(&at, e),
-                Err(e) => self.error(&at, e),
+                Err(e) if self.inside => self.warn(&at, e.to_string()),
+                Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
+                    self.warn(&at, format!("{e}: the path allows nothing until the policy is compiled again"));
+                    // Watching it would wait for it, too.
+                    continue;
+                }
+                Err(e) => self.error(&at, e.to_string()),
             }
             if !self.inside {
                 self.ruleset.watched.insert(expanded.into());

@@ -12,20 +12,46 @@ use std::{
 
 use enforcer_common::ids::ObjectId;
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx},
     io::Errno,
 };
 
 use crate::{
+    ask::Silent,
     engine::members::Members,
-    hash,
     kernel::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
     },
-    manifest::{Digest, ManifestPath},
+    manifest::{Digest, Manifest, ManifestPath},
+    measure::{self, Meter},
     mounts::{self, Mount},
+    pins,
 };
+
+/// Why the kernel's identity of a path is not known. Each names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoObject {
+    /// Its filesystem does not answer.
+    #[error("{}: {silent}", path.display())]
+    Silent {
+        /// The path.
+        path: PathBuf,
+        /// How long it was waited for.
+        #[source]
+        silent: Silent,
+    },
+    /// It cannot be looked at.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl NoObject {
+    pub(super) fn of(path: &Path, why: impl std::fmt::Display) -> Self {
+        Self::Refused(format!("{}: {why}", path.display()))
+    }
+}
 
 /// What is on the host. The tests have one of their own.
 pub trait World {
@@ -36,12 +62,21 @@ pub trait World {
     /// # Errors
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
+    /// The paths under which events may show the file at `path`, which was measured.
+    fn names(&mut self, path: &Path) -> Vec<PathBuf> {
+        vec![path.to_owned()]
+    }
     /// The kernel's identities of what `path` leads to and of the roots of what is mounted below it; none when it does not
     /// exist; each with how many components below `path` it lies. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
     /// # Errors
-    /// Why it cannot be known, in a sentence that names the path.
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
+    /// Why it cannot be known.
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject>;
+    /// The kernel's identity of what `path` leads to alone, whatever is mounted below; none when it does not exist.
+    ///
+    /// # Errors
+    /// Why it cannot be known.
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject>;
     /// What is Enforcer's own, as absolute paths; what does not exist is none.
     fn own(&self) -> Vec<PathBuf> {
         vec![]
@@ -78,9 +113,9 @@ pub struct Governed {
 /// The host that the daemon runs on.
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
-    members: &'a mut Members,
+    pub(super) members: &'a mut Members,
     /// The container that paths mean.
-    inside: Option<u64>,
+    pub(super) inside: Option<u64>,
     home: PathBuf,
     own: Vec<PathBuf>,
     loaded: &'a mut Loaded,
@@ -106,11 +141,6 @@ impl Loaded {
     /// From now on, what was found counts.
     pub fn settle(&mut self) {
         self.again = true;
-    }
-
-    /// Where a path leads, symlinks followed as far as it exists.
-    fn place(&mut self, path: &Path) -> PathBuf {
-        self.places.entry(path.to_owned()).or_insert_with(|| canonical_as_far(path)).clone()
     }
 }
 
@@ -143,72 +173,72 @@ impl<'a> Host<'a> {
         Ok(Self { resolver, members, inside: None, home, own, loaded, mounts })
     }
 
-    /// Opens a path within a container.
-    fn open_inside(&mut self, container: u64, path: &Path) -> Result<Option<OwnedFd>, String> {
-        let found = self.members.root(container).and_then(|root| root.find(path));
-        found.map_err(|e| format!("{} in the container: {e}", path.display()))
+    /// Measures the binaries of a manifest, those that are not measured yet, all at once.
+    pub fn measure_binaries(&mut self, manifest: &Manifest) {
+        let paths = pins::binary_paths(manifest).map(|(_, _, path, _)| path.below(&self.home));
+        let paths: Vec<PathBuf> = paths.filter(|path| !self.loaded.pins.contains_key(path)).collect();
+        self.measure(&paths);
     }
 
-    /// The kernel's identity of an open file.
-    fn identity(&mut self, fd: &OwnedFd) -> Result<Option<ObjectId>, String> {
-        match self.resolver.resolve(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))) {
+    fn measure(&mut self, paths: &[PathBuf]) {
+        let mut meter = Meter::default();
+        for (path, outcome) in measure::files(paths, |progress| meter.show(progress)) {
+            self.loaded.pins.insert(path, outcome.map_err(|e| e.to_string()));
+        }
+    }
+
+    /// Asks the filesystem at `path`. When it does not answer, its mount point is asked, so that one answer that does not come
+    /// is waited for, and not one for each path on that mount.
+    pub(super) fn ask<T: Send + 'static>(
+        &mut self,
+        path: &Path,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoObject> {
+        self.resolver.asker().ask(path, work).map_err(|silent| {
+            let points = self.mounts.iter().map(|mount| &mount.mount_point).filter(|point| path.starts_with(point));
+            if let Some(point) = points.max_by_key(|point| point.components().count())
+                && point != Path::new("/")
+                && point != path
+            {
+                let at = point.clone();
+                // Whether it answers is all that is to be learnt.
+                let _ = self.resolver.asker().ask(point, move || fs::metadata(at).is_ok());
+            }
+            NoObject::Silent { path: path.to_owned(), silent }
+        })
+    }
+
+    /// Where a path leads, symlinks followed as far as it exists, when the policy was loaded.
+    fn place(&mut self, path: &Path) -> Result<PathBuf, NoObject> {
+        if let Some(place) = self.loaded.places.get(path) {
+            return Ok(place.clone());
+        }
+        let asked = path.to_owned();
+        let place = self.ask(path, move || canonical_as_far(&asked))?;
+        self.loaded.places.insert(path.to_owned(), place.clone());
+        Ok(place)
+    }
+
+    /// The identity of what `question` leads to, which is what `path` means.
+    pub(super) fn resolve(&mut self, path: &Path, question: &Path) -> Result<Option<ObjectId>, NoObject> {
+        let question = self.resolver.question(question);
+        match self.ask(path, question)? {
             Ok(object) => Ok(Some(object)),
             Err(ResolveError::NotFound) => Ok(None),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(NoObject::of(path, e)),
         }
-    }
-
-    /// [`World::objects`] within a container: what was there when the policy was loaded or the container came.
-    fn objects_inside(&mut self, container: u64, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
-        let known = |members: &Members| members.found.get(&container)?.objects.get(path).cloned();
-        if let Some(found) = known(self.members) {
-            return Ok(found);
-        }
-        let Some(fd) = self.open_inside(container, path)? else { return Ok(vec![]) };
-        let mut found: Vec<(ObjectId, u32)> = self.identity(&fd)?.into_iter().map(|top| (top, 0)).collect();
-        let mounts = self.members.root(container).map(|root| root.mounts.clone()).map_err(|e| e.to_string())?;
-        for (mount, below) in roots_below(&mounts, &mounts, path, widens) {
-            if let Some(fd) = self.open_inside(container, &mount.mount_point)?
-                && let Some(root) = self.identity(&fd)?
-                && root.dev == mount.dev
-            {
-                found.push((root, below));
-            }
-        }
-        self.members.found.entry(container).or_default().objects.insert(path.to_owned(), found.clone());
-        Ok(found)
-    }
-
-    /// [`World::digest`] within a container.
-    fn digest_inside(&mut self, container: u64, path: &Path) -> Result<Digest, String> {
-        if let Some(known) = self.members.found.get(&container).and_then(|found| found.pins.get(path)) {
-            return known.clone();
-        }
-        let measured = match self.open_inside(container, path) {
-            Ok(Some(fd)) => {
-                let file = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-                hash::sha256_file(&file).map_err(|e| format!("{} in the container: {e}", path.display()))
-            }
-            Ok(None) => Err(format!("there is no {} in the container", path.display())),
-            Err(e) => Err(e),
-        };
-        self.members.found.entry(container).or_default().pins.insert(path.to_owned(), measured.clone());
-        measured
     }
 
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
     /// that was not there when the policy was loaded, no new mount hides what was there, and it is no second name of a
     /// file. What an agent may rename to that place it may delete and write already.
-    fn unbent(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
-        let place = self.loaded.place(path);
-        let failed = |e: Errno| format!("{}: {e}", path.display());
-        let fd = match openat2(CWD, &place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-            Ok(fd) => fd,
+    fn unbent(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
+        let place = self.place(path)?;
+        let (fd, stat) = match self.ask(path, move || look(&place))? {
+            Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(NoObject::of(path, e)),
         };
-        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID | StatxFlags::NLINK | StatxFlags::TYPE)
-            .map_err(failed)?;
         let directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let known_mount = self.loaded.mounts.iter().any(|m| m.id == stat.stx_mnt_id);
         if !known_mount || !(directory || stat.stx_nlink == 1) {
@@ -216,21 +246,28 @@ impl<'a> Host<'a> {
             return Ok(None);
         }
         // By the descriptor, so that it is the very object that was looked at.
-        self.identity(&fd).map_err(|e| format!("{}: {e}", path.display()))
+        self.resolve(path, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
     }
 
     /// The roots of what is mounted below `place` on the host.
-    fn mounted_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
+    fn mounted_below(&mut self, place: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
+        let mounts = if widens { &self.loaded.mounts } else { &self.mounts };
         let mut found = vec![];
-        for (mount, below) in roots_below(&self.loaded.mounts, &self.mounts, place, widens) {
+        for (mount, below) in roots_below(mounts, place, widens) {
+            let root = match self.resolve(&mount.mount_point, &mount.mount_point) {
+                Ok(root) => root,
+                Err(e @ NoObject::Silent { .. }) if !widens => return Err(e),
+                Err(e) => {
+                    tracing::warn!("{e}: a rule for {} does not reach what is mounted there", place.display());
+                    None
+                }
+            };
             // Something may be mounted over it by now.
-            if let Ok(root) = self.resolver.resolve(&mount.mount_point)
-                && root.dev == mount.dev
-            {
+            if let Some(root) = root.filter(|root| root.dev == mount.dev) {
                 found.push((root, below));
             }
         }
-        found
+        Ok(found)
     }
 }
 
@@ -238,8 +275,7 @@ impl<'a> Host<'a> {
 /// carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a bind mount shows is not
 /// the rule's alone; and only those that were mounted when the policy was loaded. A rule that protects reaches all that
 /// are mounted now.
-fn roots_below(loaded: &[Mount], now: &[Mount], place: &Path, widens: bool) -> Vec<(Mount, u32)> {
-    let mounts = if widens { loaded } else { now };
+pub(super) fn roots_below(mounts: &[Mount], place: &Path, widens: bool) -> Vec<(Mount, u32)> {
     let below = |mount: &Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
     let is_own = |m: &Mount| m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(below);
     let depth = |m: &Mount| m.mount_point.components().count() - place.components().count();
@@ -247,13 +283,18 @@ fn roots_below(loaded: &[Mount], now: &[Mount], place: &Path, widens: bool) -> V
     wanted.map(|m| (m.clone(), u32::try_from(depth(m)).unwrap_or(u32::MAX))).collect()
 }
 
+/// Opens what lies there, if no symbolic link leads to it.
+fn look(place: &Path) -> Result<(OwnedFd, Statx), Errno> {
+    let fd = openat2(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let wanted = StatxFlags::MNT_ID | StatxFlags::NLINK | StatxFlags::TYPE;
+    let stat = statx(&fd, "", AtFlags::EMPTY_PATH, wanted)?;
+    Ok((fd, stat))
+}
+
 impl World for Host<'_> {
     fn expand(&self, path: &ManifestPath) -> String {
-        match path.below_home() {
-            Some(rest) if self.inside.is_some() => format!("/root/{}", rest.trim_start_matches('/')),
-            Some(rest) => self.home.join(rest.trim_start_matches('/')).to_string_lossy().into_owned(),
-            None => path.as_str().to_owned(),
-        }
+        let home = if self.inside.is_some() { Path::new("/root") } else { &self.home };
+        path.below(home).to_string_lossy().into_owned()
     }
 
     fn own(&self) -> Vec<PathBuf> {
@@ -268,28 +309,38 @@ impl World for Host<'_> {
         if let Some(container) = self.inside {
             return self.digest_inside(container, path);
         }
-        let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
-        self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
+        if !self.loaded.pins.contains_key(path) {
+            self.measure(&[path.to_owned()]);
+        }
+        self.loaded.pins.get(path).cloned().unwrap_or_else(|| Err(format!("{}: was not measured", path.display())))
     }
 
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+    fn names(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut names = vec![path.to_owned()];
+        if self.inside.is_some() {
+            return names;
+        }
+        // Where nothing could be measured, looking at the path may take for ever.
+        if self.loaded.pins.get(path).is_some_and(Result::is_ok) {
+            names.extend(self.place(path).ok());
+        }
+        names
+    }
+
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
         if let Some(container) = self.inside {
             return self.objects_inside(container, path, widens);
         }
-        let place = self.loaded.place(path);
-        let top = if self.loaded.again && widens {
-            self.unbent(path)?
-        } else {
-            match self.resolver.resolve(path) {
-                Ok(top) => Some(top),
-                Err(ResolveError::NotFound) => None,
-                Err(e) => return Err(format!("{}: {e}", path.display())),
-            }
-        };
+        let place = self.place(path)?;
+        let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
-        objects.extend(self.mounted_below(&place, widens));
+        objects.extend(self.mounted_below(&place, widens)?);
         Ok(objects)
+    }
+
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
+        self.resolve(path, path)
     }
 
     fn workloads(&mut self, skill: &str) -> Vec<Governed> {

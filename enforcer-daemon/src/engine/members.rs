@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use enforcer_common::ids::ObjectId;
@@ -29,7 +30,7 @@ pub struct Member {
     facts: Option<Facts>,
     /// The skill that it was put into by hand.
     by_hand: Option<String>,
-    root: Option<Root>,
+    root: Option<Arc<Root>>,
     /// Whether its own program runs, so that its root directory is final.
     runs: bool,
 }
@@ -225,13 +226,13 @@ impl Members {
     ///
     /// # Errors
     /// When they cannot be reached: it has ended, or its engine does not say where they are.
-    pub fn root(&mut self, id: u64) -> io::Result<&Root> {
+    pub fn root(&mut self, id: u64) -> io::Result<Arc<Root>> {
         let member = self.all.get_mut(&id).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let root = match member.root.take() {
             Some(root) => root,
-            None => member.open_root()?,
+            None => Arc::new(member.open_root()?),
         };
-        Ok(member.root.insert(root))
+        Ok(Arc::clone(member.root.insert(root)))
     }
 }
 

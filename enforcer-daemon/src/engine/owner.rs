@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status, members::Members,
+    workloads::launchers,
 };
 use crate::{
     compile::{
@@ -217,10 +218,11 @@ impl Owner {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
         }
         self.members.look().map_err(PolicyError::Cgroups)?;
-        let launchers = self.launchers();
+        let curious = self.members.is_curious();
         let own = self.own();
         let mut host = Host::new(&mut self.resolver, &mut self.members, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
+        host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.
         self.attached.retain(|cgroup, skill| {
@@ -231,8 +233,10 @@ impl Owner {
             }
             !found.is_empty()
         });
-        compiled.ruleset.curious = self.members.is_curious();
-        compiled.ruleset.launchers = if compiled.ruleset.curious { launchers } else { vec![] };
+        compiled.ruleset.curious = curious;
+        if curious {
+            compiled.ruleset.launchers = launchers(&mut host);
+        }
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);

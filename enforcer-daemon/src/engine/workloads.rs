@@ -9,7 +9,7 @@ use enforcer_common::{
 
 use super::{CgroupNews, EnterError, PolicyError, owner::Owner};
 use crate::{
-    compile::world,
+    compile::world::{self, World},
     kernel::enrol::EnrolError,
     workload::{self, Kind, Selector, Workload},
 };
@@ -169,10 +169,10 @@ impl Owner {
             }
         }
     }
+}
 
-    /// The identities of the service managers' own programs.
-    pub(super) fn launchers(&mut self) -> Vec<ObjectId> {
-        let found = LAUNCHERS.iter().filter_map(|path| self.resolver.resolve(Path::new(path)).ok());
-        found.collect::<BTreeSet<_>>().into_iter().collect()
-    }
+/// The identities of the service managers' own programs.
+pub(super) fn launchers(world: &mut dyn World) -> Vec<ObjectId> {
+    let found = LAUNCHERS.iter().filter_map(|path| world.object(Path::new(path)).ok().flatten());
+    found.collect::<BTreeSet<_>>().into_iter().collect()
 }

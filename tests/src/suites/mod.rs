@@ -13,6 +13,7 @@ mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod pin;
 mod places;
 mod resolve;
 mod runtime;
@@ -52,6 +53,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
