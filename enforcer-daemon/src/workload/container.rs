@@ -91,10 +91,12 @@ impl Facts {
         };
         self.volumes = config["mounts"].as_array().into_iter().flatten().filter_map(bind).collect();
         self.add_labels(&config["annotations"]);
-        // The names that the engines' CRI parts give: containerd's, CRI-O's.
+        // The names that the engines' CRI parts give: containerd's, CRI-O's. What an engine's own files say stays.
         let first = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
-        self.name = first(&["io.kubernetes.cri.container-name", "io.kubernetes.container.name", "nerdctl/name"]);
-        self.image = first(&["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"]);
+        let names = ["io.kubernetes.cri.container-name", "io.kubernetes.container.name", "nerdctl/name"];
+        let images = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
+        self.name = self.name.clone().or_else(|| first(&names));
+        self.image = self.image.clone().or_else(|| first(&images));
         true
     }
 
@@ -246,6 +248,10 @@ mod tests {
         {
             assert!(facts.are_meant(&selector(meant)), "{meant}");
         }
+        // A hook tells of the same bundle once more.
+        let mut told = facts.clone();
+        told.read_bundle(&host.join("var/lib/containers/storage/overlay-containers").join(ID).join("userdata"));
+        assert_eq!(told, facts);
         for other in ["db", "we", &ID[..7], "image=gent", "image=agent:2", "label=team=blue"] {
             assert!(!facts.are_meant(&selector(other)), "{other}");
         }
