@@ -31,10 +31,12 @@ mod net;
 mod policy;
 mod report;
 mod resolve;
+mod socket;
 mod subject;
 mod tamper;
 mod task;
 mod unit;
+mod unix;
 mod verdict;
 mod wall;
 

@@ -159,7 +159,7 @@ impl Owner {
                         Ok(_) | Err(EnrolError::NoProcess(_)) => {}
                         Err(e) => tracing::error!("{}: {e}", workload.path),
                     }
-                    if let Err(e) = self.enroller.inspect_files(&mut self.kernel, pid, skill) {
+                    if let Err(e) = self.inspect(pid, skill) {
                         tracing::warn!("open files of process {pid}: {e}");
                     }
                 }

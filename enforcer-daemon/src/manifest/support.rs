@@ -54,15 +54,15 @@ impl Feature {
             | Self::MatchEntrypoint
             | Self::AllowWrite
             | Self::Protect
-            | Self::DeleteBudget => true,
+            | Self::DeleteBudget
+            | Self::UnixSockets
+            | Self::Listen => true,
             // Not yet.
             Self::Parents
             | Self::AllowLibraries
             | Self::AllowJit
             | Self::Names
             | Self::WildcardNames
-            | Self::UnixSockets
-            | Self::Listen
             | Self::Via
             | Self::Approvals
             | Self::ApproveWrite => false,

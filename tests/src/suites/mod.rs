@@ -12,15 +12,19 @@ mod files;
 mod full;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod modes;
 mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod sockets;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unix;
 mod walls;
+mod withdraw;
 mod workloads;
 
 use crate::harness::runner::{Place, Suite};
@@ -53,6 +57,10 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,

@@ -120,6 +120,15 @@ fn none_left(scene: &Scene) -> anyhow::Result<()> {
         last == 0
     });
     ensure!(gone, "{last} are governed still");
+    // Nor is a rule of theirs left, but those for what is Enforcer's own.
+    let mut skills = serde_json::Value::Null;
+    let clean = eventually(SOON, || {
+        skills = scene.daemon(|d| d.status()).unwrap_or_default()["skills"].take();
+        let of = |name: &str| skills.as_array().and_then(|all| all.iter().find(|s| s["name"] == name));
+        let (Some(boxed), Some(labelled)) = (of("boxed"), of("labelled")) else { return false };
+        boxed["binaries"] == 0 && labelled["binaries"] == 0 && boxed["objects"] == labelled["objects"]
+    });
+    ensure!(clean, "{skills}");
     Ok(())
 }
 
