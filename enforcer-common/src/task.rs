@@ -170,6 +170,7 @@ mod tests {
 
     #[test]
     fn tasks_spread_over_the_slots() {
+        #[expect(clippy::large_stack_arrays, reason = "a test's stack has the room")]
         let mut taken = [0_u8; TASK_FILTER_SLOTS as usize];
         for n in 0..1000 {
             taken[task_filter_slot(0xffff_8881_0000_0000 + n * 0x2580) as usize] = 1;
