@@ -14,6 +14,7 @@ mod kernel;
 mod lifecycle;
 mod listen;
 mod modes;
+mod names;
 mod pin;
 mod places;
 mod resolve;
@@ -57,6 +58,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    names::SUITE,
     unix::SUITE,
     listen::SUITE,
     sockets::SUITE,
