@@ -19,6 +19,7 @@ mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod sockets;
 mod subjects;
 mod systemd;
@@ -39,7 +40,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
