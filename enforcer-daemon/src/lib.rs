@@ -23,3 +23,4 @@ pub mod replace;
 pub mod service;
 pub mod users;
 pub mod watch;
+pub mod workload;

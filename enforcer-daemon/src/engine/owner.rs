@@ -17,13 +17,15 @@ use tokio::sync::watch;
 
 use super::{
     Closed, DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
+    members::Members,
     ring::Ring,
     state::{Keeper, State},
+    workloads::launchers,
 };
 use crate::{
     compile::{
         self, Ids, Remark,
-        world::{Host, Loaded, World as _},
+        world::{self, Host, Loaded, World as _},
     },
     events::ledger::Ledger,
     kernel::{
@@ -44,10 +46,12 @@ use crate::{
 
 /// The engine's thread.
 pub(super) struct Owner {
-    kernel: Kernel,
-    maps: PolicyMaps,
-    resolver: Resolver,
-    enroller: Enroller,
+    pub(super) kernel: Kernel,
+    pub(super) maps: PolicyMaps,
+    pub(super) resolver: Resolver,
+    pub(super) enroller: Enroller,
+    /// Containers and units.
+    pub(super) members: Members,
     drops: PerCpuArray<MapData, u64>,
     measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
@@ -112,6 +116,7 @@ impl Owner {
             maps: PolicyMaps::open(&kernel, generation)?,
             resolver: Resolver::new(&kernel)?,
             enroller: Enroller::new(&kernel)?,
+            members: Members::default(),
             drops: kernel.map(map::DROPS)?,
             measurements: kernel.map(map::MEASUREMENTS)?,
             ids: Ids::default(),
@@ -158,6 +163,7 @@ impl Owner {
         let Some(kept) = kept else { return self.apply(manifest).map(drop) };
         self.ids.clone_from(&kept.ids);
         self.attached.clone_from(&kept.attached);
+        self.members.expect(kept.members);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&self.ids.texts());
         }
@@ -168,13 +174,14 @@ impl Owner {
         }
         self.loaded.clone_from(&kept.loaded);
         self.loaded.settle();
+        self.members.want(manifest.manifest());
         self.put_in_force(&manifest)?;
         self.keep()?;
         Ok(())
     }
 
     /// Writes down what the next daemon needs to know.
-    fn keep(&mut self) -> Result<(), PinError> {
+    pub(super) fn keep(&mut self) -> Result<(), PinError> {
         let state = State {
             policy: self.file.clone(),
             manifest: self.manifest.text().map(|text| text.to_string()).unwrap_or_default(),
@@ -182,6 +189,7 @@ impl Owner {
             ids: self.ids.clone(),
             loaded: self.loaded.written(),
             attached: self.attached.clone(),
+            members: self.members.by_hand(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())
@@ -217,6 +225,15 @@ impl Owner {
                 Request::AttachCgroup(cgroup, skill, reply) => {
                     let _ = reply.send(self.attach_cgroup(cgroup, skill));
                 }
+                Request::AttachWorkloads(selector, skill, reply) => {
+                    let _ = reply.send(self.attach_workloads(&selector, &skill));
+                }
+                Request::Container { id, pid, bundle, skill, reply } => {
+                    let _ = reply.send(self.introduced(&id, pid, &bundle, skill));
+                }
+                Request::Cgroups(news, reply) => {
+                    let _ = reply.send(self.cgroups_changed(news));
+                }
                 Request::Inspect(pid, skill, reply) => {
                     let _ = reply.send(self.inspect(pid, skill).unwrap_or(0));
                 }
@@ -239,18 +256,31 @@ impl Owner {
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
+        let found = std::mem::take(&mut self.members.found);
+        self.members.want(manifest.manifest());
+        let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
         if outcome.is_ok() {
             self.manifest = manifest;
             self.loaded.settle();
+            let now: Vec<u64> = self.members.governed().into_iter().collect();
+            self.enrol_members(&governed, &now);
             // It is in force all the same; the next daemon will load it anew.
             if let Err(e) = self.keep() {
                 tracing::error!("what the next daemon should know is not kept: {e}");
             }
         } else {
             self.loaded = before;
+            self.members.found = found;
+            self.members.want(self.manifest.manifest());
         }
         outcome
+    }
+
+    /// Puts the policy in force again, for the containers and units that there are now.
+    pub(super) fn again(&mut self) -> Result<(), PolicyError> {
+        let manifest = Arc::clone(&self.manifest);
+        self.put_in_force(&manifest).map(drop)
     }
 
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
@@ -288,8 +318,10 @@ impl Owner {
         if let Err(e) = self.host.refresh() {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
         }
+        self.members.look().map_err(PolicyError::Cgroups)?;
+        let curious = self.members.is_curious();
         let own = self.own();
-        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
+        let mut host = Host::new(&mut self.resolver, &mut self.members, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
         host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
@@ -305,6 +337,10 @@ impl Owner {
         // Before the flip: a label of a new skill must mean the same to the next daemon, and the first event of the new policy
         // must find its rule.
         self.keeper.keep_ids(&self.ids, self.kernel.set())?;
+        compiled.ruleset.curious = curious;
+        if curious {
+            compiled.ruleset.launchers = launchers(&mut host);
+        }
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
@@ -359,7 +395,7 @@ impl Owner {
     }
 
     /// Reports what a process that is in the skill already brought along, and closes the sockets among it.
-    fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+    pub(super) fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
         let files = self.enroller.inspect_files(&self.kernel, pid, skill)?;
         let sockets = self.enroller.inspect_sockets(&self.kernel, pid, skill)?;
         self.close(&sockets, "not allowed in the skill");
@@ -398,7 +434,7 @@ impl Owner {
     }
 
     /// The number of a skill of the policy in force.
-    fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
+    pub(super) fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
         let in_force = self.maps.in_force();
         self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
             let known: Vec<&str> = in_force.names.values().map(|s| s.name.as_str()).collect();
@@ -427,10 +463,7 @@ impl Owner {
 
     fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
         let skill = self.skill(&name)?;
-        let own = self.own();
-        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
-            .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
-        let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
+        let found = world::cgroups(&cgroup).map_err(EnterError::Cgroup)?;
         if found.is_empty() {
             return Err(EnterError::Cgroup(format!("there is no cgroup {cgroup} below {CGROUP_ROOT}")));
         }
@@ -461,6 +494,7 @@ impl Owner {
             policy: self.file.clone(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
+            workloads: self.members.governed().len(),
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),

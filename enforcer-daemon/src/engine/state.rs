@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) loaded: Loaded,
     /// Cgroups that were attached by hand, with their skills; they stay over reloads.
     pub(super) attached: BTreeMap<String, String>,
+    /// Containers and units that were attached by hand, by the id of their cgroup, with their skills.
+    pub(super) members: BTreeMap<u64, String>,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }

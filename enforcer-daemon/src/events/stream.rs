@@ -26,7 +26,7 @@ use super::{
     ledger::Taken,
 };
 use crate::{
-    engine::{Engine, Ring},
+    engine::{CgroupNews, Engine, Ring},
     kernel::contents::Stamp,
     manifest::AuditLevel,
 };
@@ -138,13 +138,14 @@ impl Stream {
         }
     }
 
-    /// Tells of events that were lost, as many of those that `count` counts as nobody was told of.
-    fn publish_lost(&self, why: &str, count: impl FnOnce(&mut Taken) -> u64) {
+    /// Tells of events that were lost, as many of those that `count` counts as nobody was told of; true when there were any.
+    fn publish_lost(&self, why: &str, count: impl FnOnce(&mut Taken) -> u64) -> bool {
         let mut shared = self.shared();
         let lost = shared.taken.as_mut().map_or(0, count);
         if lost > 0 {
             shared.give(enrich::lost(lost, why));
         }
+        lost > 0
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -190,7 +191,7 @@ pub async fn pump(
 ) -> io::Result<()> {
     let Some(Ring { events, .. }) = rings.pop() else { return Ok(()) };
     for mut ring in rings {
-        drain(&mut ring.events, &mut enricher, &engine, &stream);
+        drain(&mut ring.events, &mut enricher, &engine, &stream, None);
         if let Some((set, lost)) = ring.lost() {
             stream.publish_lost(RING_FULL, |taken| taken.closed(set, lost));
         }
@@ -198,6 +199,10 @@ pub async fn pump(
     }
     // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
     let mut ring = unsafe { AsyncFd::register(events) }?;
+    let (cgroups, news) = channel(LAG);
+    // Whether news of cgroups were lost: then the engine looks for itself.
+    let mut missed = false;
+    tokio::spawn(follow_cgroups(engine.clone(), news));
     let mut check_at = Instant::now();
     let mut unchecked = true;
     let mut last = None;
@@ -205,13 +210,16 @@ pub async fn pump(
         tokio::select! {
             guard = ring.readable_mut() => {
                 let mut guard = guard?;
-                drain(guard.get_inner_mut(), &mut enricher, &engine, &stream);
+                missed |= drain(guard.get_inner_mut(), &mut enricher, &engine, &stream, Some(&cgroups));
                 guard.clear_ready();
                 unchecked = true;
             }
             () = sleep_until(check_at), if unchecked => {
                 check_at = Instant::now() + LOSS_CHECK;
-                unchecked = report_losses(&engine, &stream).await;
+                let (untold, lost) = report_losses(&engine, &stream).await;
+                missed |= lost;
+                missed = missed && cgroups.try_send(CgroupNews::Lost).is_err();
+                unchecked = untold || missed;
             }
             record = &mut finish, if last.is_none() => match record {
                 Ok(record) => last = Some(record),
@@ -220,7 +228,7 @@ pub async fn pump(
             }
         }
         if let Some(record) = last.take() {
-            drain(ring.get_mut(), &mut enricher, &engine, &stream);
+            drain(ring.get_mut(), &mut enricher, &engine, &stream, None);
             report_losses(&engine, &stream).await;
             stream.publish(record);
             return Ok(());
@@ -228,8 +236,16 @@ pub async fn pump(
     }
 }
 
-/// Gives everything that is in the ring to the listeners. A record leaves the ring when they have it.
-fn drain(ring: &mut RingBuf<MapData>, enricher: &mut Enricher, engine: &Engine, stream: &Stream) {
+/// Gives everything that is in the ring to the listeners, and news of cgroups to whoever follows them; true when some of these
+/// were lost. A record leaves the ring when they have it.
+fn drain(
+    ring: &mut RingBuf<MapData>,
+    enricher: &mut Enricher,
+    engine: &Engine,
+    stream: &Stream,
+    cgroups: Option<&Sender<CgroupNews>>,
+) -> bool {
+    let mut missed = false;
     while let Some(item) = ring.next() {
         let Some(event) = decode::event(&item) else {
             stream.publish_lost("in the ring have another layout", |taken| {
@@ -238,17 +254,38 @@ fn drain(ring: &mut RingBuf<MapData>, enricher: &mut Enricher, engine: &Engine, 
             });
             continue;
         };
+        if let (Some(news), Some(cgroups)) = (decode::cgroup_news(&event), cgroups) {
+            missed |= cgroups.try_send(news).is_err();
+        }
+        if decode::is_internal(&event) {
+            continue;
+        }
         inspect_newcomer(engine, &event);
         stream.publish_event(enricher.record(&event), Stamp { time_ns: event.time_ns, tid: event.tid });
     }
+    missed
 }
 
-/// Tells of events that were lost since the last time; true when a listener is still to be told of its own.
-async fn report_losses(engine: &Engine, stream: &Stream) -> bool {
-    if let Some(dropped) = engine.dropped().await {
-        stream.publish_lost(RING_FULL, |taken| taken.dropped(dropped));
+/// Tells of events that were lost since the last time. Returns whether a listener is still to be told of its own, and whether there
+/// were any.
+async fn report_losses(engine: &Engine, stream: &Stream) -> (bool, bool) {
+    let lost = match engine.dropped().await {
+        Some(dropped) => stream.publish_lost(RING_FULL, |taken| taken.dropped(dropped)),
+        None => false,
+    };
+    (stream.tell_lost(), lost)
+}
+
+/// Hands the news of cgroups to the engine, as many at once as have come.
+async fn follow_cgroups(engine: Engine, mut news: Receiver<CgroupNews>) {
+    let mut gathered = Vec::new();
+    while news.recv_many(&mut gathered, LAG).await > 0 {
+        match engine.cgroups(std::mem::take(&mut gathered)).await {
+            None => return,
+            Some(Ok(())) => {}
+            Some(Err(e)) => tracing::error!("containers and units could not be looked at: {e}"),
+        }
     }
-    stream.tell_lost()
 }
 
 /// A process that was moved into a governed cgroup may have files open that its skill may not have: they are reported.

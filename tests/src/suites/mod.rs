@@ -31,6 +31,7 @@ mod unix;
 mod unload;
 mod walls;
 mod withdraw;
+mod workloads;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -45,7 +46,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,
