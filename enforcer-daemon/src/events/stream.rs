@@ -216,8 +216,8 @@ pub async fn pump(
             }
             () = sleep_until(check_at), if unchecked => {
                 check_at = Instant::now() + LOSS_CHECK;
-                let (untold, lost) = report_losses(&engine, &stream).await;
-                missed |= lost;
+                let (untold, dropped) = report_losses(&engine, &stream).await;
+                missed |= dropped;
                 missed = missed && cgroups.try_send(CgroupNews::Lost).is_err();
                 unchecked = untold || missed;
             }

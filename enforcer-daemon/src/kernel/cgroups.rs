@@ -65,7 +65,7 @@ impl CgroupMaps {
 
     /// The paths of cgroups that are governed as soon as they appear.
     #[must_use]
-    pub fn named(&self) -> StdHashMap<CgroupName, SkillId> {
+    pub fn names(&self) -> StdHashMap<CgroupName, SkillId> {
         self.names.iter().flatten().filter(|(name, _)| *name != CgroupName::ANY).collect()
     }
 

@@ -305,7 +305,7 @@ impl PolicyMaps {
             abstract_names: recover(&mut maps.abstract_names, current)?,
             entrypoints: recover(&mut maps.entrypoints, current)?,
             cgroups: maps.cgroups.labels(),
-            cgroup_names: maps.cgroups.named(),
+            cgroup_names: maps.cgroups.names(),
             units: maps.cgroups.units(),
             curious: maps.cgroups.is_curious(),
             launchers: maps.cgroups.launchers(),
