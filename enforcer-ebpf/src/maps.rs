@@ -64,6 +64,10 @@ pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> =
 #[btf_map]
 pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
 
+/// An element stays until the maps go: its file keeps the identity for as long as it exists, and no other file gets it.
+#[btf_map]
+pub static IN_USE: HashMap<ObjectId, u32, 65_536, LAZY> = HashMap::new();
+
 #[btf_map]
 pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
 

@@ -5,7 +5,7 @@ use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, 
 use crate::{
     event::{Kind, Reason, ReasonCode},
     ids::{ObjectId, RuleId, SkillId},
-    rules::{SkillConf, action, skill_flag},
+    rules::{LibrarySlot, SkillConf, action, skill_flag},
 };
 
 /// What is done to an object: bits of [`action`], and whether it costs a delete of the budget.
@@ -80,6 +80,8 @@ pub struct Findings {
     read: Finding,
     /// The rule by which it is Enforcer's own.
     own: RuleId,
+    /// The nearest word of `allow_libraries`; not among the above, because a mapping asks for nothing else.
+    pub(super) library: LibrarySlot,
 }
 
 /// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
@@ -91,7 +93,7 @@ impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE, library: LibrarySlot::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -131,6 +133,8 @@ struct Survey<'a, R> {
     /// Whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is Enforcer's own.
     /// No allowance can, as none lies below what is Enforcer's own.
     thorough: bool,
+    /// Whether library directories are read-only.
+    sealed: bool,
     found: &'a mut Findings,
 }
 
@@ -164,6 +168,13 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
+        if self.sealed
+            && found.open & action::WRITE != 0
+            && let Some(library) = rule.library.rule()
+        {
+            found.write = Finding::new(Reason::LibraryReadOnly, library);
+            found.open &= !action::WRITE;
+        }
         found.open == 0 && !self.thorough
     }
 }
@@ -194,14 +205,16 @@ fn survey<R: Rules, A: Ancestry>(
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
     found.own = RuleId::NONE;
-    // Where everything is allowed and nothing protected there is nothing to look for, but what is Enforcer's own.
+    // What only a rule by name allows is refused wherever it lies.
+    let sealed = has(skill_flag::LIBRARIES_SEALED) && !act.by_name;
+    // Where everything is allowed and nothing protected or sealed there is nothing to look for, but what is Enforcer's own.
     let mut settled = 0;
     if !has(skill_flag::PROTECTS) {
         settled |= action::READ;
         if has(skill_flag::DELETE_ANY) && !act.by_name {
             settled |= action::DELETE;
         }
-        if has(skill_flag::WRITE_ANY) && !act.by_name {
+        if has(skill_flag::WRITE_ANY) && !act.by_name && !sealed {
             settled |= action::WRITE;
         }
     }
@@ -210,7 +223,8 @@ fn survey<R: Rules, A: Ancestry>(
     if found.open != 0 {
         let thorough = has(skill_flag::AUDIT) && has(skill_flag::GUARDS);
         found.open |= itself;
-        let end = ancestry.climb(&mut Survey { rules, skill, actions: act.actions, thorough, found: &mut *found });
+        let mut survey = Survey { rules, skill, actions: act.actions, thorough, sealed, found: &mut *found };
+        let end = ancestry.climb(&mut survey);
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),

@@ -4,12 +4,14 @@
 //! and the way from an object to its filesystem's root are traits: BPF maps and dentries in the kernel, vectors in the
 //! tests. Whatever cannot be found is a denial.
 
+mod code;
 mod exec;
 mod file;
 mod net;
 mod tamper;
 
-pub use exec::{enter, exec, unsteady};
+pub use code::{content, library, memory, overwrite};
+pub use exec::{enter, exec, has_flag, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, connect, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};

@@ -11,7 +11,8 @@ use enforcer_common::{
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::Address,
     rules::{
-        BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action, skill_flag,
+        BinaryKey, BinaryRule, EntrypointRule, LibrarySlot, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action,
+        binary_flag, skill_flag,
     },
 };
 
@@ -44,11 +45,14 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         flag(matches!(skill.allow_write, List::Star | List::Absent), skill_flag::WRITE_ANY);
         flag(skill.allow_binaries == List::Star, skill_flag::EXEC_ANY);
         flag(skill.network_any, skill_flag::CONNECT_ANY);
+        flag(skill.allow_libraries == List::Star, skill_flag::LIBRARY_ANY);
+        flag(skill.seals(), skill_flag::LIBRARIES_SEALED);
         let mut number = |on: bool, text: &str| if on { numbers.give(index, text) } else { RuleId::NONE };
         conf.delete_any = number(skill.allow_delete == List::Star, "allow_delete: *");
         conf.write_any = number(skill.allow_write == List::Star, "allow_write: *");
         conf.exec_any = number(skill.allow_binaries == List::Star, "allow_binaries: *");
         conf.connect_any = number(skill.network_any, "network_scope: *");
+        conf.library_any = number(skill.allow_libraries == List::Star, "allow_libraries: *");
         conf.require_2fa_rule = number(!skill.require_2fa.is_empty(), "require_2fa");
         conf.budget_rule = number(skill.delete_budget.is_some(), "delete_budget");
         conf.budget = skill.delete_budget.unwrap_or(0);
@@ -74,9 +78,26 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         paths("allow_delete", skill.allow_delete.entries(), |rule| &mut rule.allow_delete);
         paths("allow_write", skill.allow_write.entries(), |rule| &mut rule.allow_write);
         paths("protect", &skill.protect, |rule| &mut rule.protect);
+        for path in skill.allow_libraries.entries() {
+            let Some(object) = disk.object(path) else { continue };
+            let slot = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().library;
+            let rule = numbers.give(index, &format!("allow_libraries: {path}"));
+            if !slot.is_some() {
+                *slot = LibrarySlot::allowed(rule);
+            }
+        }
+        for object in skill.programs.iter().filter_map(|path| disk.object(path)) {
+            let slot = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().library;
+            if !slot.is_some() {
+                *slot = LibrarySlot::DENIED;
+            }
+        }
         for name in skill.allow_binaries.entries() {
             let rule = numbers.give(index, &format!("allow_binaries: {name}"));
-            out.binaries.insert(BinaryKey { skill: id, digest: digest(*name) }, BinaryRule { rule });
+            out.binaries.insert(
+                BinaryKey { skill: id, digest: digest(*name) },
+                BinaryRule { rule, flags: binary_flag::PROGRAM },
+            );
         }
         if let Some(name) = skill.entrypoint {
             out.entrypoints.insert(digest(name), EntrypointRule { skill: id });

@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+mod libraries;
 mod net;
 mod own;
 pub mod ruleset;
@@ -16,9 +17,7 @@ use std::{
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{
-        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
-    },
+    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, binary_flag, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
@@ -105,6 +104,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         world,
         ids,
         ruleset: Ruleset::default(),
+        libraries: libraries::Memory::default(),
         own: Rc::new(own),
         own_paths,
         warnings: vec![],
@@ -114,6 +114,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
     for (name, skill) in &manifest.skills {
         compiler.skill(name, skill);
     }
+    compiler.mark_loaders();
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
@@ -123,6 +124,7 @@ struct Compiler<'a> {
     world: &'a mut dyn World,
     ids: &'a mut Ids,
     ruleset: Ruleset,
+    libraries: libraries::Memory,
     own: Rc<Vec<OwnObject>>,
     own_paths: Vec<PathBuf>,
     warnings: Vec<Remark>,
@@ -194,6 +196,7 @@ impl Compiler<'_> {
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
+        self.libraries(name, id, skill, &at, &mut conf);
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
             self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
@@ -228,13 +231,14 @@ impl Compiler<'_> {
             let (digests, text) = match &entry.binary {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
+                    let binary = self.world.expand(path);
+                    self.remember_loader(Path::new(&binary));
                     (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
                 }
             };
             for digest in digests {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
-                let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
-                self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule });
+                self.binary_rule(skill, &digest, rule, binary_flag::PROGRAM);
             }
         }
     }

@@ -25,6 +25,9 @@ impl World for Fake {
         let text = path.to_string_lossy();
         self.digests.get(text.as_ref()).map(|b| Digest::new([*b; 32])).ok_or_else(|| format!("{text}: not found"))
     }
+    fn loader(&mut self, _path: &Path) -> Option<std::path::PathBuf> {
+        None
+    }
     fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         let found = self.objects.get(path.to_string_lossy().as_ref());
         Ok(found.map(|ino| (ObjectId { ino: *ino, dev: 1, generation: 0 }, 0)).into_iter().collect())
@@ -44,11 +47,15 @@ fn host() -> Fake {
 }
 
 fn compiled(yaml: &str, ids: &mut Ids) -> Compiled {
+    compiled_on(&mut host(), yaml, ids)
+}
+
+fn compiled_on(host: &mut Fake, yaml: &str, ids: &mut Ids) -> Compiled {
     let manifest = {
         let source = crate::manifest::Source::from_bytes("test.yaml", yaml.into()).expect("text");
         crate::manifest::parse(&source).expect("a manifest")
     };
-    compile(&manifest, &mut host(), ids).expect("it compiles")
+    compile(&manifest, host, ids).expect("it compiles")
 }
 
 #[test]
@@ -127,6 +134,48 @@ fn absent_lists_allow_nothing_and_a_star_everything() {
     let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | writes;
     assert_eq!(flags, [writes, any]);
     assert!(out.ruleset.is_empty());
+}
+
+/// A host with libraries, programs beside them, and a loader.
+fn with_libraries() -> Fake {
+    let objects = [("/usr", 20), ("/usr/bin", 21), ("/usr/local/bin", 22), ("/opt", 23), ("/srv/lib", 24)];
+    Fake { digests: [("/lib64/ld-linux-x86-64.so.2", 7)].into(), objects: objects.into(), ..Fake::default() }
+}
+
+/// What is said of each object of skill 1: whether it may be mapped.
+fn words(ruleset: &Ruleset) -> Vec<(u64, bool)> {
+    let mut words: Vec<_> = ruleset.objects.iter().filter(|(key, _)| key.skill == SkillId(1)).collect();
+    words.sort_unstable_by_key(|(key, _)| key.object.ino);
+    words.into_iter().map(|(key, rule)| (key.object.ino, rule.library.rule().is_some())).collect()
+}
+
+#[test]
+fn directories_of_libraries_leave_out_their_programs() {
+    use enforcer_common::rules::skill_flag::{LIBRARIES_DEFAULT, LIBRARIES_SEALED, LIBRARY_ANY};
+    let libraries = |flags: u32| flags & (LIBRARIES_DEFAULT | LIBRARIES_SEALED | LIBRARY_ANY);
+    for (body, expected, flags) in [
+        ("", &[(20, true), (21, false), (22, false), (23, true)][..], LIBRARIES_DEFAULT | LIBRARIES_SEALED),
+        ("allow_libraries: [/srv/lib]", &[(24, true)], LIBRARIES_SEALED),
+        ("allow_libraries: [/usr, /usr/bin]", &[(20, true), (21, true), (22, false)], LIBRARIES_SEALED),
+        ("allow_libraries: [/usr], allow_write: ['*']", &[(20, true), (21, false), (22, false)], 0),
+        ("allow_libraries: []", &[], 0),
+        ("allow_libraries: ['*']", &[], LIBRARY_ANY),
+    ] {
+        let out = compiled_on(&mut with_libraries(), &format!("skills: {{s: {{{body}}}}}"), &mut Ids::default());
+        assert_eq!(words(&out.ruleset), expected, "{body}");
+        assert_eq!(libraries(out.ruleset.skills[&SkillId(1)].flags), flags, "{body}");
+    }
+}
+
+#[test]
+fn contents_are_programs_libraries_and_loaders() {
+    use enforcer_common::rules::binary_flag::{LIBRARY, LOADER, PROGRAM};
+    let (loader, both) = (Digest::new([7; 32]), Digest::new([9; 32]));
+    let yaml = format!("skills: {{s: {{allow_binaries: ['{loader}', '{both}'], allow_libraries: ['{both}']}}}}");
+    let out = compiled_on(&mut with_libraries(), &yaml, &mut Ids::default());
+    let mut flags: Vec<_> = out.ruleset.binaries.iter().map(|(key, rule)| (key.digest.0[0], rule.flags)).collect();
+    flags.sort_unstable();
+    assert_eq!(flags, [(7, PROGRAM | LOADER), (9, PROGRAM | LIBRARY)]);
 }
 
 #[test]

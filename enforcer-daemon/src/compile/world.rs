@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use crate::{
-    hash,
+    elf, hash,
     kernel::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
@@ -32,6 +32,8 @@ pub trait World {
     /// # Errors
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
+    /// The dynamic loader that a program asks for; none when it asks for none, or cannot be read.
+    fn loader(&mut self, path: &Path) -> Option<PathBuf>;
     /// The kernel's identities of what `path` leads to and of the roots of what is mounted below it; none when it does not
     /// exist; each with how many components below `path` it lies. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
@@ -65,6 +67,8 @@ pub struct Host<'a> {
 pub struct Loaded {
     /// The digests of the binaries that paths named.
     pins: HashMap<PathBuf, Result<Digest, String>>,
+    /// The dynamic loaders that these binaries ask for.
+    loaders: HashMap<PathBuf, Option<PathBuf>>,
     /// The mounts there were.
     mounts: Vec<Mount>,
     /// Where each path led, symlinks followed as far as it existed.
@@ -183,6 +187,11 @@ impl World for Host<'_> {
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
         let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
         self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
+    }
+
+    fn loader(&mut self, path: &Path) -> Option<PathBuf> {
+        let read = || elf::interpreter(&hash::open_regular(path).ok()?.0);
+        self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {

@@ -49,13 +49,16 @@ impl Feature {
     pub const fn is_built(self) -> bool {
         match self {
             // Enforced, beside every key that has no feature of its own.
-            Self::MatchEntrypoint | Self::AllowWrite | Self::Protect | Self::DeleteBudget => true,
+            Self::MatchEntrypoint
+            | Self::AllowLibraries
+            | Self::AllowJit
+            | Self::AllowWrite
+            | Self::Protect
+            | Self::DeleteBudget => true,
             // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
             | Self::Parents
-            | Self::AllowLibraries
-            | Self::AllowJit
             | Self::Names
             | Self::WildcardNames
             | Self::UnixSockets

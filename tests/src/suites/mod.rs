@@ -10,8 +10,10 @@ mod entry;
 mod exec;
 mod files;
 mod full;
+mod jit;
 mod kernel;
 mod lifecycle;
+mod mapping;
 mod modes;
 mod places;
 mod resolve;
@@ -52,6 +54,8 @@ const PLAIN: &[Suite] = &[
     entry::SUITE,
     resolve::SUITE,
     full::SUITE,
+    mapping::SUITE,
+    jit::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
