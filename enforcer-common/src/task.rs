@@ -34,8 +34,6 @@ pub struct Label {
     pub stage: u32,
     /// Room for the decision that the task waits for; only the task itself uses it.
     pub findings: Findings,
-    /// Not used; keeps the label free of padding.
-    pub reserved: u32,
     /// The file that the task opened last for execution; only the task itself uses it.
     pub opened: Opened,
     /// The file that the exec under way, or the last one, made the program.
@@ -69,7 +67,6 @@ impl Label {
             pending: SkillId(0),
             stage: 0,
             findings: Findings::EMPTY,
-            reserved: 0,
             opened: Opened::NOTHING,
             program: ObjectId { ino: 0, dev: 0, generation: 0 },
         }

@@ -75,6 +75,8 @@ impl Finding {
 pub struct Findings {
     /// Actions for which no rule was met yet: bits of [`action`], and [`ITSELF`].
     open: u32,
+    /// What is asked, for the whole walk: bits of [`action`], [`BY_NAME`], [`THOROUGH`] and [`SEALED`].
+    asked: u32,
     delete: Finding,
     write: Finding,
     read: Finding,
@@ -88,12 +90,27 @@ pub struct Findings {
 const ITSELF: u32 = 1 << 31;
 /// The actions among [`Findings::open`].
 const ACTIONS: u32 = action::ALL | action::READ;
+/// In [`Findings::asked`]: [`Act::by_name`].
+const BY_NAME: u32 = 1 << 30;
+/// In [`Findings::asked`]: whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is
+/// Enforcer's own. No allowance can, as none lies below what is Enforcer's own.
+const THOROUGH: u32 = 1 << 29;
+/// In [`Findings::asked`]: library directories are read-only.
+const SEALED: u32 = 1 << 28;
 
 impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE, library: LibrarySlot::NONE }
+        Self {
+            open: 0,
+            asked: 0,
+            delete: nothing,
+            write: nothing,
+            read: nothing,
+            own: RuleId::NONE,
+            library: LibrarySlot::NONE,
+        }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -114,14 +131,18 @@ impl Findings {
 
     /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
     #[inline(always)]
-    fn never(&self, act: Act) -> Option<(ReasonCode, RuleId)> {
+    fn never(&self) -> Option<(ReasonCode, RuleId)> {
         if self.own.0 != 0 {
             return Some((Reason::OwnFile.into(), self.own));
         }
         let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
-        let write = act.actions & action::WRITE != 0 && unnamed(self.write);
-        let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
-        if act.by_name && (write || delete) { Some((Reason::KernelInterface.into(), RuleId::NONE)) } else { None }
+        let write = self.asked & action::WRITE != 0 && unnamed(self.write);
+        let delete = self.asked & action::DELETE != 0 && unnamed(self.delete);
+        if self.asked & BY_NAME != 0 && (write || delete) {
+            Some((Reason::KernelInterface.into(), RuleId::NONE))
+        } else {
+            None
+        }
     }
 }
 
@@ -129,12 +150,6 @@ impl Findings {
 struct Survey<'a, R> {
     rules: &'a R,
     skill: SkillId,
-    actions: u32,
-    /// Whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is Enforcer's own.
-    /// No allowance can, as none lies below what is Enforcer's own.
-    thorough: bool,
-    /// Whether library directories are read-only.
-    sealed: bool,
     found: &'a mut Findings,
 }
 
@@ -145,16 +160,18 @@ impl<R: Rules> Step for Survey<'_, R> {
         let itself = found.open & ITSELF != 0;
         found.open &= ACTIONS;
         let Some(rule) = self.rules.object(self.skill, object) else { return false };
+        let asked = found.asked;
+        let thorough = asked & THOROUGH != 0;
         let own = rule.own.rule();
-        let moved = itself && self.actions & action::DELETE != 0;
-        let changed = self.actions & (action::WRITE | action::DELETE) != 0;
+        let moved = itself && asked & action::DELETE != 0;
+        let changed = asked & (action::WRITE | action::DELETE) != 0;
         if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
             found.own = own;
             return true;
         }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
-            return !self.thorough;
+            return !thorough;
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {
@@ -168,14 +185,14 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
-        if self.sealed
+        if asked & SEALED != 0
             && found.open & action::WRITE != 0
             && let Some(library) = rule.library.rule()
         {
             found.write = Finding::new(Reason::LibraryReadOnly, library);
             found.open &= !action::WRITE;
         }
-        found.open == 0 && !self.thorough
+        found.open == 0 && !thorough
     }
 }
 
@@ -218,13 +235,17 @@ fn survey<R: Rules, A: Ancestry>(
             settled |= action::WRITE;
         }
     }
+    let mut asked = act.actions;
+    let mut ask = |on: bool, bit: u32| asked |= if on { bit } else { 0 };
+    ask(act.by_name, BY_NAME);
+    ask(sealed, SEALED);
+    ask(has(skill_flag::AUDIT) && has(skill_flag::GUARDS), THOROUGH);
+    found.asked = asked;
     let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
     found.open = act.actions & (!settled | guarded);
     if found.open != 0 {
-        let thorough = has(skill_flag::AUDIT) && has(skill_flag::GUARDS);
         found.open |= itself;
-        let mut survey = Survey { rules, skill, actions: act.actions, thorough, sealed, found: &mut *found };
-        let end = ancestry.climb(&mut survey);
+        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
@@ -249,7 +270,7 @@ pub fn object<R: Rules, A: Ancestry>(
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
     survey(rules, skill, &conf, act, ITSELF, ancestry, found);
-    if let Some((reason, rule)) = found.never(act) {
+    if let Some((reason, rule)) = found.never() {
         return (refusal(&conf, reason, rule), kind);
     }
     let mut decision = Decision::silent();
@@ -303,7 +324,7 @@ pub fn link<R: Rules, A: Ancestry>(
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     survey(rules, skill, &conf, Act::MOVE, 0, target, found);
-    if let Some((reason, rule)) = found.never(Act::MOVE) {
+    if let Some((reason, rule)) = found.never() {
         return refusal(&conf, reason, rule);
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
@@ -313,7 +334,7 @@ pub fn link<R: Rules, A: Ancestry>(
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
     survey(rules, skill, &conf, all, 0, source, found);
-    if let Some((reason, rule)) = found.never(all) {
+    if let Some((reason, rule)) = found.never() {
         return refusal(&conf, reason, rule);
     }
     if !decision.allows() {

@@ -29,11 +29,14 @@ const LOADERS: [&str; 8] = [
     "/lib/ld-musl-aarch64.so.1",
 ];
 
+/// The objects of a path, each with how far it lies below, or why there are none.
+type Objects = Result<Vec<(ObjectId, u32)>, String>;
+
 /// What the compiler remembers of libraries from one skill to the next.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The objects of the directories that many skills name, each with how far it lies below: nobody waits for the same answers a thousand times.
-    resolved: HashMap<(PathBuf, bool), Result<Vec<(ObjectId, u32)>, String>>,
+    /// The objects of the directories that many skills name: nobody waits for the same answers a thousand times.
+    resolved: HashMap<(PathBuf, bool), Objects>,
     /// The dynamic loaders that listed binaries ask for.
     loaders: HashSet<PathBuf>,
 }
@@ -113,7 +116,7 @@ impl Compiler<'_> {
     }
 
     /// The objects of a path, asked for once.
-    fn places(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+    fn places(&mut self, path: &Path, widens: bool) -> Objects {
         let key = (path.to_owned(), widens);
         if let Some(known) = self.libraries.resolved.get(&key) {
             return known.clone();
