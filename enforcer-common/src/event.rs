@@ -130,6 +130,8 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// Userspace alone says it, instead of [`Reason::BinaryNotListed`]: the path is listed, and this is not its content.
+        BinaryChanged = 27 => "binary changed: it is not what its path is pinned to",
         /// The content of a memory file that can still be written is not held against changes.
         MemoryFileNotSealed = 30 => "memory file is not sealed",
         /// Somebody opened the file for writing while it was being opened for execution.

@@ -13,6 +13,10 @@ use crate::manifest::Digest;
 /// How much of a file is in memory at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// The largest file that is measured, in bytes. A hole is read like anything else: without a limit, a sparse file of no
+/// blocks at all would keep a core busy for as long as its author likes.
+pub const MAX_FILE_BYTES: u64 = 4 << 30;
+
 /// Why a file has no digest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,6 +31,22 @@ pub enum HashError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// It is larger than [`MAX_FILE_BYTES`].
+    #[error("{}: has {size} bytes, and no more than {MAX_FILE_BYTES} are measured", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size, in bytes.
+        size: u64,
+    },
+    /// Nothing was read of it for a while: its filesystem does not answer.
+    #[error("{}: no answer within {seconds} s; is its filesystem still there?", path.display())]
+    Silent {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// Its size or its times changed while it was read, so that the digest may be of no content that it ever had.
     #[error("{}: changed while read", path.display())]
@@ -60,16 +80,25 @@ pub enum OpenError {
 
 /// The SHA-256 of the regular file at `path`, symbolic links followed.
 ///
-/// Memory is bounded; time is proportional to the file's size. The result is the content at one moment only if nobody
+/// Memory is bounded; time is proportional to the file's size, which is bounded, too, as long as its filesystem answers. The result is the content at one moment only if nobody
 /// who can restore the file's times (root, or a writable mapping on some filesystems) writes to it meanwhile.
 ///
 /// # Errors
 ///
-/// If the file cannot be opened or read, is not a regular file, or changed while it was read.
+/// If the file cannot be opened or read, is not a regular file, is too large, or changed while it was read.
 pub fn sha256_file(path: &Path) -> Result<Digest, HashError> {
+    sha256_file_with(path, &mut |_| {})
+}
+
+/// [`sha256_file`] that tells of each piece that was read, by its length.
+pub(crate) fn sha256_file_with(path: &Path, piece: &mut dyn FnMut(usize)) -> Result<Digest, HashError> {
     let (file, before) = open_regular(path)?;
     let read = |source| HashError::Read { path: path.to_owned(), source };
-    let digest = sha256(&file).map_err(read)?;
+    if before.len() > MAX_FILE_BYTES {
+        return Err(HashError::TooLarge { path: path.to_owned(), size: before.len() });
+    }
+    // Who appends faster than we read would never let us end.
+    let digest = sha256_with((&file).take(before.len() + 1), piece).map_err(read)?;
     let after = file.metadata().map_err(read)?;
     if state(&before) == state(&after) { Ok(digest) } else { Err(HashError::Changed { path: path.to_owned() }) }
 }
@@ -79,13 +108,20 @@ pub fn sha256_file(path: &Path) -> Result<Digest, HashError> {
 /// # Errors
 ///
 /// The first error of a read, but for `Interrupted`, after which it goes on.
-pub fn sha256(mut reader: impl Read) -> io::Result<Digest> {
+pub fn sha256(reader: impl Read) -> io::Result<Digest> {
+    sha256_with(reader, &mut |_| {})
+}
+
+fn sha256_with(mut reader: impl Read, piece: &mut dyn FnMut(usize)) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(Digest::new(hasher.finalize().into())),
-            Ok(bytes) => hasher.update(&buffer[..bytes]),
+            Ok(bytes) => {
+                piece(bytes);
+                hasher.update(&buffer[..bytes]);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -181,6 +217,14 @@ mod tests {
         }
         let missing = dir.path().join("missing");
         assert!(matches!(sha256_file(&missing), Err(HashError::Open(OpenError::Io { .. }))));
+    }
+
+    #[test]
+    fn a_sparse_giant_is_refused_at_once() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        file.as_file().set_len(100 << 30).expect("sparse");
+        let error = sha256_file(file.path()).expect_err("refused").to_string();
+        assert!(error.ends_with("has 107374182400 bytes, and no more than 4294967296 are measured"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::hash::sha256_file;
+use crate::measure::{self, Meter};
 
 /// Print the SHA-256 of files as lines of a manifest's lists
 #[derive(Debug, clap::Args)]
@@ -26,8 +26,10 @@ pub fn run(args: &HashArgs) -> anyhow::Result<ExitCode> {
 
 fn hash(files: &[PathBuf], out: &mut impl Write, err: &mut impl Write) -> io::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    for file in files {
-        match sha256_file(file) {
+    let mut meter = Meter::default();
+    let measured = measure::files(files, |progress| meter.show(progress));
+    for (file, outcome) in files.iter().filter_map(|file| Some((file, measured.get(file)?))) {
+        match outcome {
             Ok(digest) => {
                 writeln!(out, "- \"{digest}\"  # {}", comment(file))?;
                 out.flush()?;

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod events;
 pub mod hash;
+pub mod pin;
 pub mod policy;
 pub mod reload;
 pub mod run;
@@ -37,7 +38,7 @@ enum Command {
     Events(events::Args),
     /// Read the policy again and put it in force as a whole.
     Reload(reload::Args),
-    /// Check manifests, and print the manifest's schema.
+    /// Check manifests, pin them to what lies at their paths, print their schema.
     Policy(policy::PolicyArgs),
     /// Print the manifest lines that allow files by their content.
     Hash(hash::HashArgs),

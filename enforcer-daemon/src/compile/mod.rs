@@ -231,9 +231,12 @@ impl Compiler<'_> {
             let (digests, text) = match &entry.binary {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
-                    let binary = self.world.expand(path);
-                    self.remember_loader(Path::new(&binary));
-                    (self.pin(&at.index(index), path, sha256), Some(format!("allow_binaries: {path}")))
+                    let digests = self.pin(&at.index(index), path, sha256);
+                    let place = self.world.expand(path);
+                    let names = self.world.names(Path::new(&place));
+                    self.ruleset.pinned.entry(skill).or_default().extend(names);
+                    self.remember_loader(Path::new(&place));
+                    (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
             for digest in digests {

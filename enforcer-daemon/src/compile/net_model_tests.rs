@@ -148,6 +148,9 @@ impl World for Nowhere {
     fn objects(&mut self, _: &Path, _: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         Ok(vec![])
     }
+    fn object(&mut self, _: &Path) -> Result<Option<ObjectId>, String> {
+        Ok(None)
+    }
     fn cgroups(&mut self, _: &str) -> Result<Vec<(u64, u32)>, String> {
         Ok(vec![])
     }

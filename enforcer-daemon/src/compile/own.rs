@@ -30,7 +30,7 @@ pub(super) fn objects(world: &mut dyn World) -> Result<Vec<OwnObject>, String> {
         found.extend(own.into_iter().map(|(object, _)| OwnObject { object, way: false, text: text.clone() }));
         // The root of a filesystem cannot be moved, and the root of all is above everything.
         for step in path.ancestors().skip(1).filter(|step| *step != Path::new("/")) {
-            if let Some((object, _)) = world.objects(step, false)?.into_iter().find(|(_, below)| *below == 0) {
+            if let Some(object) = world.object(step)? {
                 found.push(OwnObject { object, way: true, text: text.clone() });
             }
         }

@@ -1,7 +1,7 @@
 //! A compiled policy: what the maps shall hold.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
 };
 
@@ -45,6 +45,8 @@ pub struct Ruleset {
     pub entrypoints: HashMap<Digest, EntrypointRule>,
     /// The paths that path rules name: what lies there may come, go and be replaced.
     pub watched: BTreeSet<PathBuf>,
+    /// The paths whose binaries each skill may run, under the names that events may show.
+    pub pinned: HashMap<SkillId, HashSet<PathBuf>>,
     /// Network rules.
     pub destinations: HashMap<NetPrefix, PortSet>,
     /// Governed cgroups by id, descendants included.

@@ -29,8 +29,11 @@ impl World for Fake {
         None
     }
     fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+        Ok(self.object(path)?.map(|object| (object, 0)).into_iter().collect())
+    }
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
         let found = self.objects.get(path.to_string_lossy().as_ref());
-        Ok(found.map(|ino| (ObjectId { ino: *ino, dev: 1, generation: 0 }, 0)).into_iter().collect())
+        Ok(found.map(|ino| ObjectId { ino: *ino, dev: 1, generation: 0 }))
     }
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
         Ok(self.cgroups.get(path).cloned().unwrap_or_default())

@@ -19,8 +19,10 @@ use crate::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
     },
-    manifest::{Digest, ManifestPath},
+    manifest::{Digest, Manifest, ManifestPath},
+    measure::{self, Meter},
     mounts::{self, Mount},
+    pins,
 };
 
 /// What is on the host. The tests have one of their own.
@@ -32,14 +34,23 @@ pub trait World {
     /// # Errors
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
-    /// The dynamic loader that a program asks for; none when it asks for none, or cannot be read.
+    /// The dynamic loader that a program asks for, which was measured; none when it asks for none, or cannot be read.
     fn loader(&mut self, path: &Path) -> Option<PathBuf>;
+    /// The paths under which events may show the file at `path`, which was measured.
+    fn names(&mut self, path: &Path) -> Vec<PathBuf> {
+        vec![path.to_owned()]
+    }
     /// The kernel's identities of what `path` leads to and of the roots of what is mounted below it; none when it does not
     /// exist; each with how many components below `path` it lies. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
     /// # Errors
     /// Why it cannot be known, in a sentence that names the path.
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
+    /// The kernel's identity of what `path` leads to alone, whatever is mounted below; none when it does not exist.
+    ///
+    /// # Errors
+    /// Why it cannot be known, in a sentence that names the path.
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String>;
     /// What is Enforcer's own, as absolute paths; what does not exist is none.
     fn own(&self) -> Vec<PathBuf> {
         vec![]
@@ -117,6 +128,20 @@ impl<'a> Host<'a> {
         Ok(Self { resolver, home, own, loaded, mounts })
     }
 
+    /// Measures the binaries of a manifest, those that are not measured yet, all at once.
+    pub fn measure_binaries(&mut self, manifest: &Manifest) {
+        let paths = pins::binary_paths(manifest).map(|(_, _, path, _)| path.below(&self.home));
+        let paths: Vec<PathBuf> = paths.filter(|path| !self.loaded.pins.contains_key(path)).collect();
+        self.measure(&paths);
+    }
+
+    fn measure(&mut self, paths: &[PathBuf]) {
+        let mut meter = Meter::default();
+        for (path, outcome) in measure::files(paths, |progress| meter.show(progress)) {
+            self.loaded.pins.insert(path, outcome.map_err(|e| e.to_string()));
+        }
+    }
+
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
     /// that was not there when the policy was loaded, no new mount hides what was there, and it is no second name of a
     /// file. What an agent may rename to that place it may delete and write already.
@@ -170,10 +195,7 @@ impl<'a> Host<'a> {
 
 impl World for Host<'_> {
     fn expand(&self, path: &ManifestPath) -> String {
-        match path.below_home() {
-            Some(rest) => self.home.join(rest.trim_start_matches('/')).to_string_lossy().into_owned(),
-            None => path.as_str().to_owned(),
-        }
+        path.below(&self.home).to_string_lossy().into_owned()
     }
 
     fn own(&self) -> Vec<PathBuf> {
@@ -185,30 +207,43 @@ impl World for Host<'_> {
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
-        let measure = || hash::sha256_file(path).map_err(|e| e.to_string());
-        self.loaded.pins.entry(path.to_owned()).or_insert_with(measure).clone()
+        if !self.loaded.pins.contains_key(path) {
+            self.measure(&[path.to_owned()]);
+        }
+        self.loaded.pins.get(path).cloned().unwrap_or_else(|| Err(format!("{}: was not measured", path.display())))
+    }
+
+    fn names(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut names = vec![path.to_owned()];
+        // Where nothing could be measured, looking at the path may take for ever.
+        if self.loaded.pins.get(path).is_some_and(Result::is_ok) {
+            names.push(self.loaded.place(path));
+        }
+        names
     }
 
     fn loader(&mut self, path: &Path) -> Option<PathBuf> {
+        // Where nothing could be measured, looking at the path may take for ever.
+        self.loaded.pins.get(path)?.as_ref().ok()?;
         let read = || elf::interpreter(&hash::open_regular(path).ok()?.0);
         self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
         let place = self.loaded.place(path);
-        let top = if self.loaded.again && widens {
-            self.unbent(path)?
-        } else {
-            match self.resolver.resolve(path) {
-                Ok(top) => Some(top),
-                Err(ResolveError::NotFound) => None,
-                Err(e) => return Err(format!("{}: {e}", path.display())),
-            }
-        };
+        let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
         objects.extend(self.roots_below(&place, widens));
         Ok(objects)
+    }
+
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
+        match self.resolver.resolve(path) {
+            Ok(object) => Ok(Some(object)),
+            Err(ResolveError::NotFound) => Ok(None),
+            Err(e) => Err(format!("{}: {e}", path.display())),
+        }
     }
 
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {

@@ -145,6 +145,7 @@ impl Directory {
     fn remember(&mut self, next: &Ruleset) {
         self.ruleset.names.extend(next.names.clone());
         self.ruleset.rules.extend(next.rules.clone());
+        self.ruleset.pinned.clone_from(&next.pinned);
     }
 }
 

@@ -192,6 +192,7 @@ impl Owner {
         let own = self.own();
         let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
+        host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.
         self.attached.retain(|cgroup, skill| {

@@ -26,6 +26,7 @@ use super::{
     record::{Object, Record},
 };
 use crate::{
+    compile::ruleset::Ruleset,
     engine::Directory,
     kernel::load::CGROUP_ROOT,
     manifest::Digest,
@@ -108,6 +109,10 @@ impl Enricher {
             if event.verdict != Verdict::Allow as u8 {
                 record.advice = skill.and_then(|s| s.reason.clone());
             }
+            if let Some(reason) = changed(&directory.ruleset, event, record.object.path.as_deref()) {
+                record.reason = reason.as_str().into();
+                record.hint = Some(CHANGED_HINT.into());
+            }
             if event.rule != RuleId::NONE {
                 record.rule = directory.ruleset.rules.get(&event.rule).map(|r| r.text.clone());
             }
@@ -166,6 +171,16 @@ impl Enricher {
         self.cgroups.insert(event.cgroup, path.clone());
         path
     }
+}
+
+/// What to do about a binary that is another than the one that was pinned.
+const CHANGED_HINT: &str = "if it was meant to change: `enforcer policy pin --update FILE`, then `enforcer reload`";
+
+/// A binary that is not listed although its path is: it is another than when the policy was loaded, as after an upgrade.
+fn changed(ruleset: &Ruleset, event: &Event, path: Option<&str>) -> Option<Reason> {
+    let is_pinned = |path: &str| ruleset.pinned.get(&event.skill).is_some_and(|paths| paths.contains(Path::new(path)));
+    let is_unlisted = event.kind == Kind::Exec as u8 && event.reason == Reason::BinaryNotListed as u8;
+    (is_unlisted && path.is_some_and(is_pinned)).then_some(Reason::BinaryChanged)
 }
 
 /// The process's cgroup, if it is still the one with this id.

@@ -25,6 +25,9 @@ pub struct Record {
     /// The manifest's own words for denials of this skill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// What the operator may want to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// Process, in the initial pid namespace.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pid: u32,

@@ -96,6 +96,9 @@ fn people(record: &Record) -> String {
     if let Some(advice) = &record.advice {
         let _ = write!(line, "  “{}”", printable(advice));
     }
+    if let Some(hint) = &record.hint {
+        let _ = write!(line, "  ({hint})");
+    }
     line.push_str(RESET);
     line
 }

@@ -6,6 +6,7 @@
 mod bounds;
 mod decode;
 mod digest;
+pub mod edit;
 mod error;
 mod limits;
 mod matching;

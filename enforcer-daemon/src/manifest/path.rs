@@ -30,6 +30,12 @@ impl ManifestPath {
         self.0.strip_prefix('~').map(|rest| rest.trim_start_matches('/'))
     }
 
+    /// The path on this host, with `home` in the place of `~`.
+    #[must_use]
+    pub fn below(&self, home: &std::path::Path) -> std::path::PathBuf {
+        self.below_home().map_or_else(|| self.0.clone().into(), |rest| home.join(rest))
+    }
+
     /// Whether `other` is this path or lies below it, by their text.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {

@@ -15,6 +15,7 @@ mod kernel;
 mod lifecycle;
 mod mapping;
 mod modes;
+mod pin;
 mod places;
 mod resolve;
 mod runtime;
@@ -53,6 +54,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    pin::SUITE,
     full::SUITE,
     mapping::SUITE,
     jit::SUITE,

@@ -3,17 +3,25 @@
 #![expect(clippy::format_push_string, clippy::format_collect, reason = "texts are built once, and read best this way")]
 
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
 
 /// Far beyond what is measured in a debug build, far below what an unbounded parse takes.
 const BOUND: Duration = Duration::from_secs(30);
 
+/// What this thread has worked so far: what else the machine does is not the parser's fault.
+fn worked() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("a clock that runs")
+}
+
 fn refused(text: &str) -> ManifestError {
-    let start = Instant::now();
+    let start = worked();
     let errors = parsed(text).map(|_| ()).expect_err("refused");
-    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    let took = worked().saturating_sub(start);
+    assert!(took < BOUND, "{took:?}");
     let message = errors.to_string();
     let first = errors.iter().next().expect("an error").clone();
     assert!(first.to_string().len() < 1000, "{}", first.to_string().len());
@@ -100,9 +108,9 @@ fn a_hundred_thousand_rules() {
     for n in 0..50_000 {
         text += &format!("      - \"sha256:{n:064x}\"\n");
     }
-    let start = Instant::now();
+    let start = worked();
     let valid = validated(&text).expect("valid");
-    let elapsed = start.elapsed();
+    let elapsed = worked().saturating_sub(start);
     let skill = &valid.manifest().skills["a"];
     assert_eq!(skill.network_scope.as_ref().map(|list| list.entries().len()), Some(50_000));
     let last = KeyPath::skill("a").key("allow_binaries").index(49_999);

@@ -1,6 +1,7 @@
 //! Tests of the manifest as a whole, from text to [`ValidManifest`].
 
 mod accepted;
+mod edit;
 mod hostile;
 mod network;
 mod properties;
