@@ -146,7 +146,7 @@ fn executed_then_written() -> Act {
 /// A page at the end of the heap, which `brk` has made.
 fn grown_heap() -> Result<*mut u8, Failure> {
     // SAFETY: nothing in this process uses the break but the allocator, which only ever asks for more.
-    let at = unsafe { libc::sbrk(2 * PAGE as isize) };
+    let at = unsafe { libc::sbrk(2 * PAGE.cast_signed()) };
     if at == MAP_FAILED {
         return Err(Failure::broken("sbrk"));
     }

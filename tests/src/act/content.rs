@@ -25,7 +25,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             std::fs::read(from).map_err(Failure::broken).and_then(|content| overwrite(how, path, from, &content))
         }
         ("hold-mapping", [path, act @ ..]) => hold_mapping(path).and_then(|()| perform_act(act)),
-        ("exec-often", [count, program]) => sys::number(count).and_then(|count| exec_often(count, program)),
+        ("exec-often", [count, program]) => sys::number(count).map(|count| exec_often(count, program)),
         ("swap-often", [end, path, good, bad]) => swap_often(end, path, good, bad),
         _ => return None,
     })
@@ -185,7 +185,7 @@ const RACE_LIMIT: Duration = Duration::from_mins(4);
 
 /// Executes a program that ends with 0 over and over, until it has run or was refused `count` times, each at least a tenth. Prints
 /// how often it ran, was refused, was busy, did not begin for another reason, and how often something else ran.
-fn exec_often(count: u64, program: &str) -> Act {
+fn exec_often(count: u64, program: &str) {
     let deadline = Instant::now() + RACE_LIMIT;
     let (mut ran, mut refused, mut busy, mut broken, mut foreign) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
     while (ran + refused < count || ran.min(refused) < count / 10) && Instant::now() < deadline {
@@ -201,7 +201,6 @@ fn exec_often(count: u64, program: &str) -> Act {
         }
     }
     println!("{ran} {refused} {busy} {broken} {foreign}");
-    Ok(())
 }
 
 /// Puts one and the other content into a file over and over, from several threads and by several ways, until `end` exists.
