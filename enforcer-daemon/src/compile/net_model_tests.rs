@@ -16,6 +16,7 @@ use enforcer_common::{
     event::Reason,
     ids::ObjectId,
     net::{Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
+    rules::BinaryRule,
 };
 use proptest::{
     collection::vec,

@@ -25,7 +25,7 @@ impl World for Fake {
         let text = path.to_string_lossy();
         self.digests.get(text.as_ref()).map(|b| Digest::new([*b; 32])).ok_or_else(|| format!("{text}: not found"))
     }
-    fn loader(&mut self, _path: &Path) -> Option<std::path::PathBuf> {
+    fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
         None
     }
     fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {

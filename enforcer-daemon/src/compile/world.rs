@@ -35,7 +35,9 @@ pub trait World {
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
     /// The dynamic loader that a program asks for, which was measured; none when it asks for none, or cannot be read.
-    fn loader(&mut self, path: &Path) -> Option<PathBuf>;
+    fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
     /// The paths under which events may show the file at `path`, which was measured.
     fn names(&mut self, path: &Path) -> Vec<PathBuf> {
         vec![path.to_owned()]
