@@ -5,6 +5,8 @@
 pub mod map {
     /// Labels: which skill a task is in, by the address of its `task_struct`.
     pub const TASKS: &str = "TASKS";
+    /// How many labels there are of tasks with such an address.
+    pub const TASK_FILTER: &str = "TASK_FILTER";
     /// Which skill a cgroup belongs to, by its kernfs id.
     pub const CGROUPS: &str = "CGROUPS";
     /// Whether any cgroup with such an id may be in [`CGROUPS`].

@@ -4,6 +4,7 @@
 //! [`engine`] owns the kernel side, [`service`] puts it together with the event stream and the [`control`] socket,
 //! [`cli`] is the command line.
 
+pub mod ask;
 pub mod checks;
 pub mod cli;
 pub mod compile;

@@ -19,7 +19,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::engine::Engine;
+use crate::{ask::Asker, engine::Engine};
 
 /// How long changes are gathered before the policy is resolved again: a tool that makes a tree makes many at once.
 const GATHER: Duration = Duration::from_millis(5);
@@ -30,19 +30,28 @@ const BUFFER: usize = 16 * 1024;
 struct Watches {
     inotify: Inotify,
     names: HashMap<WatchDescriptor, (PathBuf, BTreeSet<OsString>)>,
+    asker: Asker,
 }
 
 impl Watches {
     fn new() -> io::Result<Self> {
-        Ok(Self { inotify: Inotify::init()?, names: HashMap::new() })
+        Ok(Self { inotify: Inotify::init()?, names: HashMap::new(), asker: Asker::default() })
     }
 
     /// Watches the way to each path; returns whether a directory is watched that was not before.
     fn set(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
         let mut wanted: HashMap<PathBuf, BTreeSet<OsString>> = HashMap::new();
         for path in paths {
+            let asked = path.clone();
+            let real = match self.asker.ask(path, move || asked.canonicalize().ok()) {
+                Ok(real) => real,
+                Err(e) => {
+                    tracing::warn!("{}: {e}; changes there are not noticed until mounts change", path.display());
+                    continue;
+                }
+            };
             // As it is written, and as it is: a directory that a symlink leads to can be renamed, too.
-            for way in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
+            for way in [Some(path.clone()), real].into_iter().flatten() {
                 for step in way.ancestors() {
                     if let (Some(parent), Some(name)) = (step.parent(), step.file_name()) {
                         wanted.entry(parent.to_owned()).or_default().insert(name.to_owned());

@@ -18,7 +18,7 @@ use enforcer_common::{
 use crate::{
     digest,
     kernel::{Binprm, Task},
-    maps::TASKS,
+    label,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -32,7 +32,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if let Some(skill) = subject::entered_by_exec(file) {
         let entered =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        let room = TASKS.insert(Task::current().key(), Label::new(skill, Origin::Cgroup), 0).is_ok();
+        let room = label::give(Task::current(), &Label::new(skill, Origin::Cgroup));
         let decision = if room { entered } else { decide::no_room() };
         report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
         return verdict::of(!room);

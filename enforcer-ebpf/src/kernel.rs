@@ -9,6 +9,8 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use enforcer_common::{ids::ObjectId, offsets::Offsets};
 
+use crate::atomic;
+
 /// Filled in by the daemon from the running kernel's BTF.
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::UNSET;
@@ -506,10 +508,17 @@ impl Task {
         Self(unsafe { bpf_get_current_task_btf() }.cast())
     }
 
-    /// The key of the task in `TASKS`.
+    /// The key of the task in `TASKS`: its address, as a number.
+    ///
+    /// The verifier does not let a pointer be multiplied.
     #[inline(always)]
     pub fn key(self) -> u64 {
-        self.0 as u64
+        let mut key = 0;
+        // SAFETY: the word is on the stack.
+        unsafe {
+            atomic::store(&raw mut key, self.0 as u64);
+            (&raw const key).read_volatile()
+        }
     }
 
     /// The process id in the initial pid namespace.

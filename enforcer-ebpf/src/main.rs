@@ -24,6 +24,7 @@ mod digest;
 mod exec;
 mod file;
 mod kernel;
+mod label;
 mod mapping;
 mod maps;
 mod mount;

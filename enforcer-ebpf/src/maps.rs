@@ -1,4 +1,4 @@
-//! The maps. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
+//! The maps, but for those of [`crate::label`]. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -15,16 +15,11 @@ use enforcer_common::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Label},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
 };
 
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
-const LAZY: usize = BPF_F_NO_PREALLOC as usize;
-
-/// Labels by the address of the `task_struct`: a task storage is not available to the cgroup programs before 7.x, and an
-/// address is as unique as the task; `task_free` removes it.
-#[btf_map]
-pub static TASKS: HashMap<u64, Label, 262_144, LAZY> = HashMap::new();
+pub const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();

@@ -18,7 +18,8 @@ use crate::{
     ascent::Ascent,
     file::actions_of,
     kernel::{Cgroup, File, Task},
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS},
+    label,
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -30,7 +31,7 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if TASKS.insert(child.key(), Label::new(skill, Origin::Parent), 0).is_ok() {
+    if label::give(child, &Label::new(skill, Origin::Parent)) {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.
@@ -43,7 +44,7 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
 /// `security_task_free(task)`: the address may become another task's.
 #[lsm(hook = "task_free")]
 pub fn task_free(ctx: LsmContext) -> i32 {
-    let _ = TASKS.remove(Task::new(ctx.arg(0)).key());
+    label::take(Task::new(ctx.arg(0)));
     verdict::pass()
 }
 
@@ -147,15 +148,13 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let to = cgroup.id().unwrap_or(0);
-    // SAFETY: an update replaces the element.
-    let label = unsafe { TASKS.get(task.key()) };
-    let (skill, kind, reason) = match label {
-        Some(label) if !label.skill.governs() => return 0,
-        Some(label) => (label.skill, Kind::Move, Reason::LabelStays),
+    let (skill, kind, reason) = match subject::of(task) {
+        Some(skill) if !skill.governs() => return 0,
+        Some(skill) => (skill, Kind::Move, Reason::LabelStays),
         None => {
             // SAFETY: as above.
             let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
-            let _ = TASKS.insert(task.key(), Label::new(cgroup.skill, Origin::Cgroup), 0);
+            let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
             (cgroup.skill, Kind::Enter, Reason::Entered)
         }
     };
@@ -234,11 +233,11 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
         }
         (*request).seen += 1;
         let skill = (*request).skill;
-        match TASKS.get(task.key()) {
-            Some(label) if label.skill == skill && (*request).query == 0 => {}
-            Some(label) if label.skill.governs() => (*request).refused += 1,
+        match subject::of(task) {
+            Some(own) if own == skill && (*request).query == 0 => {}
+            Some(own) if own.governs() => (*request).refused += 1,
             _ if (*request).query != 0 => {}
-            _ if TASKS.insert(task.key(), Label::new(skill, Origin::Enrolled), 0).is_ok() => {
+            _ if label::give(task, &Label::new(skill, Origin::Enrolled)) => {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,

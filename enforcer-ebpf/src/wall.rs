@@ -12,7 +12,6 @@ use enforcer_common::{
 
 use crate::{
     kernel::{Dentry, File, Qstr, Task},
-    maps::TASKS,
     policy::InForce,
     report::{self, Object},
     subject,
@@ -24,8 +23,7 @@ use crate::{
 /// act, and until then nobody of the skill reaches it.
 #[inline(always)]
 fn is_outside(skill: SkillId, target: Task) -> bool {
-    // SAFETY: an update replaces the element.
-    unsafe { TASKS.get(target.key()) }.is_none_or(|label| label.skill != skill)
+    subject::of(target).is_none_or(|own| own != skill)
 }
 
 /// Refuses to reach a process outside the skill; true when it is refused (audit mode only reports, but for the daemon).
@@ -37,9 +35,7 @@ fn refuses_reach(skill: SkillId, kind: Kind, target: Task) -> bool {
 /// Why a process outside the skill is out of reach.
 #[inline(always)]
 fn reason_of(target: Task) -> Reason {
-    // SAFETY: an update replaces the element.
-    let label = unsafe { TASKS.get(target.key()) };
-    if label.is_some_and(|label| label.skill == SkillId::RESOLVER) { Reason::OwnProcess } else { Reason::OtherSkill }
+    if subject::of(target) == Some(SkillId::RESOLVER) { Reason::OwnProcess } else { Reason::OtherSkill }
 }
 
 /// Refuses to write into the memory of a process of the skill; true when it is refused.
@@ -148,9 +144,7 @@ fn inside_file(dentry: Dentry) -> Option<Name> {
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let parent = Task::new(ctx.arg(0));
-    // SAFETY: an update replaces the element.
-    let governed = unsafe { TASKS.get(parent.key()) }.is_some_and(|label| label.skill.governs());
-    if !governed {
+    if !subject::of(parent).is_some_and(SkillId::governs) {
         return verdict::pass();
     }
     if is_outside(skill, parent) {

@@ -66,17 +66,16 @@ impl Finding {
     }
 }
 
-/// What was found on the way up, and what is still to be found.
+/// What was found on the way up, what is still to be found, and what was asked.
 ///
 /// In the kernel it lies in the acting task's label: to the verifier, what is in a map is unknown, where it would follow each
-/// combination of values on the stack through the rest of the program.
+/// combination of values on the stack through the rest of the program, and trace each constant back to where it came from.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Actions for which no rule was met yet: bits of [`action`], and [`ITSELF`].
+    /// Actions for which no rule was met yet: bits of [`action`]; those that were asked for, shifted by [`ASKED`]; and
+    /// [`ITSELF`], [`THOROUGH`] and [`SEALED`].
     open: u32,
-    /// What is asked, for the whole walk: bits of [`action`], [`BY_NAME`], [`THOROUGH`] and [`SEALED`].
-    asked: u32,
     delete: Finding,
     write: Finding,
     read: Finding,
@@ -88,29 +87,21 @@ pub struct Findings {
 
 /// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
 const ITSELF: u32 = 1 << 31;
+/// In [`Findings::open`]: the walk goes on when everything is decided, because a denial that audit mode lets pass may hide that
+/// the object is Enforcer's own. No allowance can, as none lies below what is Enforcer's own.
+const THOROUGH: u32 = 1 << 30;
+/// In [`Findings::open`]: library directories are read-only.
+const SEALED: u32 = 1 << 29;
+/// In [`Findings::open`]: where the actions begin that were asked for.
+const ASKED: u32 = 16;
 /// The actions among [`Findings::open`].
 const ACTIONS: u32 = action::ALL | action::READ;
-/// In [`Findings::asked`]: [`Act::by_name`].
-const BY_NAME: u32 = 1 << 30;
-/// In [`Findings::asked`]: whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is
-/// Enforcer's own. No allowance can, as none lies below what is Enforcer's own.
-const THOROUGH: u32 = 1 << 29;
-/// In [`Findings::asked`]: library directories are read-only.
-const SEALED: u32 = 1 << 28;
 
 impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self {
-            open: 0,
-            asked: 0,
-            delete: nothing,
-            write: nothing,
-            read: nothing,
-            own: RuleId::NONE,
-            library: LibrarySlot::NONE,
-        }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE, library: LibrarySlot::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -126,23 +117,25 @@ impl Findings {
         if self.open & action::READ != 0 {
             self.read = finding;
         }
-        self.open = 0;
+        self.open &= !ACTIONS;
+    }
+
+    /// Whether there is nothing left to look for.
+    #[inline(always)]
+    fn is_complete(&self) -> bool {
+        self.open & (ACTIONS | THOROUGH) == 0
     }
 
     /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
     #[inline(always)]
-    fn never(&self) -> Option<(ReasonCode, RuleId)> {
+    fn never(&self, act: Act) -> Option<(ReasonCode, RuleId)> {
         if self.own.0 != 0 {
             return Some((Reason::OwnFile.into(), self.own));
         }
         let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
-        let write = self.asked & action::WRITE != 0 && unnamed(self.write);
-        let delete = self.asked & action::DELETE != 0 && unnamed(self.delete);
-        if self.asked & BY_NAME != 0 && (write || delete) {
-            Some((Reason::KernelInterface.into(), RuleId::NONE))
-        } else {
-            None
-        }
+        let write = act.actions & action::WRITE != 0 && unnamed(self.write);
+        let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
+        if act.by_name && (write || delete) { Some((Reason::KernelInterface.into(), RuleId::NONE)) } else { None }
     }
 }
 
@@ -158,11 +151,10 @@ impl<R: Rules> Step for Survey<'_, R> {
     fn visit(&mut self, object: &ObjectId) -> bool {
         let found = &mut *self.found;
         let itself = found.open & ITSELF != 0;
-        found.open &= ACTIONS;
+        found.open &= !ITSELF;
         let Some(rule) = self.rules.object(self.skill, object) else { return false };
-        let asked = found.asked;
-        let thorough = asked & THOROUGH != 0;
         let own = rule.own.rule();
+        let asked = found.open >> ASKED;
         let moved = itself && asked & action::DELETE != 0;
         let changed = asked & (action::WRITE | action::DELETE) != 0;
         if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
@@ -171,7 +163,7 @@ impl<R: Rules> Step for Survey<'_, R> {
         }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
-            return !thorough;
+            return found.is_complete();
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {
@@ -185,14 +177,14 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
-        if asked & SEALED != 0
+        if found.open & SEALED != 0
             && found.open & action::WRITE != 0
             && let Some(library) = rule.library.rule()
         {
             found.write = Finding::new(Reason::LibraryReadOnly, library);
             found.open &= !action::WRITE;
         }
-        found.open == 0 && !thorough
+        found.is_complete()
     }
 }
 
@@ -235,16 +227,11 @@ fn survey<R: Rules, A: Ancestry>(
             settled |= action::WRITE;
         }
     }
-    let mut asked = act.actions;
-    let mut ask = |on: bool, bit: u32| asked |= if on { bit } else { 0 };
-    ask(act.by_name, BY_NAME);
-    ask(sealed, SEALED);
-    ask(has(skill_flag::AUDIT) && has(skill_flag::GUARDS), THOROUGH);
-    found.asked = asked;
     let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
     found.open = act.actions & (!settled | guarded);
     if found.open != 0 {
-        found.open |= itself;
+        let thorough = if has(skill_flag::AUDIT) && has(skill_flag::GUARDS) { THOROUGH } else { 0 };
+        found.open |= (act.actions & ACTIONS) << ASKED | itself | thorough | if sealed { SEALED } else { 0 };
         let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
@@ -270,7 +257,7 @@ pub fn object<R: Rules, A: Ancestry>(
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
     survey(rules, skill, &conf, act, ITSELF, ancestry, found);
-    if let Some((reason, rule)) = found.never() {
+    if let Some((reason, rule)) = found.never(act) {
         return (refusal(&conf, reason, rule), kind);
     }
     let mut decision = Decision::silent();
@@ -324,7 +311,7 @@ pub fn link<R: Rules, A: Ancestry>(
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     survey(rules, skill, &conf, Act::MOVE, 0, target, found);
-    if let Some((reason, rule)) = found.never() {
+    if let Some((reason, rule)) = found.never(Act::MOVE) {
         return refusal(&conf, reason, rule);
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
@@ -334,7 +321,7 @@ pub fn link<R: Rules, A: Ancestry>(
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
     survey(rules, skill, &conf, all, 0, source, found);
-    if let Some((reason, rule)) = found.never() {
+    if let Some((reason, rule)) = found.never(all) {
         return refusal(&conf, reason, rule);
     }
     if !decision.allows() {

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use enforcer_common::{
@@ -10,7 +11,7 @@ use enforcer_common::{
     rules::{BinaryKey, BinaryRule, LibrarySlot, ObjectKey, SkillConf, binary_flag, skill_flag},
 };
 
-use super::Compiler;
+use super::{Compiler, world::NoObject};
 use crate::manifest::{DEFAULT_LIBRARIES, Digest, KeyPath, LibraryEntry, Listed, ManifestPath, Skill, SkillName};
 
 /// Where programs lie below a directory of libraries. They are executed, or not at all: a mapping would be a way round
@@ -30,7 +31,7 @@ const LOADERS: [&str; 8] = [
 ];
 
 /// The objects of a path, each with how far it lies below, or why there are none.
-type Objects = Result<Vec<(ObjectId, u32)>, String>;
+type Objects = Result<Vec<(ObjectId, u32)>, Rc<NoObject>>;
 
 /// What the compiler remembers of libraries from one skill to the next.
 #[derive(Default)]
@@ -97,14 +98,27 @@ impl Compiler<'_> {
                         }
                     }
                 }
-                Err(e) => self.error(at, e),
+                Err(e) if matches!(*e, NoObject::Silent { .. }) => {
+                    self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
+                    // Watching it would wait for it, too.
+                    continue;
+                }
+                Err(e) => self.error(at, e.to_string()),
             }
             self.ruleset.watched.insert(place.clone());
         }
         // After all that is named, so that naming one of these directories allows it.
         for place in &named {
             for programs in PROGRAMS.map(|below| place.join(below)).iter().filter(|dir| !named.contains(dir)) {
-                for (object, _) in self.places(programs, false).unwrap_or_default() {
+                let objects = match self.places(programs, false) {
+                    Ok(objects) => objects,
+                    // What is not known to be a program would be a library.
+                    Err(e) => {
+                        self.error(&key, e.to_string());
+                        continue;
+                    }
+                };
+                for (object, _) in objects {
                     let slot = &mut self.ruleset.objects.entry(ObjectKey::new(id, object)).or_default().library;
                     if !slot.is_some() {
                         *slot = LibrarySlot::DENIED;
@@ -121,7 +135,7 @@ impl Compiler<'_> {
         if let Some(known) = self.libraries.resolved.get(&key) {
             return known.clone();
         }
-        let found = self.world.objects(path, widens);
+        let found = self.world.objects(path, widens).map_err(Rc::new);
         self.libraries.resolved.insert(key, found.clone());
         found
     }

@@ -21,7 +21,7 @@ use enforcer_common::{
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
-pub use self::world::World;
+pub use self::world::{NoObject, World};
 use self::{
     own::OwnObject,
     ruleset::{RuleText, Ruleset, SkillText},
@@ -98,7 +98,8 @@ impl Ids {
 /// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
     let own_paths = world.own();
-    let own = own::objects(world).map_err(|text| CompileErrors(vec![Remark { place: "self".into(), text }]))?;
+    let own =
+        own::objects(world).map_err(|e| CompileErrors(vec![Remark { place: "self".into(), text: e.to_string() }]))?;
     let mut compiler = Compiler {
         manifest,
         world,
@@ -296,7 +297,12 @@ impl Compiler<'_> {
                         }
                     }
                 }
-                Err(e) => self.error(&at, e),
+                Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
+                    self.warn(&at, format!("{e}: the path allows nothing until the policy is compiled again"));
+                    // Watching it would wait for it, too.
+                    continue;
+                }
+                Err(e) => self.error(&at, e.to_string()),
             }
             self.ruleset.watched.insert(expanded.into());
         }

@@ -146,10 +146,10 @@ impl World for Nowhere {
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
         Err(path.display().to_string())
     }
-    fn objects(&mut self, _: &Path, _: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+    fn objects(&mut self, _: &Path, _: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
         Ok(vec![])
     }
-    fn object(&mut self, _: &Path) -> Result<Option<ObjectId>, String> {
+    fn object(&mut self, _: &Path) -> Result<Option<ObjectId>, NoObject> {
         Ok(None)
     }
     fn cgroups(&mut self, _: &str) -> Result<Vec<(u64, u32)>, String> {

@@ -7,7 +7,7 @@ use enforcer_common::{
     rules::{ObjectKey, Own, SkillConf, skill_flag},
 };
 
-use super::{Compiler, World};
+use super::{Compiler, NoObject, World};
 use crate::manifest::SkillName;
 
 /// An object of Enforcer's own, or a directory on the way to one.
@@ -19,7 +19,7 @@ pub(super) struct OwnObject {
 }
 
 /// Finds out what is Enforcer's own on this host.
-pub(super) fn objects(world: &mut dyn World) -> Result<Vec<OwnObject>, String> {
+pub(super) fn objects(world: &mut dyn World) -> Result<Vec<OwnObject>, NoObject> {
     let mut found: Vec<OwnObject> = vec![];
     for path in world.own() {
         let text = format!("self: {}", path.display());

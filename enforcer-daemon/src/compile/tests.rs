@@ -25,13 +25,10 @@ impl World for Fake {
         let text = path.to_string_lossy();
         self.digests.get(text.as_ref()).map(|b| Digest::new([*b; 32])).ok_or_else(|| format!("{text}: not found"))
     }
-    fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
-        None
-    }
-    fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
+    fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
         Ok(self.object(path)?.map(|object| (object, 0)).into_iter().collect())
     }
-    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
         let found = self.objects.get(path.to_string_lossy().as_ref());
         Ok(found.map(|ino| ObjectId { ino: *ino, dev: 1, generation: 0 }))
     }
@@ -132,10 +129,10 @@ fn absent_lists_allow_nothing_and_a_star_everything() {
         &mut Ids::default(),
     );
     let flags: Vec<u32> = [SkillId(1), SkillId(2)].map(|id| out.ruleset.skills[&id].flags).into();
-    // Writing is not governed where it is not mentioned.
-    let writes = skill_flag::WRITE_ANY;
-    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | writes;
-    assert_eq!(flags, [writes, any]);
+    // Writing is not governed where it is not mentioned, but for the libraries that are there by default.
+    let absent = skill_flag::WRITE_ANY | skill_flag::LIBRARIES_DEFAULT | skill_flag::LIBRARIES_SEALED;
+    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | absent;
+    assert_eq!(flags, [absent, any]);
     assert!(out.ruleset.is_empty());
 }
 

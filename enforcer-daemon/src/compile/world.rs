@@ -3,17 +3,21 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use enforcer_common::ids::ObjectId;
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx},
     io::Errno,
 };
 
 use crate::{
+    ask::Silent,
     elf, hash,
     kernel::{
         load::CGROUP_ROOT,
@@ -24,6 +28,30 @@ use crate::{
     mounts::{self, Mount},
     pins,
 };
+
+/// Why the kernel's identity of a path is not known. Each names the path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoObject {
+    /// Its filesystem does not answer.
+    #[error("{}: {silent}", path.display())]
+    Silent {
+        /// The path.
+        path: PathBuf,
+        /// How long it was waited for.
+        #[source]
+        silent: Silent,
+    },
+    /// It cannot be looked at.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl NoObject {
+    fn of(path: &Path, why: impl std::fmt::Display) -> Self {
+        Self::Refused(format!("{}: {why}", path.display()))
+    }
+}
 
 /// What is on the host. The tests have one of their own.
 pub trait World {
@@ -46,13 +74,13 @@ pub trait World {
     /// exist; each with how many components below `path` it lies. `widens` says that the rule allows something, so that an agent would gain by bending the path.
     ///
     /// # Errors
-    /// Why it cannot be known, in a sentence that names the path.
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String>;
+    /// Why it cannot be known.
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject>;
     /// The kernel's identity of what `path` leads to alone, whatever is mounted below; none when it does not exist.
     ///
     /// # Errors
-    /// Why it cannot be known, in a sentence that names the path.
-    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String>;
+    /// Why it cannot be known.
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject>;
     /// What is Enforcer's own, as absolute paths; what does not exist is none.
     fn own(&self) -> Vec<PathBuf> {
         vec![]
@@ -94,11 +122,6 @@ impl Loaded {
     /// From now on, what was found counts.
     pub fn settle(&mut self) {
         self.again = true;
-    }
-
-    /// Where a path leads, symlinks followed as far as it exists.
-    fn place(&mut self, path: &Path) -> PathBuf {
-        self.places.entry(path.to_owned()).or_insert_with(|| canonical_as_far(path)).clone()
     }
 }
 
@@ -144,19 +167,58 @@ impl<'a> Host<'a> {
         }
     }
 
+    /// Asks the filesystem at `path`. When it does not answer, its mount point is asked, so that one answer that does not come
+    /// is waited for, and not one for each path on that mount.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        path: &Path,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoObject> {
+        self.resolver.asker().ask(path, work).map_err(|silent| {
+            let points = self.mounts.iter().map(|mount| &mount.mount_point).filter(|point| path.starts_with(point));
+            if let Some(point) = points.max_by_key(|point| point.components().count())
+                && point != Path::new("/")
+                && point != path
+            {
+                let at = point.clone();
+                // Whether it answers is all that is to be learnt.
+                let _ = self.resolver.asker().ask(point, move || fs::metadata(at).is_ok());
+            }
+            NoObject::Silent { path: path.to_owned(), silent }
+        })
+    }
+
+    /// Where a path leads, symlinks followed as far as it exists, when the policy was loaded.
+    fn place(&mut self, path: &Path) -> Result<PathBuf, NoObject> {
+        if let Some(place) = self.loaded.places.get(path) {
+            return Ok(place.clone());
+        }
+        let asked = path.to_owned();
+        let place = self.ask(path, move || canonical_as_far(&asked))?;
+        self.loaded.places.insert(path.to_owned(), place.clone());
+        Ok(place)
+    }
+
+    /// The identity of what `question` leads to, which is what `path` means.
+    fn resolve(&mut self, path: &Path, question: &Path) -> Result<Option<ObjectId>, NoObject> {
+        let question = self.resolver.question(question);
+        match self.ask(path, question)? {
+            Ok(object) => Ok(Some(object)),
+            Err(ResolveError::NotFound) => Ok(None),
+            Err(e) => Err(NoObject::of(path, e)),
+        }
+    }
+
     /// What lies at a path of the policy in force, if the agent cannot have put something else there: no symlink leads to it
     /// that was not there when the policy was loaded, no new mount hides what was there, and it is no second name of a
     /// file. What an agent may rename to that place it may delete and write already.
-    fn unbent(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
-        let place = self.loaded.place(path);
-        let failed = |e: Errno| format!("{}: {e}", path.display());
-        let fd = match openat2(CWD, &place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-            Ok(fd) => fd,
+    fn unbent(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
+        let place = self.place(path)?;
+        let (fd, stat) = match self.ask(path, move || look(&place))? {
+            Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(NoObject::of(path, e)),
         };
-        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID | StatxFlags::NLINK | StatxFlags::TYPE)
-            .map_err(failed)?;
         let directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let known_mount = self.loaded.mounts.iter().any(|m| m.id == stat.stx_mnt_id);
         if !known_mount || !(directory || stat.stx_nlink == 1) {
@@ -164,18 +226,14 @@ impl<'a> Host<'a> {
             return Ok(None);
         }
         // By the descriptor, so that it is the very object that was looked at.
-        match self.resolver.resolve(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))) {
-            Ok(object) => Ok(Some(object)),
-            Err(ResolveError::NotFound) => Ok(None),
-            Err(e) => Err(format!("{}: {e}", path.display())),
-        }
+        self.resolve(path, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
     }
 
     /// The roots of what is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so
     /// that the root carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a
     /// bind mount shows is not the rule's alone; and only those that were mounted when the policy was loaded. A rule that
     /// protects reaches all that are mounted now.
-    fn roots_below(&mut self, place: &Path, widens: bool) -> Vec<(ObjectId, u32)> {
+    fn roots_below(&mut self, place: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
         let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
         let mounts = if widens { self.loaded.mounts.clone() } else { self.mounts.clone() };
         let is_own = |m: &&Mount| {
@@ -183,16 +241,30 @@ impl<'a> Host<'a> {
         };
         let mut found = vec![];
         for mount in mounts.iter().filter(below).filter(|m| !widens || is_own(m)) {
+            let root = match self.resolve(&mount.mount_point, &mount.mount_point) {
+                Ok(root) => root,
+                Err(e @ NoObject::Silent { .. }) if !widens => return Err(e),
+                Err(e) => {
+                    tracing::warn!("{e}: a rule for {} does not reach what is mounted there", place.display());
+                    None
+                }
+            };
             // Something may be mounted over it by now.
-            if let Ok(root) = self.resolver.resolve(&mount.mount_point)
-                && root.dev == mount.dev
-            {
+            if let Some(root) = root.filter(|root| root.dev == mount.dev) {
                 let below = mount.mount_point.components().count() - place.components().count();
                 found.push((root, u32::try_from(below).unwrap_or(u32::MAX)));
             }
         }
-        found
+        Ok(found)
     }
+}
+
+/// Opens what lies there, if no symbolic link leads to it.
+fn look(place: &Path) -> Result<(OwnedFd, Statx), Errno> {
+    let fd = openat2(CWD, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let wanted = StatxFlags::MNT_ID | StatxFlags::NLINK | StatxFlags::TYPE;
+    let stat = statx(&fd, "", AtFlags::EMPTY_PATH, wanted)?;
+    Ok((fd, stat))
 }
 
 impl World for Host<'_> {
@@ -219,7 +291,7 @@ impl World for Host<'_> {
         let mut names = vec![path.to_owned()];
         // Where nothing could be measured, looking at the path may take for ever.
         if self.loaded.pins.get(path).is_some_and(Result::is_ok) {
-            names.push(self.loaded.place(path));
+            names.extend(self.place(path).ok());
         }
         names
     }
@@ -231,21 +303,17 @@ impl World for Host<'_> {
         self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
     }
 
-    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, String> {
-        let place = self.loaded.place(path);
+    fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
+        let place = self.place(path)?;
         let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
-        objects.extend(self.roots_below(&place, widens));
+        objects.extend(self.roots_below(&place, widens)?);
         Ok(objects)
     }
 
-    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, String> {
-        match self.resolver.resolve(path) {
-            Ok(object) => Ok(Some(object)),
-            Err(ResolveError::NotFound) => Ok(None),
-            Err(e) => Err(format!("{}: {e}", path.display())),
-        }
+    fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
+        self.resolve(path, path)
     }
 
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {

@@ -1,12 +1,17 @@
 //! Asks the kernel what it calls a file.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::maps::{HashMap, MapData};
 use enforcer_common::{ids::ObjectId, names};
 use rustix::{fs::getxattr, io::Errno, thread::gettid};
 
 use super::{Kernel, LoadError};
+use crate::ask::Asker;
 
 /// Why a path has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +28,13 @@ pub enum ResolveError {
     NoAnswer,
 }
 
-/// Finds the kernel's identity of a path. The programs must be attached, and the calling thread must carry the daemon's label.
+/// Finds the kernel's identity of a path. The programs must be attached, and the first to ask must carry the daemon's label.
 pub struct Resolver {
-    answers: HashMap<MapData, u64, ObjectId>,
+    answers: Answers,
+    asker: Asker,
 }
+
+type Answers = Arc<Mutex<HashMap<MapData, u64, ObjectId>>>;
 
 impl Resolver {
     /// Takes the map of answers.
@@ -35,26 +43,36 @@ impl Resolver {
     /// When the object has no such map.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
         let answers = kernel.map(names::map::RESOLVED)?;
-        Ok(Self { answers })
+        Ok(Self { answers: Arc::new(Mutex::new(answers)), asker: Asker::default() })
     }
 
-    /// The identity of what `path` leads to now, symlinks followed.
-    ///
-    /// # Errors
-    /// When nothing is there, or it cannot be reached.
-    pub fn resolve(&mut self, path: &Path) -> Result<ObjectId, ResolveError> {
-        let key = u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned());
-        // An old answer must not be taken for this one.
-        let _ = self.answers.remove(&key);
-        let mut value = [0u8; 1];
-        match getxattr(path, names::RESOLVE_XATTR, &mut value[..]) {
-            // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
-            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
-            Err(Errno::NOENT | Errno::NOTDIR) => return Err(ResolveError::NotFound),
-            Err(e) => return Err(ResolveError::Path(e.into())),
-        }
-        let answer = self.answers.get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;
-        let _ = self.answers.remove(&key);
-        Ok(answer)
+    /// Whom to ask about paths.
+    pub fn asker(&mut self) -> &mut Asker {
+        &mut self.asker
     }
+
+    /// The question what `path` leads to now, symlinks followed, for the asker.
+    pub fn question(&self, path: &Path) -> impl FnOnce() -> Result<ObjectId, ResolveError> + Send + use<> {
+        let (answers, path) = (Arc::clone(&self.answers), path.to_owned());
+        move || resolve(&answers, &path)
+    }
+}
+
+/// The identity of what `path` leads to.
+fn resolve(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveError> {
+    // Never held while a filesystem is waited for.
+    let answers = || answers.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned());
+    // An old answer must not be taken for this one.
+    let _ = answers().remove(&key);
+    let mut value = [0u8; 1];
+    match getxattr(path, names::RESOLVE_XATTR, &mut value[..]) {
+        // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(ResolveError::NotFound),
+        Err(e) => return Err(ResolveError::Path(e.into())),
+    }
+    let answer = answers().get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;
+    let _ = answers().remove(&key);
+    Ok(answer)
 }

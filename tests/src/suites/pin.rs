@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use crate::harness::{
-    ENFORCER, command,
+    ENFORCER, command, eventually,
     runner::Suite,
-    scene::{Scene, there},
+    scene::{Scene, gone, there},
     succeed,
 };
 
@@ -23,6 +23,7 @@ pub(super) const SUITE: Suite = Suite {
         ("an_upgrade_is_reported_as_a_change_and_taken_by_pin_and_reload", upgrade),
         ("what_cannot_be_measured_allows_nothing_and_delays_nobody", unmeasurable),
         ("a_filesystem_that_does_not_answer_is_given_up", dead_mount),
+        ("rules_beside_a_filesystem_that_does_not_answer_hold", dead_rules),
         ("many_digests", many),
     ],
 };
@@ -163,6 +164,59 @@ fn dead_mount(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &["exec", "/usr/bin/wc", "--version"])?.done()?;
     drop(dead);
     Ok(())
+}
+
+fn dead_rules(scene: &Scene) -> anyhow::Result<()> {
+    let (work, sealed) = (scene.make_dir("tree/work")?, scene.make_dir("tree/sealed")?);
+    let (tree, dir) = (scene.dir.join("tree").to_string_lossy().into_owned(), scene.make_dir("tree/dead")?);
+    let dead = Dead::mount(&dir)?;
+    let rules = |allowed: &[&str], protected: &str| {
+        format!(
+            "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/bin/enforcer-tests]\n    \
+             allow_delete: [{}]\n    protect: [{protected}]\n",
+            allowed.join(", ")
+        )
+    };
+    let reload = |text: &str| {
+        let start = Instant::now();
+        let outcome = scene.daemon(|d| d.reload(text));
+        ensure!(start.elapsed() < Duration::from_mins(1), "the reload took {:?}", start.elapsed());
+        outcome
+    };
+    // The whole tree, which has the dead one in it, and places within that.
+    reload(&rules(&[&tree, &format!("{dir}/a"), &format!("{dir}/b"), &format!("{dir}/c")], &sealed))?;
+    let status = scene.daemon(|d| d.status())?;
+    let silent = status["warnings"]
+        .as_array()
+        .map_or(0, |all| all.iter().filter(|w| w.as_str().is_some_and(|w| w.contains("no answer within"))).count());
+    ensure!(silent == 3, "{status}");
+    let acts = || -> anyhow::Result<()> {
+        let (mine, kept) = (scene.make_file("tree/work/mine")?, scene.make_file("tree/sealed/kept")?);
+        let other = scene.make_file("other")?;
+        scene.act(SKILL, &["unlink", &mine])?.done()?;
+        gone(&mine)?;
+        for path in [&kept, &other] {
+            scene.act(SKILL, &["unlink", path])?.refused()?;
+            there(path)?;
+        }
+        Ok(())
+    };
+    acts()?;
+    // What cannot be protected is not passed over, and what was in force stays.
+    let before = scene.daemon(|d| d.generation())?;
+    let error = reload(&rules(&[&tree], &dir)).err().context("it was taken")?.to_string();
+    ensure!(error.contains("no answer within") && error.contains(&dir), "{error}");
+    ensure!(scene.daemon(|d| d.generation())? == before);
+    acts()?;
+    // It is not asked for ever: once it is gone, a reload finds what lies there.
+    drop(dead);
+    let later = format!("{dir}/a");
+    reload(&rules(&[&work, &later], &sealed))?;
+    acts()?;
+    fs::write(&later, "later")?;
+    let deleted = || scene.act(SKILL, &["unlink", &later]).is_ok_and(|act| act.done().is_ok());
+    ensure!(eventually(SOON, deleted), "the rule for {later} does not take effect");
+    gone(&later)
 }
 
 fn many(scene: &Scene) -> anyhow::Result<()> {

@@ -215,7 +215,6 @@ fn perl(scene: &Scene) -> anyhow::Result<()> {
 /// It runs itself for what it does in parts.
 fn git(scene: &Scene) -> anyhow::Result<()> {
     let tree = format!("{}/repository", scene.make_dir("work")?);
-    let copy = format!("{}/clone", scene.make_dir("work")?);
     let user = ["/usr/bin/git", "-c", "user.name=a", "-c", "user.email=a@localhost", "-c", "safe.directory=*"];
     let git = |words: &[&str]| -> anyhow::Result<String> {
         let outcome = run(SKILL, &[&user[..], words].concat())?;
@@ -226,9 +225,9 @@ fn git(scene: &Scene) -> anyhow::Result<()> {
     fs::write(format!("{tree}/file"), "one\n")?;
     git(&["-C", &tree, "add", "file"])?;
     git(&["-C", &tree, "commit", "--quiet", "--message", "first"])?;
-    git(&["clone", "--quiet", &tree, &copy])?;
-    git(&["-C", &copy, "gc", "--quiet"])?;
-    let log = git(&["-C", &copy, "log", "--format=%s"])?;
+    git(&["-C", &tree, "switch", "--quiet", "--create", "other"])?;
+    git(&["-C", &tree, "gc", "--quiet"])?;
+    let log = git(&["-C", &tree, "log", "--format=%s", "other"])?;
     ensure!(log == "first\n", "{log:?}");
-    holds(&format!("{copy}/file"), "one\n")
+    there(&format!("{tree}/.git/packed-refs"))
 }
