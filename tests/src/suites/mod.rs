@@ -15,6 +15,7 @@ mod kernel;
 mod lifecycle;
 mod mapping;
 mod modes;
+mod parents;
 mod places;
 mod resolve;
 mod runtime;
@@ -56,6 +57,7 @@ const PLAIN: &[Suite] = &[
     full::SUITE,
     mapping::SUITE,
     jit::SUITE,
+    parents::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
