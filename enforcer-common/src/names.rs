@@ -33,6 +33,8 @@ pub mod map {
     pub const IN_USE: &str = "IN_USE";
     /// Skills by the digest of their entrypoint.
     pub const ENTRYPOINTS: &str = "ENTRYPOINTS";
+    /// The programs that `parents` rules name, by digest.
+    pub const PARENTS: &str = "PARENTS";
     /// The times of each skill's last deletes.
     pub const BUDGETS: &str = "BUDGETS";
     /// Network rules by address prefix.

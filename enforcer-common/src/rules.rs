@@ -161,6 +161,8 @@ pub mod skill_flag {
     pub const LIBRARIES_SEALED: u32 = 1 << 10;
     /// `allow_libraries` is absent: its default is in force, of which nothing is reported.
     pub const LIBRARIES_DEFAULT: u32 = 1 << 11;
+    /// The skill has `parents` rules: no process of it may take over another.
+    pub const PARENTS: u32 = 1 << 12;
     /// There are objects of Enforcer's own, which no skill may change.
     pub const GUARDS: u32 = 1 << 20;
 }
@@ -199,6 +201,17 @@ pub struct BinaryRule {
     pub rule: RuleId,
     /// Bits of [`binary_flag`].
     pub flags: u32,
+    /// With [`binary_flag::PARENTS`]: the programs one of which must be in the acting task's lineage, as a set of bits.
+    pub parents: u64,
+}
+
+impl BinaryRule {
+    /// Whether a task of this lineage may run it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn accepts(&self, lineage: u64) -> bool {
+        self.flags & binary_flag::PARENTS == 0 || self.parents & lineage != 0
+    }
 }
 
 /// Bits of [`BinaryRule::flags`].
@@ -209,7 +222,12 @@ pub mod binary_flag {
     pub const LIBRARY: u32 = 1 << 1;
     /// It is a dynamic loader: what it is asked to run must be a program of the skill, too.
     pub const LOADER: u32 = 1 << 2;
+    /// As a program, it may be run by those that [`super::BinaryRule::parents`] names alone.
+    pub const PARENTS: u32 = 1 << 3;
 }
+
+/// How many programs `parents` rules can name over the daemon's life: a bit for each in [`crate::task::Label::lineage`].
+pub const PARENT_LIMIT: u32 = 64;
 
 /// The value of `ENTRYPOINTS`, within [`Versioned`]; the key is a [`Digest`].
 #[repr(C)]
@@ -350,7 +368,7 @@ const _: () = assert!(size_of::<BinaryKey>() == 36);
 const _: () = assert!(size_of::<Budget>() == 8 + 8 * BUDGET_LIMIT as usize);
 const _: () = assert!(BUDGET_LIMIT.is_power_of_two());
 const _: () = assert!(size_of::<ObjectKey>() == 24);
-const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 32);
+const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 48);
 const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 64);
 const _: () = assert!(size_of::<Versioned<SkillConf>>() == 128);
 
@@ -363,7 +381,7 @@ mod tests {
     }
 
     fn rule(n: u32) -> BinaryRule {
-        BinaryRule { rule: RuleId(n), flags: binary_flag::PROGRAM }
+        BinaryRule { rule: RuleId(n), flags: binary_flag::PROGRAM, parents: 0 }
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub struct Label {
     pub opened: Opened,
     /// The file that the exec under way, or the last one, made the program.
     pub program: ObjectId,
+    /// Which of the programs that `parents` rules name this process runs, has run, or descends from: bits of
+    /// `PARENTS`, one for each such content. Unknown, thus 0, for a task that was governed while it ran, until its next exec.
+    pub lineage: u64,
+    /// The bit that the exec under way adds.
+    pub heir: u64,
 }
 
 /// Bits of [`Label::stage`]: where a task is on its way through an exec or a mapping. Only the task itself uses them.
@@ -56,6 +61,8 @@ pub mod stage {
     pub const TO_MEASURE: u32 = 1 << 4;
     /// The second program ran before the first.
     pub const EARLY: u32 = 1 << 5;
+    /// The exec under way has passed its first file, which is the one that counts for `parents`: of a script the script.
+    pub const NAMED: u32 = 1 << 6;
 }
 
 impl Label {
@@ -72,6 +79,8 @@ impl Label {
             reserved: 0,
             opened: Opened::NOTHING,
             program: ObjectId { ino: 0, dev: 0, generation: 0 },
+            lineage: 0,
+            heir: 0,
         }
     }
 }
@@ -179,7 +188,7 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 120);
+const _: () = assert!(size_of::<Label>() == 136);
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 use enforcer_common::{
-    decide::{self, Decision},
+    decide::{self, Decision, Rules as _},
     event::{Kind, Reason, Verdict},
     ids::{RuleId, SkillId},
     rules::binary_flag,
@@ -41,7 +41,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         && let Some(label) = subject::own_label()
     {
         label.pending = SkillId(0);
-        label.stage &= !stage::TO_LOADER;
+        label.heir = 0;
+        label.stage &= !(stage::TO_LOADER | stage::NAMED);
     }
     verdict::pass()
 }
@@ -55,7 +56,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let file = Binprm::new(ctx.arg(0)).file();
     let content = digest::of(file);
     let rules = InForce::now();
-    let mut decision = decide::exec(&rules, skill, content.digest());
+    let mut decision = decide::exec(&rules, skill, content.digest(), label.lineage);
     if decision.allows()
         && let Some(refusal) = decide::unsteady(&rules, skill, content.flaw)
     {
@@ -69,6 +70,10 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             Ok(Some(target)) => label.pending = target,
             Err(refusal) => decision = refusal,
         }
+    }
+    if label.stage & stage::NAMED == 0 {
+        label.stage |= stage::NAMED;
+        label.heir = content.digest().map_or(0, |digest| rules.parent(digest));
     }
     label.program = file.inode().id();
     label.stage &= !stage::TO_LOADER;
@@ -93,6 +98,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
     let Some(label) = subject::own_label() else { return verdict::pass() };
     label.stage = stage::EXECUTING | (label.stage & stage::TO_LOADER);
+    label.lineage |= label.heir;
     let target = label.pending;
     if target.0 != 0 {
         label.skill = target;

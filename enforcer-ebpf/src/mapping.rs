@@ -134,12 +134,12 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     let as_program = before & stage::LOADER != 0;
     let rules = InForce::now();
     let mut digest = digest::now(file);
-    let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program);
+    let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
     if decision.allows() {
         if hold(label, file) {
             // Measured again now that nobody governed can write it.
             digest = digest::now(file);
-            decision = decide::content(&rules, skill, digest.as_ref(), as_program);
+            decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
         } else {
             decision = decide::never(&rules, skill, Reason::ContentOpen);
         }

@@ -12,8 +12,8 @@ use enforcer_common::{
     ids::{Digest, ObjectId, SkillId},
     net::{NetKey, PortSet},
     rules::{
-        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
-        SkillConf, Versioned,
+        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PARENT_LIMIT,
+        PolicyState, SkillConf, Versioned,
     },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
 };
@@ -65,6 +65,9 @@ pub static IN_USE: HashMap<ObjectId, u32, 65_536, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static PARENTS: HashMap<Digest, u64, { PARENT_LIMIT as usize }, LAZY> = HashMap::new();
 
 /// The daemon makes the element of a skill that has a budget.
 #[btf_map]

@@ -10,7 +10,7 @@ use enforcer_common::{
 
 use crate::{
     budget,
-    maps::{BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, OBJECT_FILTER, OBJECTS, POLICY, SKILLS},
+    maps::{BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, OBJECT_FILTER, OBJECTS, PARENTS, POLICY, SKILLS},
 };
 
 /// The maps as one generation sees them. A program takes this once, so that it decides by one policy as a whole.
@@ -62,6 +62,12 @@ impl Rules for InForce {
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
         // SAFETY: as above.
         unsafe { ENTRYPOINTS.get(digest) }?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    #[inline(always)]
+    fn parent(&self, digest: &Digest) -> u64 {
+        // SAFETY: as above.
+        unsafe { PARENTS.get(digest) }.copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -31,7 +31,9 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if label::give(child, &Label::new(skill, Origin::Parent)) {
+    let mut label = Label::new(skill, Origin::Parent);
+    label.lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+    if label::give(child, &label) {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.

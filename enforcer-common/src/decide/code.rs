@@ -21,9 +21,14 @@ pub fn memory<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
     Decision { rule: conf.allow_jit, ..Decision::silent() }
 }
 
-/// May the skill write into the memory of its processes past their mappings' protection, as tracers do?
+/// May the skill write into the memory of its processes past their mappings' protection, as tracers do? Where it counts who
+/// executes what, nobody may: a process would act as another.
 #[inline(always)]
 pub fn overwrite<R: Rules>(rules: &R, skill: SkillId) -> Decision {
+    let Some(conf) = rules.skill(skill) else { return no_policy() };
+    if conf.flags & skill_flag::PARENTS != 0 {
+        return settle(&conf, NO_APPROVAL, Err((Reason::MemoryWritten.into(), RuleId::NONE)));
+    }
     memory(rules, skill, Reason::MemoryWritten)
 }
 
@@ -70,17 +75,29 @@ pub fn library<R: Rules, A: Ancestry>(
 /// May the skill map a file with this content as code? `digest` is `None` when the content could not be measured. As the
 /// program that a loader is asked to run (`as_program`) it must be one of the skill's programs.
 #[inline(always)]
-pub fn content<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>, as_program: bool) -> Decision {
+pub fn content<R: Rules>(
+    rules: &R,
+    skill: SkillId,
+    digest: Option<&Digest>,
+    as_program: bool,
+    lineage: u64,
+) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let ruling = if as_program && conf.flags & skill_flag::EXEC_ANY != 0 {
         Ok(conf.exec_any)
     } else {
-        let wanted = if as_program { binary_flag::PROGRAM } else { binary_flag::PROGRAM | binary_flag::LIBRARY };
         let refused = if as_program { Reason::BinaryNotListed } else { Reason::LibraryNotListed };
         match digest {
             None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
             Some(digest) => match rules.binary(skill, digest) {
-                Some(binary) if binary.flags & wanted != 0 => Ok(binary.rule),
+                Some(binary) if !as_program && binary.flags & binary_flag::LIBRARY != 0 => Ok(binary.rule),
+                Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => {
+                    if binary.accepts(lineage) {
+                        Ok(binary.rule)
+                    } else {
+                        Err((Reason::ParentNotListed.into(), binary.rule))
+                    }
+                }
                 Some(_) | None => Err((refused.into(), RuleId::NONE)),
             },
         }

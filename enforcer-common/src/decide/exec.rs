@@ -7,9 +7,9 @@ use crate::{
     rules::{action, binary_flag, skill_flag},
 };
 
-/// May the skill execute this content? `digest` is `None` when the content could not be measured.
+/// May a task of the skill with this lineage execute this content? `digest` is `None` when the content could not be measured.
 #[inline(always)]
-pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Decision {
+pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>, lineage: u64) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let ruling = if conf.flags & skill_flag::EXEC_ANY != 0 {
         Ok(conf.exec_any)
@@ -17,7 +17,13 @@ pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Dec
         match digest {
             None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
             Some(digest) => match rules.binary(skill, digest) {
-                Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => Ok(binary.rule),
+                Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => {
+                    if binary.accepts(lineage) {
+                        Ok(binary.rule)
+                    } else {
+                        Err((Reason::ParentNotListed.into(), binary.rule))
+                    }
+                }
                 Some(_) | None => Err((Reason::BinaryNotListed.into(), RuleId::NONE)),
             },
         }

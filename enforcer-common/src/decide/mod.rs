@@ -35,6 +35,8 @@ pub trait Rules {
     fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId>;
     /// The skill whose entrypoint this content is.
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId>;
+    /// The bit of a content that a `parents` rule names; 0 for any other.
+    fn parent(&self, digest: &Digest) -> u64;
     /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool;
 }

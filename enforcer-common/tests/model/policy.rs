@@ -46,6 +46,8 @@ pub(crate) struct Skill {
     pub(crate) programs: Vec<String>,
     pub(crate) delete_budget: Option<u32>,
     pub(crate) allow_binaries: List<u8>,
+    /// Binaries, each with one of the programs that may run it; what is in no pair may be run by all.
+    pub(crate) parents: Vec<(u8, u8)>,
     pub(crate) entrypoint: Option<u8>,
     pub(crate) network_any: bool,
 }
@@ -63,6 +65,7 @@ impl Default for Skill {
             programs: vec![],
             delete_budget: None,
             allow_binaries: List::Absent,
+            parents: vec![],
             entrypoint: None,
             network_any: false,
         }

@@ -30,6 +30,11 @@ pub(crate) struct Compiled {
     entrypoints: HashMap<Digest, EntrypointRule>,
 }
 
+/// The bit of a program in lineages.
+fn bit(digest: &Digest) -> u64 {
+    1 << digest.0[31]
+}
+
 /// Resolves a policy on the filesystem as it is.
 pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Compiled {
     let mut out = Compiled::default();
@@ -94,10 +99,12 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         }
         for name in skill.allow_binaries.entries() {
             let rule = numbers.give(index, &format!("allow_binaries: {name}"));
-            out.binaries.insert(
-                BinaryKey { skill: id, digest: digest(*name) },
-                BinaryRule { rule, flags: binary_flag::PROGRAM },
-            );
+            let mut binary = BinaryRule { rule, flags: binary_flag::PROGRAM, parents: 0 };
+            for (_, parent) in skill.parents.iter().filter(|(child, _)| child == name) {
+                binary.flags |= binary_flag::PARENTS;
+                binary.parents |= bit(&digest(*parent));
+            }
+            out.binaries.insert(BinaryKey { skill: id, digest: digest(*name) }, binary);
         }
         if let Some(name) = skill.entrypoint {
             out.entrypoints.insert(digest(name), EntrypointRule { skill: id });
@@ -301,6 +308,10 @@ impl Rules for View<'_> {
 
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
         self.store.entrypoints.elements.get(digest)?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    fn parent(&self, digest: &Digest) -> u64 {
+        bit(digest)
     }
 
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool {

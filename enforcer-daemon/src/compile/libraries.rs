@@ -142,13 +142,31 @@ impl Compiler<'_> {
 
     fn library_content(&mut self, name: &SkillName, skill: SkillId, digest: &Digest) {
         let rule = self.rule(name, format!("allow_libraries: {digest}"));
-        self.binary_rule(skill, digest, rule, binary_flag::LIBRARY);
+        self.binary_rule(skill, digest, rule).flags |= binary_flag::LIBRARY;
     }
 
-    /// Adds to what a content may do; the rule that was there first stands in events.
-    pub(super) fn binary_rule(&mut self, skill: SkillId, digest: &Digest, rule: RuleId, flag: u32) {
+    /// What is said of a content; the rule that was there first stands in events.
+    fn binary_rule(&mut self, skill: SkillId, digest: &Digest, rule: RuleId) -> &mut BinaryRule {
         let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
-        self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule, flags: 0 }).flags |= flag;
+        self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule, flags: 0, parents: 0 })
+    }
+
+    /// Allows to run a content, to some parents or, with `None`, to all. Of several entries each allows what it says.
+    pub(super) fn program_rule(&mut self, skill: SkillId, digest: &Digest, rule: RuleId, parents: Option<u64>) {
+        let binary = self.binary_rule(skill, digest, rule);
+        let free = binary.flags & (binary_flag::PROGRAM | binary_flag::PARENTS) == binary_flag::PROGRAM;
+        binary.flags |= binary_flag::PROGRAM;
+        match parents {
+            Some(set) if !free => {
+                binary.flags |= binary_flag::PARENTS;
+                binary.parents |= set;
+            }
+            Some(_) => {}
+            None => {
+                binary.flags &= !binary_flag::PARENTS;
+                binary.parents = 0;
+            }
+        }
     }
 
     /// Remembers which loader a listed binary asks for.

@@ -10,14 +10,14 @@ pub mod ruleset;
 pub mod world;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, binary_flag, skill_flag},
+    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
@@ -28,7 +28,7 @@ use self::{
 };
 use crate::manifest::{
     Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
-    Skill, SkillName, TwoFactor,
+    ParentRef, Skill, SkillName, TwoFactor,
 };
 
 /// Something about a place of the manifest.
@@ -66,6 +66,7 @@ pub struct Compiled {
 pub struct Ids {
     skills: HashMap<String, SkillId>,
     rules: HashMap<RuleText, RuleId>,
+    parents: HashMap<enforcer_common::ids::Digest, u64>,
 }
 
 impl Ids {
@@ -84,6 +85,15 @@ impl Ids {
     #[must_use]
     pub fn known_skill(&self, name: &str) -> Option<SkillId> {
         self.skills.get(name).copied()
+    }
+
+    /// The bit of a program that a `parents` rule names, a new one for a new content. `None` when there are no more.
+    fn parent(&mut self, digest: enforcer_common::ids::Digest) -> Option<u64> {
+        let next = u32::try_from(self.parents.len()).ok().filter(|n| *n < PARENT_LIMIT).map(|n| 1 << n);
+        match self.parents.entry(digest) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(new) => next.map(|bit| *new.insert(bit)),
+        }
     }
 
     fn rule(&mut self, text: RuleText) -> RuleId {
@@ -116,6 +126,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         compiler.skill(name, skill);
     }
     compiler.mark_loaders();
+    compiler.ruleset.parents = compiler.ids.parents.clone();
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
@@ -176,7 +187,12 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::EXEC_ANY;
                 conf.exec_any = self.rule(name, "allow_binaries: *".into());
             }
-            Some(Listed::Only(entries)) => self.binaries(name, id, &at.key("allow_binaries"), entries),
+            Some(Listed::Only(entries)) => {
+                self.binaries(name, id, &at.key("allow_binaries"), entries);
+                if entries.iter().any(|entry| !entry.parents.is_empty()) {
+                    conf.flags |= skill_flag::PARENTS;
+                }
+            }
             None => {}
         }
         let mut depths = HashMap::new();
@@ -240,11 +256,33 @@ impl Compiler<'_> {
                     (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
+            let parents = self.parents(&at.index(index).key("parents"), &entry.parents);
             for digest in digests {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
-                self.binary_rule(skill, &digest, rule, binary_flag::PROGRAM);
+                self.program_rule(skill, &digest, rule, parents);
             }
         }
+    }
+
+    /// The programs that may run an entry, as a set of bits; `None` when all may.
+    fn parents(&mut self, at: &KeyPath, entries: &[ParentRef]) -> Option<u64> {
+        let mut set = 0;
+        for (index, entry) in entries.iter().enumerate() {
+            let digests = match entry {
+                ParentRef::Digest(digest) => vec![*digest],
+                ParentRef::Path(path) => self.pin(&at.index(index), path, &[]),
+            };
+            for digest in digests {
+                let digest = enforcer_common::ids::Digest(*digest.as_bytes());
+                let Some(bit) = self.ids.parent(digest) else {
+                    let text = format!("more than {PARENT_LIMIT} programs in `parents` since the daemon started");
+                    self.error(&at.index(index), text);
+                    continue;
+                };
+                set |= bit;
+            }
+        }
+        (!entries.is_empty()).then_some(set)
     }
 
     /// The digests that a path entry allows: those it names, else that of what lies there now.

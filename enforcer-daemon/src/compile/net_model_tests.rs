@@ -182,6 +182,9 @@ impl Rules for Trie {
     fn entrypoint(&self, _: &enforcer_common::ids::Digest) -> Option<SkillId> {
         None
     }
+    fn parent(&self, _: &enforcer_common::ids::Digest) -> u64 {
+        0
+    }
     fn spend(&self, _: SkillId, _: &SkillConf) -> bool {
         false
     }

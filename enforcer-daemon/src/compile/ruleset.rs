@@ -43,6 +43,8 @@ pub struct Ruleset {
     pub objects: HashMap<ObjectKey, ObjectRule>,
     /// Skills by the digest of their entrypoint.
     pub entrypoints: HashMap<Digest, EntrypointRule>,
+    /// The bits of all programs that a `parents` rule has named since the daemon started. None is given to another.
+    pub parents: HashMap<Digest, u64>,
     /// The paths that path rules name: what lies there may come, go and be replaced.
     pub watched: BTreeSet<PathBuf>,
     /// The paths whose binaries each skill may run, under the names that events may show.
@@ -92,6 +94,7 @@ impl Ruleset {
             && self.objects == other.objects
             && self.destinations == other.destinations
             && self.entrypoints == other.entrypoints
+            && self.parents == other.parents
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
     }

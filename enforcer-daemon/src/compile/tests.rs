@@ -179,6 +179,29 @@ fn contents_are_programs_libraries_and_loaders() {
 }
 
 #[test]
+fn parents_are_bits_that_stay() {
+    use enforcer_common::rules::binary_flag::{PARENTS, PROGRAM};
+    let mut ids = Ids::default();
+    let rules = |yaml: &str, ids: &mut Ids| {
+        let out = compiled(&format!("skills: {{s: {{allow_binaries: [{yaml}]}}}}"), ids);
+        let mut rules: Vec<_> = out.ruleset.binaries.iter().map(|(k, r)| (k.digest.0[0], r.flags, r.parents)).collect();
+        rules.sort_unstable();
+        rules
+    };
+    let one = rules("{path: /bin/rm, parents: [/bin/sh]}", &mut ids);
+    assert_eq!(one, [(2, PROGRAM | PARENTS, 1)]);
+    let digest = Digest::new([5; 32]);
+    let two = rules(&format!("{{path: /bin/rm, parents: ['{digest}', /bin/sh]}}, /bin/sh"), &mut ids);
+    assert_eq!(two, [(1, PROGRAM, 0), (2, PROGRAM | PARENTS, 3)]);
+    // Of two entries for one content each allows what it says, in either order.
+    for yaml in ["/bin/rm, {path: /bin/rm, parents: [/bin/sh]}", "{path: /bin/rm, parents: [/bin/sh]}, /bin/rm"] {
+        assert_eq!(rules(yaml, &mut ids), [(2, PROGRAM, 0)]);
+    }
+    // A parent that is not there allows nothing.
+    assert_eq!(rules("{path: /bin/rm, parents: [/nowhere]}", &mut ids), [(2, PROGRAM | PARENTS, 0)]);
+}
+
+#[test]
 fn ports_and_protocols_are_kept() {
     let out = compiled("skills: {s: {network_scope: ['10.0.0.0/8:53/udp']}}", &mut Ids::default());
     let set = out.ruleset.destinations.values().next().expect("one prefix");

@@ -174,6 +174,7 @@ pub struct PolicyMaps {
     object_filter: Array<MapData, u64>,
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
     entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
+    parents: HashMap<MapData, Digest, u64>,
     budgets: HashMap<MapData, SkillId, Budget>,
     cgroups: CgroupMaps,
     generation: Generation,
@@ -195,6 +196,7 @@ impl PolicyMaps {
             object_filter: kernel.map(map::OBJECT_FILTER)?,
             destinations: kernel.map(map::DESTINATIONS)?,
             entrypoints: kernel.map(map::ENTRYPOINTS)?,
+            parents: kernel.map(map::PARENTS)?,
             budgets: kernel.map(map::BUDGETS)?,
             cgroups: CgroupMaps::new(kernel)?,
             generation: Generation(0),
@@ -260,6 +262,7 @@ impl PolicyMaps {
             .and_then(|()| stage(&mut self.objects, &objects, from, to))
             .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
             .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
+            .and_then(|()| self.name_parents(&next))
             .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
@@ -292,6 +295,15 @@ impl PolicyMaps {
         self.policy
             .set(0, PolicyState { generation: to, layout: LAYOUT_VERSION }, 0)
             .map_err(|e| ApplyError::Map { map: map::POLICY, cause: full_or(&e) })
+    }
+
+    /// Adds the programs that `parents` rules name. None is ever taken away: labels have their bits.
+    fn name_parents(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
+        for (digest, bit) in next.parents.iter().filter(|(digest, _)| !self.in_force.parents.contains_key(*digest)) {
+            let failed = |e: aya::maps::MapError| ApplyError::Map { map: map::PARENTS, cause: full_or(&e) };
+            self.parents.insert(digest, bit, 0).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Makes room for the counts of skills that have a budget and had none. What was counted stays over a reload.

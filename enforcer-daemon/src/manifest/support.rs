@@ -58,7 +58,6 @@ impl Feature {
             // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
-            | Self::Parents
             | Self::Names
             | Self::WildcardNames
             | Self::UnixSockets

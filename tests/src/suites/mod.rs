@@ -15,6 +15,7 @@ mod kernel;
 mod lifecycle;
 mod mapping;
 mod modes;
+mod parents;
 mod pin;
 mod places;
 mod resolve;
@@ -58,6 +59,7 @@ const PLAIN: &[Suite] = &[
     full::SUITE,
     mapping::SUITE,
     jit::SUITE,
+    parents::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
