@@ -50,6 +50,7 @@ impl Feature {
         match self {
             // Enforced, beside every key that has no feature of its own.
             Self::MatchEntrypoint
+            | Self::Parents
             | Self::AllowLibraries
             | Self::AllowJit
             | Self::AllowWrite
