@@ -39,6 +39,12 @@ pub mod map {
     pub const BUDGETS: &str = "BUDGETS";
     /// Network rules by address prefix.
     pub const DESTINATIONS: &str = "DESTINATIONS";
+    /// Rules of `listen` by address prefix.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Unix sockets that may be reached by an abstract name.
+    pub const ABSTRACT: &str = "ABSTRACT";
+    /// Which skill a socket was made in.
+    pub const SOCKETS: &str = "SOCKETS";
     /// The event ring.
     pub const EVENTS: &str = "EVENTS";
     /// Events that found the ring full, per CPU.

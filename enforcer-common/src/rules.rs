@@ -97,12 +97,12 @@ pub struct SkillConf {
     pub budget: u32,
     /// The `allow_jit` rule; [`RuleId::NONE`] when memory may not become code.
     pub allow_jit: RuleId,
+    /// The rule behind [`skill_flag::LISTEN_ANY`].
+    pub listen_any: RuleId,
     /// The window of the budget, in nanoseconds, as two halves: the low one first.
     pub budget_window: [u32; 2],
     /// The rule behind [`skill_flag::LIBRARY_ANY`].
     pub library_any: RuleId,
-    /// Not used.
-    pub reserved: u32,
 }
 
 impl SkillConf {
@@ -163,6 +163,8 @@ pub mod skill_flag {
     pub const LIBRARIES_DEFAULT: u32 = 1 << 11;
     /// The skill has `parents` rules: no process of it may take over another.
     pub const PARENTS: u32 = 1 << 12;
+    /// `listen: ["*"]`.
+    pub const LISTEN_ANY: u32 = 1 << 13;
     /// There are objects of Enforcer's own, which no skill may change.
     pub const GUARDS: u32 = 1 << 20;
 }
@@ -270,10 +272,10 @@ pub struct ObjectRule {
     pub protect: RuleId,
     /// What makes it Enforcer's own.
     pub own: Own,
+    /// The `unix:` rule of `network_scope`, or [`RuleId::NONE`].
+    pub connect: RuleId,
     /// What `allow_libraries` says.
     pub library: LibrarySlot,
-    /// Not used; keeps the rule free of padding where it stands beside a generation.
-    pub reserved: u32,
 }
 
 /// Whether an object is Enforcer's own: it and what lies below may be read, and neither written nor deleted, whatever other

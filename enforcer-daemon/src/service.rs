@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use anyhow::{Context as _, bail};
@@ -13,13 +13,14 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    sync::mpsc::Receiver,
     task::JoinHandle,
 };
 
 use crate::{
     compile::Remark,
     control::{self, server},
-    engine::{Engine, Site, Started},
+    engine::{Closed, Directory, Engine, Site, Started},
     events::{
         enrich::{self, Enricher},
         stream::{self, Stream},
@@ -94,6 +95,7 @@ pub struct Running {
     pub pump: JoinHandle<std::io::Result<()>>,
     _control: JoinHandle<()>,
     _watcher: JoinHandle<()>,
+    _closer: JoinHandle<()>,
     _lock: InstanceLock,
     _debug: Option<JoinHandle<()>>,
 }
@@ -114,7 +116,7 @@ impl Service {
         let lock = InstanceLock::take()?;
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
-        let Started { engine, ring, debug, warnings } =
+        let Started { engine, ring, debug, warnings, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let socket = runtime.join(control::SOCKET);
         let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
@@ -125,10 +127,20 @@ impl Service {
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
         let service =
             Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
+        let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
-        Ok(Running { service, warnings, pump, _control: control, _watcher: watcher, _lock: lock, _debug: debug })
+        Ok(Running {
+            service,
+            warnings,
+            pump,
+            _control: control,
+            _watcher: watcher,
+            _closer: closer,
+            _lock: lock,
+            _debug: debug,
+        })
     }
 
     /// What is in force, and who enforces it.
@@ -166,6 +178,13 @@ impl Service {
         }
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
+    }
+}
+
+/// Makes an event of each socket that the engine closed.
+async fn tell_of_closed(mut closed: Receiver<Closed>, directory: Arc<RwLock<Directory>>, stream: Stream) {
+    while let Some(closed) = closed.recv().await {
+        stream.publish(enrich::closed(&closed, &directory));
     }
 }
 

@@ -32,9 +32,11 @@ mod net;
 mod policy;
 mod report;
 mod resolve;
+mod socket;
 mod subject;
 mod tamper;
 mod task;
+mod unix;
 mod verdict;
 mod wall;
 

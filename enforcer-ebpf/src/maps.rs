@@ -1,7 +1,9 @@
 //! The maps, but for those of [`crate::label`]. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
 
+use core::{ffi::c_void, ptr::null};
+
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
     btf_maps::{Array, HashMap, InodeStorage, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -10,13 +12,38 @@ use enforcer_common::{
     event::Event,
     host::HostFacts,
     ids::{Digest, ObjectId, SkillId},
-    net::{NetKey, PortSet},
+    net::{AbstractKey, AbstractRule, NetKey, PortSet, SocketLabel},
     rules::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PARENT_LIMIT,
         PolicyState, SkillConf, Versioned,
     },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
 };
+
+/// A socket storage that an accepted socket inherits; aya-ebpf's own has no such flag, and serves cgroup programs alone.
+#[repr(C)]
+pub struct SocketLabels {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketLabel,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields are placeholders for the loader and are never read.
+unsafe impl Sync for SocketLabels {}
+
+impl SocketLabels {
+    const fn new() -> Self {
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    /// The map, for a helper.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *mut c_void {
+        (&raw const *self).cast_mut().cast()
+    }
+}
 
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
 pub const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -73,8 +100,21 @@ pub static PARENTS: HashMap<Digest, u64, { PARENT_LIMIT as usize }, LAZY> = Hash
 #[btf_map]
 pub static BUDGETS: HashMap<SkillId, Budget, 4096, LAZY> = HashMap::new();
 
+/// Ports by address prefix.
+pub type PortTrie = LpmTrie<NetKey, Versioned<PortSet>, 1_048_576>;
+
 #[btf_map]
-pub static DESTINATIONS: LpmTrie<NetKey, Versioned<PortSet>, 1_048_576> = LpmTrie::new();
+pub static DESTINATIONS: PortTrie = LpmTrie::new();
+
+#[btf_map]
+pub static LISTENERS: PortTrie = LpmTrie::new();
+
+#[btf_map]
+pub static ABSTRACT: HashMap<AbstractKey, Versioned<AbstractRule>, 65_536, LAZY> = HashMap::new();
+
+/// The label lives with the socket and goes with it; a socket that is accepted gets its listener's.
+#[btf_map]
+pub static SOCKETS: SocketLabels = SocketLabels::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { 16 << 20 }> = RingBuf::new();

@@ -13,7 +13,7 @@ use enforcer_common::{
     decide::{Decision, Destination},
     event::{Event, Kind, PATH_CAPACITY, RawPath},
     ids::{Digest, Generation, ObjectId, SkillId},
-    net::Address,
+    net::{ABSTRACT_NAME, AF_UNIX, AbstractKey, Address},
 };
 
 use crate::{
@@ -30,6 +30,10 @@ pub enum Object<'a> {
     Destination { destination: &'a Destination, family: u16 },
     /// A socket.
     Socket { family: u16, socket_type: u16, protocol: u16 },
+    /// A unix socket that lies in the filesystem.
+    UnixPath(Dentry),
+    /// A unix socket with an abstract name.
+    UnixName(&'a AbstractKey),
     /// Another process.
     Process(Task),
     /// A cgroup that a process was moved to, by its id.
@@ -94,12 +98,19 @@ pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision
 
 /// Writes the event of an open file that a process has and may not have. The daemon asks, so that the process is the target.
 #[inline(always)]
-pub fn brought_along(kind: Kind, skill: SkillId, generation: Generation, what: &Decision, task: Task, dentry: Dentry) {
+pub fn brought_along(
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    what: &Decision,
+    task: Task,
+    object: &Object<'_>,
+) {
     let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`.
     unsafe {
-        fill(event, kind, skill, generation, what, &Object::File { dentry, digest: None });
+        fill(event, kind, skill, generation, what, object);
         (*event).target = task.tgid();
     }
     entry.submit(0);
@@ -196,6 +207,16 @@ unsafe fn fill(
                 (*event).family = family;
                 (*event).protocol = protocol;
                 (*event).socket_type = socket_type;
+            }
+            Object::UnixPath(dentry) => {
+                (*event).object = dentry.id();
+                (*event).family = AF_UNIX;
+                write_path(&raw mut (*event).path, dentry);
+            }
+            Object::UnixName(key) => {
+                (*event).family = AF_UNIX;
+                (*event).path.len = key.len;
+                (&raw mut (*event).path.bytes).cast::<[u8; ABSTRACT_NAME + 1]>().write(key.name);
             }
             Object::Process(target) => (*event).target = target.tgid(),
             Object::Cgroup(id) => (*event).object.ino = id,

@@ -191,7 +191,8 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
-        report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());
+        let object = Object::File { dentry: file.dentry(), digest: None };
+        report::brought_along(kind, skill, rules.generation, &decision, task, &object);
     }
     if decision.refuses() {
         // SAFETY: as above.
@@ -203,10 +204,16 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
 /// The context of `iter/task_file`: `struct bpf_iter__task_file`.
 #[repr(C)]
 pub struct IterTaskFile {
-    meta: *const c_void,
-    task: *const c_void,
-    fd: u32,
-    file: *const c_void,
+    pub meta: *const IterMeta,
+    pub task: *const c_void,
+    pub fd: u32,
+    pub file: *const c_void,
+}
+
+/// What the contexts of iterators begin with: `struct bpf_iter_meta`.
+#[repr(C)]
+pub struct IterMeta {
+    pub seq: *mut c_void,
 }
 
 /// The context of `iter/task`: `struct bpf_iter__task`.

@@ -14,13 +14,16 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use enforcer_common::ids::{Generation, SkillId};
+use enforcer_common::{
+    ids::{Generation, SkillId},
+    net::FoundSocket,
+};
 use tokio::sync::{oneshot, watch};
 
 use self::owner::Owner;
 use crate::{
     compile::{CompileErrors, Remark, ruleset::Ruleset},
-    kernel::{LoadError, enrol::EnrolError, maps::ApplyError},
+    kernel::{LoadError, enrol::EnrolError, maps::ApplyError, sockets::Outcome},
     manifest::{ManifestErrors, ValidManifest},
 };
 
@@ -158,6 +161,20 @@ pub struct Site {
     pub own: Vec<PathBuf>,
 }
 
+/// A socket that was closed because its process may not have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    /// The socket.
+    pub socket: FoundSocket,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// How many closed sockets may wait for being told of.
+const CLOSED_QUEUE: usize = 4096;
+
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
@@ -187,6 +204,8 @@ pub struct Started {
     pub debug: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// What the compiler warned of.
     pub warnings: Vec<Remark>,
+    /// Sockets that are closed from now on.
+    pub closed: tokio::sync::mpsc::Receiver<Closed>,
 }
 
 impl Engine {
@@ -199,10 +218,11 @@ impl Engine {
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
         let (watched, receiver) = watch::channel(BTreeSet::new());
+        let (closed, told) = tokio::sync::mpsc::channel(CLOSED_QUEUE);
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, site, shared, watched) {
+            .spawn(move || match Owner::start(manifest, file, site, shared, watched, closed) {
                 Ok((owner, ring, debug)) => {
                     let warnings = owner.warnings().to_vec();
                     let _ = ready.send(Ok((ring, debug, warnings)));
@@ -214,7 +234,8 @@ impl Engine {
             })
             .map_err(StartError::Thread)?;
         let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        Ok(Started { engine: Self { requests, directory, watched: receiver }, ring, debug, warnings })
+        let engine = Self { requests, directory, watched: receiver };
+        Ok(Started { engine, ring, debug, warnings, closed: told })
     }
 
     /// The rules behind the numbers in events.

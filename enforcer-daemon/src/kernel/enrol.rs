@@ -3,11 +3,12 @@
 use std::io::Read as _;
 
 use aya::maps::{Array, MapData};
-use enforcer_common::{ids::SkillId, names, task::Enrolment};
+use enforcer_common::{ids::SkillId, names, net::FoundSocket, task::Enrolment};
 
 use super::{
     Kernel, LoadError,
     programs::{Hook, Loaded, PROGRAMS},
+    sockets,
 };
 
 /// How many passes over the tasks are made before giving up on a process that makes threads faster.
@@ -71,7 +72,7 @@ impl Enroller {
         for _ in 0..MAX_PASSES {
             let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
             self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-            pass(kernel, "task").map_err(|e| failed(&e))?;
+            pass(kernel, "enrol").map_err(|e| failed(&e))?;
             let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
             if outcome.refused > 0 {
                 return Err(EnrolError::AlreadyGoverned(pid));
@@ -100,8 +101,35 @@ impl Enroller {
         let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
         let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
         self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "task_file").map_err(|e| failed(&e))?;
+        pass(kernel, "inspect_files").map_err(|e| failed(&e))?;
         Ok(self.request.get(&0, 0).map_err(|e| failed(&e))?.violations)
+    }
+
+    /// The sockets of process `pid` that `skill` may not have. Each makes an event.
+    ///
+    /// # Errors
+    /// When the open files cannot be walked.
+    pub fn inspect_sockets(
+        &mut self,
+        kernel: &mut Kernel,
+        pid: u32,
+        skill: SkillId,
+    ) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.sockets(kernel, Enrolment { tgid: pid, skill, ..Enrolment::default() })
+    }
+
+    /// The sockets of all governed processes that the rules do not allow. None makes an event.
+    ///
+    /// # Errors
+    /// When the open files cannot be walked.
+    pub fn withdrawn_sockets(&mut self, kernel: &mut Kernel) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.sockets(kernel, Enrolment::default())
+    }
+
+    fn sockets(&mut self, kernel: &mut Kernel, request: Enrolment) -> Result<Vec<FoundSocket>, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        pass(kernel, "inspect_sockets").map(|written| sockets::records(&written)).map_err(|e| failed(&e))
     }
 
     /// Whether process `pid` is in any skill.
@@ -112,22 +140,22 @@ impl Enroller {
         let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
         let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
         self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "task").map_err(|e| failed(&e))?;
+        pass(kernel, "enrol").map_err(|e| failed(&e))?;
         let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
 }
 
-/// One pass over all kernel objects of a kind.
-fn pass(kernel: &mut Kernel, over: &str) -> anyhow::Result<()> {
-    let program = PROGRAMS.iter().find(|p| matches!(p.hook, Hook::Iterator(kind) if kind == over));
+/// Runs an iterator once over all kernel objects of its kind; returns what it wrote.
+fn pass(kernel: &mut Kernel, name: &str) -> anyhow::Result<Vec<u8>> {
+    let program = PROGRAMS.iter().find(|p| p.name == name && matches!(p.hook, Hook::Iterator(_)));
     let Some(Ok(Loaded::Iterator(iter, _))) = program.map(|p| p.find(kernel.ebpf())) else {
-        anyhow::bail!("the kernel object has no iterator over {over}");
+        anyhow::bail!("the kernel object has no iterator `{name}`");
     };
     let link = iter.attach()?;
     let mut output = iter.take_link(link)?.into_file()?;
-    // The program prints nothing; reading to the end runs it for every object.
-    let mut sink = Vec::new();
-    output.read_to_end(&mut sink)?;
-    Ok(())
+    // Reading to the end runs it for every object.
+    let mut written = Vec::new();
+    output.read_to_end(&mut written)?;
+    Ok(written)
 }

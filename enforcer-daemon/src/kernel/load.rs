@@ -83,6 +83,8 @@ impl Kernel {
         let sizes = std::env::var(SIZES_VARIABLE).unwrap_or_default();
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).override_global(names::OFFSETS, offsets.as_slice(), true);
+        // Socket storage, which only the programs use.
+        loader.allow_unsupported_maps();
         for (map, size) in sizes.split(',').filter_map(|size| size.split_once('=')) {
             if let Ok(size) = size.parse() {
                 loader.map_max_entries(map, size);

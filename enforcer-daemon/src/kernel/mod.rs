@@ -2,7 +2,7 @@
 //!
 //! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
-//! into a skill, [`host`] tells the programs about the host.
+//! into a skill, [`host`] tells the programs about the host, [`sockets`] closes what a process may not have.
 
 pub mod cgroups;
 pub mod enrol;
@@ -12,5 +12,6 @@ pub mod maps;
 pub mod offsets;
 pub mod programs;
 pub mod resolve;
+pub mod sockets;
 
 pub use load::{Kernel, LoadError};

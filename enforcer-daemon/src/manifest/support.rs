@@ -55,14 +55,14 @@ impl Feature {
             | Self::AllowJit
             | Self::AllowWrite
             | Self::Protect
-            | Self::DeleteBudget => true,
+            | Self::DeleteBudget
+            | Self::UnixSockets
+            | Self::Listen => true,
             // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
             | Self::Names
             | Self::WildcardNames
-            | Self::UnixSockets
-            | Self::Listen
             | Self::Via
             | Self::Approvals
             | Self::ApproveWrite => false,

@@ -13,6 +13,7 @@ mod full;
 mod jit;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod mapping;
 mod modes;
 mod parents;
@@ -20,10 +21,13 @@ mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod sockets;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unix;
 mod walls;
+mod withdraw;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -55,6 +59,10 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     pin::SUITE,
     full::SUITE,
     mapping::SUITE,
