@@ -1,6 +1,11 @@
 //! The digest of a file is measured once for as long as its content stays, and never longer.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, thread};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 
@@ -21,6 +26,7 @@ pub(super) const SUITE: Suite = Suite {
         ("written_through_an_overlay", through_an_overlay),
         ("written_below_an_overlay", below_an_overlay),
         ("open_for_writing_below_an_overlay", open_below_an_overlay),
+        ("a_sparse_giant", giant),
         ("a_race_on_tmpfs", |scene| race(scene, TMPFS)),
         ("a_race_on_an_overlay", |scene| race(scene, OVERLAY)),
     ],
@@ -319,6 +325,23 @@ fn open_below_an_overlay(scene: &Scene) -> anyhow::Result<()> {
     refused_because(scene, &act, "file below the overlay is open for writing")?;
     drop(writer);
     runs(scene, &victim)
+}
+
+/// A file that is larger than what is measured takes no time.
+fn giant(scene: &Scene) -> anyhow::Result<()> {
+    const BOUND: Duration = Duration::from_secs(10);
+    for dir in [TMPFS, DISK] {
+        let victim = place(scene, dir, "giant")?;
+        runs(scene, &victim)?;
+        let length = fs::metadata(&victim)?.len();
+        fs::File::options().write(true).open(&victim)?.set_len(100 << 30)?;
+        let began = Instant::now();
+        refused_because(scene, &["exec", &victim, "--version"], "content could not be measured")?;
+        ensure!(began.elapsed() < BOUND, "{dir}: it took {:?}", began.elapsed());
+        fs::File::options().write(true).open(&victim)?.set_len(length)?;
+        runs(scene, &victim)?;
+    }
+    Ok(())
 }
 
 /// A static program that ends with `status` and does nothing else: its code lies in its second page, so that the kernel
