@@ -66,9 +66,9 @@ pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
 /// `security_ptrace_access_check(child, mode)`: tracing, `process_vm_*`, `pidfd_getfd`, and `/proc/PID/{mem,environ,fd,maps,…}`.
 #[lsm(hook = "ptrace_access_check")]
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
-    let Some(skill) = subject::current() else { return verdict::pass() };
     /// `PTRACE_MODE_ATTACH` of `include/linux/ptrace.h`: more than a look.
     const ATTACH: u32 = 2;
+    let Some(skill) = subject::current() else { return verdict::pass() };
     let target = Task::new(ctx.arg(0));
     if is_outside(skill, target) {
         return verdict::of(refuses_reach(skill, Kind::Trace, target));

@@ -126,7 +126,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         compiler.skill(name, skill);
     }
     compiler.mark_loaders();
-    compiler.ruleset.parents = compiler.ids.parents.clone();
+    compiler.ruleset.parents.clone_from(&compiler.ids.parents);
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
