@@ -5,6 +5,7 @@
 
 mod code;
 mod content;
+mod dns;
 mod exec;
 mod file;
 mod net;
@@ -76,6 +77,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         tamper::perform,
         content::perform,
         odd::perform,
+        dns::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

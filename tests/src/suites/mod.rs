@@ -16,11 +16,13 @@ mod lifecycle;
 mod listen;
 mod mapping;
 mod modes;
+mod names;
 mod parents;
 mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod sockets;
 mod subjects;
 mod systemd;
@@ -40,7 +42,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
 
@@ -59,6 +61,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    names::SUITE,
     unix::SUITE,
     listen::SUITE,
     sockets::SUITE,
