@@ -12,7 +12,7 @@ use enforcer_common::{
     event::{Kind, Reason, Verdict},
     ids::{RuleId, SkillId},
     rules::binary_flag,
-    task::{Label, Origin, stage},
+    task::{Origin, stage},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if let Some(skill) = subject::entered_by_exec(file) {
         let entered =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        let room = label::give(Task::current(), &Label::new(skill, Origin::Cgroup));
+        let room = label::give(Task::current(), skill, Origin::Cgroup, 0);
         let decision = if room { entered } else { decide::no_room() };
         report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
         return verdict::of(!room);
