@@ -23,6 +23,7 @@ pub mod offsets;
 mod pod;
 pub mod rules;
 pub mod task;
+pub mod unit;
 
 /// The layout of everything in this crate. A pinned map or a running program with another number is not ours to adopt.
 pub const LAYOUT_VERSION: u32 = 1;

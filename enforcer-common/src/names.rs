@@ -17,6 +17,12 @@ pub mod map {
     pub const CGROUP_SPARE: &str = "CGROUP_SPARE";
     /// The skills of cgroups that the manifest names, by path, for when they appear.
     pub const CGROUP_NAMES: &str = "CGROUP_NAMES";
+    /// The patterns of units that the manifest names.
+    pub const UNIT_PATTERNS: &str = "UNIT_PATTERNS";
+    /// How far the search for its rule is.
+    pub const UNIT_PROGRESS: &str = "UNIT_PROGRESS";
+    /// The path of the cgroup that is being made.
+    pub const CGROUP_PATH: &str = "CGROUP_PATH";
     /// Programs that service managers execute before the one that is to be governed, by identity.
     pub const LAUNCHERS: &str = "LAUNCHERS";
     /// The policy generation in force.

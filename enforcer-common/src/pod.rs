@@ -1,6 +1,6 @@
 //! `aya::Pod` for what the daemon reads and writes in maps.
 
-use crate::{event, host, ids, net, rules, task};
+use crate::{event, host, ids, net, rules, task, unit};
 
 /// # Safety
 /// Every type in the list is `repr(C)` or `repr(transparent)`, `Copy`, made of integers alone, and has no padding: the
@@ -33,5 +33,6 @@ pod! {
     task::CgroupName,
     task::Enrolment,
     task::Label,
+    unit::UnitRule,
     event::Event,
 }

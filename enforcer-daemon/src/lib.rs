@@ -24,3 +24,4 @@ pub mod replace;
 pub mod service;
 pub mod users;
 pub mod watch;
+pub mod workload;

@@ -34,9 +34,10 @@ impl Pinned {
     }
 }
 
-/// The paths of `allow_binaries`, with their indices and digests.
+/// The paths of `allow_binaries` on the host, with their indices and digests; those of a skill with containers are the containers'.
 pub fn binary_paths(manifest: &Manifest) -> impl Iterator<Item = (&SkillName, usize, &ManifestPath, &[Digest])> {
-    manifest.skills.iter().flat_map(|(name, skill)| {
+    let of_the_host = manifest.skills.iter().filter(|(_, skill)| skill.matching.container.is_none());
+    of_the_host.flat_map(|(name, skill)| {
         let entries = skill.allow_binaries.iter().flat_map(Listed::entries).enumerate();
         entries.filter_map(move |(n, entry)| match &entry.binary {
             Binary::Path { path, sha256 } => Some((name, n, path, sha256.as_slice())),

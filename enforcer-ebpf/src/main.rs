@@ -36,6 +36,7 @@ mod socket;
 mod subject;
 mod tamper;
 mod task;
+mod unit;
 mod unix;
 mod verdict;
 mod wall;

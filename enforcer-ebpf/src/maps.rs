@@ -18,6 +18,7 @@ use enforcer_common::{
         PolicyState, SkillConf, Versioned,
     },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
+    unit::{PATTERN_LIMIT, Progress, UnitRule},
 };
 
 /// A socket storage that an accepted socket inherits; aya-ebpf's own has no such flag, and serves cgroup programs alone.
@@ -65,6 +66,18 @@ pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 4096, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CGROUP_NAMES: HashMap<CgroupName, SkillId, 4096, LAZY> = HashMap::new();
+
+/// An element whose skill is 0 is the end.
+#[btf_map]
+pub static UNIT_PATTERNS: Array<UnitRule, { PATTERN_LIMIT as usize }> = Array::new();
+
+/// Cgroups are made one at a time, under `cgroup_mutex`.
+#[btf_map]
+pub static UNIT_PROGRESS: Array<Progress, 1> = Array::new();
+
+/// Too large for the stack; cgroups are made one at a time, under `cgroup_mutex`.
+#[btf_map]
+pub static CGROUP_PATH: Array<CgroupName, 1> = Array::new();
 
 #[btf_map]
 pub static LAUNCHERS: HashMap<ObjectId, u32, 16, LAZY> = HashMap::new();

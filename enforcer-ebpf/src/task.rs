@@ -10,8 +10,8 @@ use aya_ebpf::{
 use enforcer_common::{
     decide::{self, Act, Decision},
     event::{Kind, Reason, Verdict},
-    ids::{RuleId, SkillId},
-    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot},
+    ids::RuleId,
+    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot, cgroup_flag},
 };
 
 use crate::{
@@ -19,10 +19,10 @@ use crate::{
     file::actions_of,
     kernel::{Cgroup, File, Task},
     label,
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL},
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_PATH, CGROUP_SPARE, CGROUPS, ENROL},
     policy::InForce,
     report::{self, Object},
-    subject, verdict,
+    subject, unit, verdict,
 };
 
 /// `security_task_alloc(task, clone_flags)`: the child gets its parent's label before it can run. `io_uring`'s workers and
@@ -65,9 +65,9 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
     }
     let id = cgroup.id()?;
     let parent = cgroup.parent()?.id()?;
-    let named = named(path);
-    let label = if let Some(skill) = named {
-        CgroupLabel::new(skill, id)
+    // Whether it is named is asked of the label from here on: of the option LLVM makes arithmetic on a pointer.
+    let label = if let Some(label) = named(id, path) {
+        label
     // SAFETY: an update replaces the element.
     } else if let Some(label) = unsafe { CGROUPS.get(parent) } {
         *label
@@ -79,28 +79,37 @@ fn label_cgroup(cgroup: Cgroup, path: *const u8) -> Option<()> {
     };
     if CGROUPS.insert(id, label, 0).is_err() {
         // No room, but governed all the same: the slot sends what is in it to the cgroups above.
-        if named.is_some() {
+        if label.named == id {
             let _ = CGROUP_SPARE.insert(id, label, 0);
         }
         set(CGROUP_OVERFLOW.get_ptr_mut(cgroup_filter_slot(id)));
     }
     set(CGROUP_FILTER.get_ptr_mut(cgroup_filter_slot(id)));
+    if label.named == id && label.waits_for_exec() {
+        tell_of_cgroup(Kind::CgroupMade, id, path);
+    }
     Some(())
 }
 
-/// The skill of a new cgroup that the manifest names.
-#[allow(clippy::needless_borrows_for_generic_args, reason = "a key by value would lie on the stack twice")]
+/// The label of a new cgroup that the manifest names, or whose unit it does.
+#[allow(clippy::needless_borrows_for_generic_args, reason = "a key by value would lie on the stack")]
 #[inline(always)]
-fn named(path: *const u8) -> Option<SkillId> {
-    let mut name = CgroupName([0; CGROUP_PATH_CAPACITY]);
-    // SAFETY: the helper writes at most the room of `name`, with a NUL at the end.
-    let read =
-        unsafe { bpf_probe_read_kernel_str(name.0.as_mut_ptr().cast(), CGROUP_PATH_CAPACITY as u32, path.cast()) };
+fn named(id: u64, path: *const u8) -> Option<CgroupLabel> {
+    let name = CGROUP_PATH.get_ptr_mut(0)?;
+    // SAFETY: cgroups are made one at a time; the helper writes at most the room of `name`, with a NUL at the end.
+    let read = unsafe {
+        *name = CgroupName::ANY;
+        bpf_probe_read_kernel_str(name.cast(), CGROUP_PATH_CAPACITY as u32, path.cast())
+    };
     if read <= 0 {
         return None;
     }
-    // SAFETY: an update replaces the element.
-    unsafe { CGROUP_NAMES.get(&name) }.copied()
+    // SAFETY: an update replaces the element; the path is not written before the next cgroup is made.
+    if let Some(skill) = unsafe { CGROUP_NAMES.get(&*name) } {
+        return Some(CgroupLabel::new(*skill, id));
+    }
+    let skill = unit::skill()?;
+    Some(CgroupLabel { flags: cgroup_flag::ON_EXEC, ..CgroupLabel::new(skill, id) })
 }
 
 /// Tells the daemon of a cgroup, if it wants to know.

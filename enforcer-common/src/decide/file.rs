@@ -3,7 +3,7 @@
 
 use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, settle};
 use crate::{
-    event::{Kind, Reason, ReasonCode},
+    event::{Kind, Reason, ReasonCode, Verdict},
     ids::{ObjectId, RuleId, SkillId},
     rules::{LibrarySlot, SkillConf, action, skill_flag},
 };
@@ -74,7 +74,7 @@ impl Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Actions for which no rule was met yet: bits of [`action`]; those that were asked for, shifted by [`ASKED`]; and
-    /// [`ITSELF`], [`THOROUGH`] and [`SEALED`].
+    /// [`ITSELF`], [`THOROUGH`], [`UNSEEN`] and [`SEALED`].
     open: u32,
     delete: Finding,
     write: Finding,
@@ -90,8 +90,10 @@ const ITSELF: u32 = 1 << 31;
 /// In [`Findings::open`]: the walk goes on when everything is decided, because a denial that audit mode lets pass may hide that
 /// the object is Enforcer's own. No allowance can, as none lies below what is Enforcer's own.
 const THOROUGH: u32 = 1 << 30;
+/// In [`Findings::open`]: the walk ended before it could be seen whether the object is Enforcer's own.
+const UNSEEN: u32 = 1 << 29;
 /// In [`Findings::open`]: library directories are read-only.
-const SEALED: u32 = 1 << 29;
+const SEALED: u32 = 1 << 28;
 /// In [`Findings::open`]: where the actions begin that were asked for.
 const ASKED: u32 = 16;
 /// The actions among [`Findings::open`].
@@ -126,17 +128,33 @@ impl Findings {
         self.open & (ACTIONS | THOROUGH) == 0
     }
 
+    /// Whether these changes, each of which was decided, are allowed.
+    #[inline(always)]
+    fn allow(&self, changes: u32) -> bool {
+        (changes & action::DELETE == 0 || self.delete.allows()) && (changes & action::WRITE == 0 || self.write.allows())
+    }
+
     /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
     #[inline(always)]
-    fn never(&self, act: Act) -> Option<(ReasonCode, RuleId)> {
+    fn never(&self, act: Act) -> Option<Decision> {
         if self.own.0 != 0 {
-            return Some((Reason::OwnFile.into(), self.own));
+            return Some(self_protection(Reason::OwnFile, self.own));
+        }
+        if self.open & UNSEEN != 0 {
+            return Some(self_protection(Reason::TooDeep, RuleId::NONE));
         }
         let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
         let write = act.actions & action::WRITE != 0 && unnamed(self.write);
         let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
-        if act.by_name && (write || delete) { Some((Reason::KernelInterface.into(), RuleId::NONE)) } else { None }
+        let unlisted = act.by_name && (write || delete);
+        if unlisted { Some(self_protection(Reason::KernelInterface, RuleId::NONE)) } else { None }
     }
+}
+
+/// A refusal in every mode.
+#[inline(always)]
+fn self_protection(reason: Reason, rule: RuleId) -> Decision {
+    Decision { verdict: Verdict::Deny, reason: reason.into(), rule, report: true }
 }
 
 /// Looks for the nearest rules.
@@ -237,9 +255,11 @@ fn survey<R: Rules, A: Ancestry>(
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
             Climb::TooDeep => {
-                // Nothing of Enforcer's own lies that deep, and nobody could put it there.
-                found.open &= !guarded;
                 found.refuse(Reason::TooDeep, RuleId::NONE);
+                // What a rule allows is not below what is Enforcer's own; anything else may be.
+                if has(skill_flag::GUARDS) && !found.allow(act.actions & (action::DELETE | action::WRITE)) {
+                    found.open |= UNSEEN;
+                }
             }
         }
     }
@@ -257,8 +277,8 @@ pub fn object<R: Rules, A: Ancestry>(
     let kind = kind(act.actions);
     let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
     survey(rules, skill, &conf, act, ITSELF, ancestry, found);
-    if let Some((reason, rule)) = found.never(act) {
-        return (refusal(&conf, reason, rule), kind);
+    if let Some(refusal) = found.never(act) {
+        return (refusal, kind);
     }
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
@@ -311,8 +331,8 @@ pub fn link<R: Rules, A: Ancestry>(
 ) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     survey(rules, skill, &conf, Act::MOVE, 0, target, found);
-    if let Some((reason, rule)) = found.never(Act::MOVE) {
-        return refusal(&conf, reason, rule);
+    if let Some(refusal) = found.never(Act::MOVE) {
+        return refusal;
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
     let decision = settle(&conf, action::WRITE, written);
@@ -321,8 +341,8 @@ pub fn link<R: Rules, A: Ancestry>(
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
     survey(rules, skill, &conf, all, 0, source, found);
-    if let Some((reason, rule)) = found.never(all) {
-        return refusal(&conf, reason, rule);
+    if let Some(refusal) = found.never(all) {
+        return refusal;
     }
     if !decision.allows() {
         return decision;

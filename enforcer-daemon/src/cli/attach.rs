@@ -27,6 +27,12 @@ struct Target {
     /// A cgroup with its descendants, as a path below the mount of cgroup v2: what is in it and what will be.
     #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
+    /// A running container: its name, a prefix of its id, `image=IMAGE` or `label=KEY=VALUE`; all that fit. Its paths are its own.
+    #[arg(long, value_name = "ID|NAME")]
+    container: Option<String>,
+    /// A running systemd unit; `*` and `?` are wildcards.
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
 }
 
 /// Runs it.
@@ -34,13 +40,20 @@ struct Target {
 /// # Errors
 /// When the daemon does not do it: the process is not there, is in another skill, or has files open that the skill may not have.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let request =
-        Request::Attach { skill: args.skill.clone(), pid: args.target.pid, cgroup: args.target.cgroup.clone() };
+    let Target { pid, cgroup, container, unit } = &args.target;
+    let request = Request::Attach {
+        skill: args.skill.clone(),
+        pid: *pid,
+        cgroup: cgroup.clone(),
+        container: container.clone(),
+        unit: unit.clone(),
+    };
     let outcome = client::ask(&args.instance.runtime_dir, &request)?;
-    match (args.target.pid, &args.target.cgroup) {
-        (Some(pid), _) => println!("process {pid} is in skill {} with {} threads", args.skill, outcome["threads"]),
-        (None, Some(cgroup)) => println!("{cgroup} is in skill {}: {} cgroups", args.skill, outcome["cgroups"]),
-        (None, None) => {}
+    match (pid, cgroup, container.as_ref().or(unit.as_ref())) {
+        (Some(pid), ..) => println!("process {pid} is in skill {} with {} threads", args.skill, outcome["threads"]),
+        (None, Some(cgroup), _) => println!("{cgroup} is in skill {}: {} cgroups", args.skill, outcome["cgroups"]),
+        (None, None, Some(name)) => println!("{name} is in skill {}: {} found", args.skill, outcome["count"]),
+        (None, None, None) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

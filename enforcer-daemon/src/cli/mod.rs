@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod events;
 pub mod hash;
+pub mod oci_hook;
 pub mod pin;
 pub mod policy;
 pub mod reload;
@@ -30,8 +31,10 @@ enum Command {
     Daemon(daemon::Args),
     /// Run a command as a governed agent.
     Run(run::Args),
-    /// Put a running process or a cgroup into a skill.
+    /// Put a running process, cgroup, container or unit into a skill.
     Attach(attach::Args),
+    /// Govern a container before its first process runs: an OCI runtime's createRuntime hook.
+    OciHook(oci_hook::Args),
     /// Show what is in force.
     Status(status::Args),
     /// Show the last events, and those to come.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Attach(args) => attach::run(&args),
+        Command::OciHook(args) => oci_hook::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Reload(args) => reload::run(&args),

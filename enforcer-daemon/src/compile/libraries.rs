@@ -40,50 +40,69 @@ pub(super) struct Memory {
     resolved: HashMap<(PathBuf, bool), Objects>,
     /// The dynamic loaders that listed binaries ask for.
     loaders: HashSet<PathBuf>,
+    /// The contents of the dynamic loaders in containers.
+    contained: HashSet<[u8; 32]>,
 }
 
 impl Compiler<'_> {
-    pub(super) fn libraries(
-        &mut self,
-        name: &SkillName,
-        id: SkillId,
-        skill: &Skill,
-        at: &KeyPath,
-        conf: &mut SkillConf,
-    ) {
+    /// What is said of code wherever it lies.
+    pub(super) fn code(&mut self, name: &SkillName, skill: &Skill, conf: &mut SkillConf) {
         if skill.allow_jit {
             conf.allow_jit = self.rule(name, "allow_jit".into());
+        }
+        let places = match &skill.allow_libraries {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::LIBRARY_ANY;
+                conf.library_any = self.rule(name, "allow_libraries: *".into());
+                false
+            }
+            Some(Listed::Only(entries)) => entries.iter().any(|entry| matches!(entry, LibraryEntry::Path(_))),
+            None => {
+                conf.flags |= skill_flag::LIBRARIES_DEFAULT;
+                true
+            }
+        };
+        // What may be written by `["*"]` is not read-only anywhere.
+        if places && skill.allow_write != Some(Listed::Everything) {
+            conf.flags |= skill_flag::LIBRARIES_SEALED;
+        }
+    }
+
+    /// The libraries that are listed by their content.
+    pub(super) fn library_contents(&mut self, name: &SkillName, id: SkillId, skill: &Skill) {
+        for entry in skill.allow_libraries.iter().flat_map(Listed::entries) {
+            if let LibraryEntry::Digest(digest) = entry {
+                let rule = self.rule(name, format!("allow_libraries: {digest}"));
+                self.binary_rule(id, digest, rule).flags |= binary_flag::LIBRARY;
+            }
+        }
+    }
+
+    /// The libraries that are listed by the place where they lie: on the host, or in the container that is looked into.
+    pub(super) fn library_places(&mut self, name: &SkillName, id: SkillId, at: &KeyPath, skill: &Skill) {
+        self.library_contents(name, id, skill);
+        if self.inside {
+            let places = LOADERS.iter().filter_map(|place| Some(*self.world.digest(Path::new(place)).ok()?.as_bytes()));
+            self.libraries.contained.extend(places);
         }
         let key = at.key("allow_libraries");
         let mut paths: Vec<(KeyPath, ManifestPath)> = vec![];
         match &skill.allow_libraries {
-            Some(Listed::Everything) => {
-                conf.flags |= skill_flag::LIBRARY_ANY;
-                conf.library_any = self.rule(name, "allow_libraries: *".into());
-                return;
-            }
+            Some(Listed::Everything) => return,
             Some(Listed::Only(entries)) => {
                 for (index, entry) in entries.iter().enumerate() {
-                    match entry {
-                        LibraryEntry::Path(path) => paths.push((key.index(index), path.clone())),
-                        LibraryEntry::Digest(digest) => self.library_content(name, id, digest),
+                    if let LibraryEntry::Path(path) = entry {
+                        paths.push((key.index(index), path.clone()));
                     }
                 }
             }
-            None => {
-                conf.flags |= skill_flag::LIBRARIES_DEFAULT;
-                paths.extend(DEFAULT_LIBRARIES.iter().filter_map(|path| Some((at.clone(), path.parse().ok()?))));
-            }
+            None => paths.extend(DEFAULT_LIBRARIES.iter().filter_map(|path| Some((at.clone(), path.parse().ok()?)))),
         }
-        // What may be written by `["*"]` is not read-only anywhere.
-        if !paths.is_empty() && skill.allow_write != Some(Listed::Everything) {
-            conf.flags |= skill_flag::LIBRARIES_SEALED;
-        }
-        let written = skill.allow_libraries.is_some();
+        let written = skill.allow_libraries.is_some() && !self.inside;
         let named: Vec<PathBuf> = paths.iter().map(|(_, path)| self.world.expand(path).into()).collect();
         let mut nearest = HashMap::new();
         for ((at, path), place) in paths.iter().zip(&named) {
-            match self.places(place, true) {
+            match self.objects_of(place, true) {
                 Ok(objects) if objects.is_empty() && written => {
                     self.warn(at, format!("{path} does not exist: the rule takes effect when it appears"));
                 }
@@ -98,6 +117,8 @@ impl Compiler<'_> {
                         }
                     }
                 }
+                // One container must not keep the policy from the others: there, the rule allows nothing.
+                Err(e) if self.inside => self.warn(at, e.to_string()),
                 Err(e) if matches!(*e, NoObject::Silent { .. }) => {
                     self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
                     // Watching it would wait for it, too.
@@ -105,14 +126,22 @@ impl Compiler<'_> {
                 }
                 Err(e) => self.error(at, e.to_string()),
             }
-            self.ruleset.watched.insert(place.clone());
+            if !self.inside {
+                self.ruleset.watched.insert(place.clone());
+            }
         }
         // After all that is named, so that naming one of these directories allows it.
         for place in &named {
             for programs in PROGRAMS.map(|below| place.join(below)).iter().filter(|dir| !named.contains(dir)) {
-                let objects = match self.places(programs, false) {
+                let found = self.objects_of(programs, false);
+                let unknown = found.is_err();
+                let objects = match found {
                     Ok(objects) => objects,
                     // What is not known to be a program would be a library.
+                    Err(e) if self.inside => {
+                        self.warn(&key, format!("{e}: {} has no libraries", place.display()));
+                        self.objects_of(place, true).unwrap_or_default()
+                    }
                     Err(e) => {
                         self.error(&key, e.to_string());
                         continue;
@@ -120,17 +149,22 @@ impl Compiler<'_> {
                 };
                 for (object, _) in objects {
                     let slot = &mut self.ruleset.objects.entry(ObjectKey::new(id, object)).or_default().library;
-                    if !slot.is_some() {
+                    if unknown || !slot.is_some() {
                         *slot = LibrarySlot::DENIED;
                     }
                 }
-                self.ruleset.watched.insert(programs.clone());
+                if !self.inside {
+                    self.ruleset.watched.insert(programs.clone());
+                }
             }
         }
     }
 
     /// The objects of a path, asked for once.
-    fn places(&mut self, path: &Path, widens: bool) -> Objects {
+    fn objects_of(&mut self, path: &Path, widens: bool) -> Objects {
+        if self.inside {
+            return self.world.objects(path, widens).map_err(Rc::new);
+        }
         let key = (path.to_owned(), widens);
         if let Some(known) = self.libraries.resolved.get(&key) {
             return known.clone();
@@ -138,11 +172,6 @@ impl Compiler<'_> {
         let found = self.world.objects(path, widens).map_err(Rc::new);
         self.libraries.resolved.insert(key, found.clone());
         found
-    }
-
-    fn library_content(&mut self, name: &SkillName, skill: SkillId, digest: &Digest) {
-        let rule = self.rule(name, format!("allow_libraries: {digest}"));
-        self.binary_rule(skill, digest, rule).flags |= binary_flag::LIBRARY;
     }
 
     /// What is said of a content; the rule that was there first stands in events.
@@ -171,7 +200,9 @@ impl Compiler<'_> {
 
     /// Remembers which loader a listed binary asks for.
     pub(super) fn remember_loader(&mut self, binary: &Path) {
-        self.libraries.loaders.extend(self.world.loader(binary));
+        if !self.inside {
+            self.libraries.loaders.extend(self.world.loader(binary));
+        }
     }
 
     /// Marks the dynamic loaders among the binaries: those at their usual places, and those that listed binaries ask for.
@@ -180,8 +211,8 @@ impl Compiler<'_> {
             return;
         }
         let places = LOADERS.iter().map(PathBuf::from).chain(self.libraries.loaders.drain()).collect::<HashSet<_>>();
-        let digests: HashSet<[u8; 32]> =
-            places.iter().filter_map(|place| Some(*self.world.digest(place).ok()?.as_bytes())).collect();
+        let mut digests = std::mem::take(&mut self.libraries.contained);
+        digests.extend(places.iter().filter_map(|place| Some(*self.world.digest(place).ok()?.as_bytes())));
         for (key, rule) in &mut self.ruleset.binaries {
             if digests.contains(&key.digest.0) {
                 rule.flags |= binary_flag::LOADER;

@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+mod inside;
 mod libraries;
 pub mod names;
 mod net;
@@ -20,6 +21,7 @@ use enforcer_common::{
     ids::{RuleId, SkillId},
     rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
+    unit::UnitRule,
 };
 
 pub use self::world::{NoObject, World};
@@ -121,6 +123,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         own_paths,
         warnings: vec![],
         errors: vec![],
+        inside: false,
     };
     compiler.ruleset.watched.extend(compiler.own_paths.iter().cloned());
     for (name, skill) in &manifest.skills {
@@ -142,6 +145,8 @@ struct Compiler<'a> {
     own_paths: Vec<PathBuf>,
     warnings: Vec<Remark>,
     errors: Vec<Remark>,
+    /// Whether paths mean those of a container.
+    inside: bool,
 }
 
 impl Compiler<'_> {
@@ -193,37 +198,33 @@ impl Compiler<'_> {
                 conf.exec_any = self.rule(name, "allow_binaries: *".into());
             }
             Some(Listed::Only(entries)) => {
-                self.binaries(name, id, &at.key("allow_binaries"), entries);
                 if entries.iter().any(|entry| !entry.parents.is_empty()) {
                     conf.flags |= skill_flag::PARENTS;
                 }
             }
             None => {}
         }
-        let mut depths = HashMap::new();
         match &skill.allow_delete {
             Some(Listed::Everything) => {
                 conf.flags |= skill_flag::DELETE_ANY;
                 conf.delete_any = self.rule(name, "allow_delete: *".into());
             }
-            Some(Listed::Only(paths)) => self.paths(name, id, &at, paths, Slot::Delete, &mut depths),
-            None => {}
+            Some(Listed::Only(_)) | None => {}
         }
         match &skill.allow_write {
             Some(Listed::Everything) => {
                 conf.flags |= skill_flag::WRITE_ANY;
                 conf.write_any = self.rule(name, "allow_write: *".into());
             }
-            Some(Listed::Only(paths)) => self.paths(name, id, &at, paths, Slot::Write, &mut depths),
+            Some(Listed::Only(_)) => {}
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
-        self.libraries(name, id, skill, &at, &mut conf);
+        self.code(name, skill, &mut conf);
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
-            self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
-            self.lift_protection(&conf, &depths);
         }
+        self.places(name, id, &at, skill, &conf);
         self.guard(name, id, &mut conf);
         if let Some(budget) = skill.delete_budget {
             self.budget(name, &mut conf, &at.key("delete_budget"), budget);
@@ -240,7 +241,7 @@ impl Compiler<'_> {
             Some(Listed::Only(destinations)) => {
                 let at = at.key("network_scope");
                 self.destinations(name, id, &at, destinations);
-                self.unix_sockets(name, id, &at, destinations, &mut depths);
+                self.abstract_sockets(name, id, &at, destinations);
             }
             None => {}
         }
@@ -255,9 +256,70 @@ impl Compiler<'_> {
         if let Some(cgroup) = &skill.matching.cgroup {
             self.cgroup(id, &at.key("match").key("cgroup"), cgroup.as_str());
         }
+        if let Some(unit) = &skill.matching.unit {
+            match UnitRule::new(id, unit.as_str()).filter(|_| !unit.as_str().contains(['[', ']', '!'])) {
+                Some(rule) => self.ruleset.units.push(rule),
+                None => self.error(&at.key("match").key("unit"), "only `*` and `?` are wildcards".into()),
+            }
+        }
         self.ruleset.skills.insert(id, conf);
         let mode = if mode == Mode::Audit { "audit" } else { "enforce" };
         self.ruleset.names.insert(id, SkillText { name: name.to_string(), reason: skill.reason.clone(), mode });
+    }
+
+    /// What the skill says of paths: on the host, and in each of its containers. Those of a skill that says which containers are its
+    /// own mean nothing on the host.
+    fn places(&mut self, name: &SkillName, id: SkillId, at: &KeyPath, skill: &Skill, conf: &SkillConf) {
+        if skill.matching.container.is_none() {
+            self.lists(name, id, at, skill, conf);
+        } else {
+            self.contents(name, id, at, skill);
+        }
+        for workload in self.world.workloads(name.as_str()) {
+            self.ruleset.add_workload(id, &workload.cgroups);
+            let Some(container) = workload.container else { continue };
+            match self.world.look_into(Some(container)) {
+                Ok(()) => {
+                    self.inside = true;
+                    self.lists(name, id, at, skill, conf);
+                    self.inside = false;
+                    // The host can always be reached.
+                    let _ = self.world.look_into(None);
+                }
+                Err(e) => self.warn(&at.key("match"), format!("{}: {e}; paths allow nothing there", workload.path)),
+            }
+        }
+    }
+
+    /// The lists that name paths.
+    fn lists(&mut self, name: &SkillName, id: SkillId, at: &KeyPath, skill: &Skill, conf: &SkillConf) {
+        if let Some(Listed::Only(entries)) = &skill.allow_binaries {
+            self.binaries(name, id, &at.key("allow_binaries"), entries);
+        }
+        let mut depths = HashMap::new();
+        if let Some(Listed::Only(paths)) = &skill.allow_delete {
+            self.paths(name, id, at, paths, Slot::Delete, &mut depths);
+        }
+        if let Some(Listed::Only(paths)) = &skill.allow_write {
+            self.paths(name, id, at, paths, Slot::Write, &mut depths);
+        }
+        if !skill.protect.is_empty() {
+            self.paths(name, id, at, &skill.protect, Slot::Protect, &mut depths);
+            self.lift_protection(conf, &depths);
+        }
+        if let Some(Listed::Only(destinations)) = &skill.network_scope {
+            self.unix_sockets(name, id, &at.key("network_scope"), destinations, &mut depths);
+        }
+        self.library_places(name, id, at, skill);
+    }
+
+    /// The binaries that are listed by their content, wherever they lie.
+    fn contents(&mut self, name: &SkillName, id: SkillId, at: &KeyPath, skill: &Skill) {
+        self.library_contents(name, id, skill);
+        let entries = skill.allow_binaries.iter().flat_map(Listed::entries);
+        let listed: Vec<BinaryEntry> =
+            entries.filter(|entry| matches!(entry.binary, Binary::Content(_))).cloned().collect();
+        self.binaries(name, id, &at.key("allow_binaries"), &listed);
     }
 
     fn binaries(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, entries: &[BinaryEntry]) {
@@ -345,10 +407,11 @@ impl Compiler<'_> {
     ) {
         let expanded = self.world.expand(path);
         let changes = matches!(slot, Slot::Delete | Slot::Write);
-        if changes && self.own_paths.iter().any(|own| Path::new(&expanded).starts_with(own)) {
+        if changes && !self.inside && self.own_paths.iter().any(|own| Path::new(&expanded).starts_with(own)) {
             return self.error(at, format!("{path} is Enforcer's own: no rule can allow a skill to change it"));
         }
         match self.world.objects(Path::new(&expanded), slot != Slot::Protect) {
+            Ok(objects) if objects.is_empty() && self.inside => {}
             Ok(objects) if objects.is_empty() => {
                 self.warn(at, format!("{path} does not exist: the rule takes effect when it appears"));
             }
@@ -364,13 +427,17 @@ impl Compiler<'_> {
                     }
                 }
             }
+            // One container must not keep the policy from the others: there, the rule allows nothing.
+            Err(e) if self.inside => self.warn(at, e.to_string()),
             Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
                 // Watching it would wait for it, too.
                 return self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
             }
             Err(e) => self.error(at, e.to_string()),
         }
-        self.ruleset.watched.insert(expanded.into());
+        if !self.inside {
+            self.ruleset.watched.insert(expanded.into());
+        }
     }
 
     /// Where a filesystem is mounted below several rules, its root carries them all, and there protection would win although an

@@ -47,7 +47,7 @@ impl Compiler<'_> {
                 Destination::Name { wildcard: true, .. } => {
                     self.error(&at.index(index), "wildcard names are not supported by this build".into());
                 }
-                // Those are no addresses: see `unix_sockets`.
+                // Those are no addresses: see `unix_sockets` and `abstract_sockets`.
                 Destination::UnixPath(_) | Destination::UnixAbstract(_) => {}
             }
         }
@@ -95,7 +95,7 @@ impl Compiler<'_> {
         sets
     }
 
-    /// The unix sockets among the destinations: by the object at a path, by an abstract name.
+    /// The unix sockets among the destinations that have a path: each is the object there.
     pub(super) fn unix_sockets(
         &mut self,
         name: &SkillName,
@@ -105,17 +105,28 @@ impl Compiler<'_> {
         depths: &mut HashMap<(ObjectKey, Slot), u32>,
     ) {
         for (index, destination) in destinations.iter().enumerate() {
-            let at = at.index(index);
-            match destination {
-                Destination::UnixPath(path) => self.path(name, skill, &at, path, Slot::Connect, depths),
-                Destination::UnixAbstract(socket) => match AbstractKey::new(skill, socket.as_bytes()) {
-                    Some(key) => {
-                        let rule = self.rule(name, format!("network_scope: {destination}"));
-                        self.ruleset.abstract_names.insert(key, AbstractRule { rule });
-                    }
-                    None => self.error(&at, format!("{destination}: no socket can have this name")),
-                },
-                Destination::Net { .. } | Destination::Name { .. } => {}
+            if let Destination::UnixPath(path) = destination {
+                self.path(name, skill, &at.index(index), path, Slot::Connect, depths);
+            }
+        }
+    }
+
+    /// Those that have an abstract name.
+    pub(super) fn abstract_sockets(
+        &mut self,
+        name: &SkillName,
+        skill: SkillId,
+        at: &KeyPath,
+        destinations: &[Destination],
+    ) {
+        for (index, destination) in destinations.iter().enumerate() {
+            let Destination::UnixAbstract(socket) = destination else { continue };
+            match AbstractKey::new(skill, socket.as_bytes()) {
+                Some(key) => {
+                    let rule = self.rule(name, format!("network_scope: {destination}"));
+                    self.ruleset.abstract_names.insert(key, AbstractRule { rule });
+                }
+                None => self.error(&at.index(index), format!("{destination}: no socket can have this name")),
             }
         }
     }

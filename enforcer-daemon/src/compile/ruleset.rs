@@ -6,10 +6,11 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{Digest, RuleId, SkillId},
+    ids::{Digest, ObjectId, RuleId, SkillId},
     net::{AbstractKey, AbstractRule, NetKey, PortSet},
     rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, skill_flag},
-    task::{CgroupLabel, CgroupName},
+    task::{CgroupLabel, CgroupName, cgroup_flag},
+    unit::UnitRule,
 };
 
 use super::names::Scope;
@@ -63,6 +64,12 @@ pub struct Ruleset {
     pub cgroups: HashMap<u64, CgroupLabel>,
     /// The skills of the cgroups that the manifest names, by path, whether or not they exist.
     pub cgroup_names: HashMap<CgroupName, SkillId>,
+    /// The patterns of units, in the order of the skills' names.
+    pub units: Vec<UnitRule>,
+    /// Whether the daemon has to know of cgroups that are made.
+    pub curious: bool,
+    /// Programs that service managers execute before the one that is meant.
+    pub launchers: Vec<ObjectId>,
     /// How far each governed cgroup lies below the one that the manifest names; the nearer one governs.
     pub cgroup_depths: HashMap<u64, u32>,
     /// The rules behind the ids.
@@ -84,12 +91,21 @@ impl Ruleset {
     /// Puts cgroups into a skill; `found` has their ids and how far each lies below the one that is named. The narrower cgroup
     /// wins: it is the one whose name is nearer.
     pub fn add_cgroups(&mut self, skill: SkillId, found: &[(u64, u32)]) {
+        self.add(skill, found, 0);
+    }
+
+    /// The same for a container or a unit, whose manager acts in its cgroup before the program that is meant does.
+    pub fn add_workload(&mut self, skill: SkillId, found: &[(u64, u32)]) {
+        self.add(skill, found, cgroup_flag::ON_EXEC);
+    }
+
+    fn add(&mut self, skill: SkillId, found: &[(u64, u32)], flags: u32) {
         let Some((named, _)) = found.iter().find(|(_, depth)| *depth == 0) else { return };
         for (id, depth) in found {
             let nearest = self.cgroup_depths.entry(*id).or_insert(u32::MAX);
             if depth < nearest {
                 *nearest = *depth;
-                self.cgroups.insert(*id, CgroupLabel::new(skill, *named));
+                self.cgroups.insert(*id, CgroupLabel { flags, ..CgroupLabel::new(skill, *named) });
             }
         }
     }
@@ -107,6 +123,9 @@ impl Ruleset {
             && self.parents == other.parents
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
+            && self.units == other.units
+            && self.curious == other.curious
+            && self.launchers == other.launchers
     }
 
     /// Whether connections or listening sockets that this policy allows may be none that `next` allows.

@@ -18,7 +18,9 @@ use rustix::{
 
 use crate::{
     ask::Silent,
-    elf, hash,
+    elf,
+    engine::members::Members,
+    hash,
     kernel::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
@@ -48,7 +50,7 @@ pub enum NoObject {
 }
 
 impl NoObject {
-    fn of(path: &Path, why: impl std::fmt::Display) -> Self {
+    pub(super) fn of(path: &Path, why: impl std::fmt::Display) -> Self {
         Self::Refused(format!("{}: {why}", path.display()))
     }
 }
@@ -85,6 +87,17 @@ pub trait World {
     fn own(&self) -> Vec<PathBuf> {
         vec![]
     }
+    /// The containers and units of a skill.
+    fn workloads(&mut self, _skill: &str) -> Vec<Governed> {
+        vec![]
+    }
+    /// From now on paths mean the files of this container; `None`: those of the host.
+    ///
+    /// # Errors
+    /// Why its files cannot be reached; then paths mean what they did.
+    fn look_into(&mut self, _container: Option<u64>) -> Result<(), String> {
+        Ok(())
+    }
     /// The ids of a cgroup and of its descendants, with how far below they lie; none when it does not exist.
     ///
     /// # Errors
@@ -92,9 +105,23 @@ pub trait World {
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String>;
 }
 
+/// The cgroups of a container or unit that a skill governs.
+#[derive(Clone, Debug)]
+pub struct Governed {
+    /// Where it is, for messages.
+    pub path: String,
+    /// Its cgroup and those below, with how far below they lie.
+    pub cgroups: Vec<(u64, u32)>,
+    /// The number for [`World::look_into`], if it has files of its own.
+    pub container: Option<u64>,
+}
+
 /// The host that the daemon runs on.
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
+    pub(super) members: &'a mut Members,
+    /// The container that paths mean.
+    pub(super) inside: Option<u64>,
     home: PathBuf,
     own: Vec<PathBuf>,
     loaded: &'a mut Loaded,
@@ -142,6 +169,7 @@ impl<'a> Host<'a> {
     /// When the mount table cannot be read.
     pub fn new(
         resolver: &'a mut Resolver,
+        members: &'a mut Members,
         home: PathBuf,
         own: Vec<PathBuf>,
         loaded: &'a mut Loaded,
@@ -150,7 +178,7 @@ impl<'a> Host<'a> {
         if !loaded.again {
             loaded.mounts.clone_from(&mounts);
         }
-        Ok(Self { resolver, home, own, loaded, mounts })
+        Ok(Self { resolver, members, inside: None, home, own, loaded, mounts })
     }
 
     /// Measures the binaries of a manifest, those that are not measured yet, all at once.
@@ -169,7 +197,7 @@ impl<'a> Host<'a> {
 
     /// Asks the filesystem at `path`. When it does not answer, its mount point is asked, so that one answer that does not come
     /// is waited for, and not one for each path on that mount.
-    fn ask<T: Send + 'static>(
+    pub(super) fn ask<T: Send + 'static>(
         &mut self,
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
@@ -200,7 +228,7 @@ impl<'a> Host<'a> {
     }
 
     /// The identity of what `question` leads to, which is what `path` means.
-    fn resolve(&mut self, path: &Path, question: &Path) -> Result<Option<ObjectId>, NoObject> {
+    pub(super) fn resolve(&mut self, path: &Path, question: &Path) -> Result<Option<ObjectId>, NoObject> {
         let question = self.resolver.question(question);
         match self.ask(path, question)? {
             Ok(object) => Ok(Some(object)),
@@ -229,18 +257,11 @@ impl<'a> Host<'a> {
         self.resolve(path, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
     }
 
-    /// The roots of what is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so
-    /// that the root carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a
-    /// bind mount shows is not the rule's alone; and only those that were mounted when the policy was loaded. A rule that
-    /// protects reaches all that are mounted now.
-    fn roots_below(&mut self, place: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
-        let below = |mount: &&Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
-        let mounts = if widens { self.loaded.mounts.clone() } else { self.mounts.clone() };
-        let is_own = |m: &&Mount| {
-            m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(|other| below(&other))
-        };
+    /// The roots of what is mounted below `place` on the host.
+    fn mounted_below(&mut self, place: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
+        let mounts = if widens { &self.loaded.mounts } else { &self.mounts };
         let mut found = vec![];
-        for mount in mounts.iter().filter(below).filter(|m| !widens || is_own(m)) {
+        for (mount, below) in roots_below(mounts, place, widens) {
             let root = match self.resolve(&mount.mount_point, &mount.mount_point) {
                 Ok(root) => root,
                 Err(e @ NoObject::Silent { .. }) if !widens => return Err(e),
@@ -251,12 +272,23 @@ impl<'a> Host<'a> {
             };
             // Something may be mounted over it by now.
             if let Some(root) = root.filter(|root| root.dev == mount.dev) {
-                let below = mount.mount_point.components().count() - place.components().count();
-                found.push((root, u32::try_from(below).unwrap_or(u32::MAX)));
+                found.push((root, below));
             }
         }
         Ok(found)
     }
+}
+
+/// What is mounted below `place`, with how many components below it. A walk ends at its filesystem's root, so that the root
+/// carries the rule. A rule that allows reaches only filesystems that are mounted nowhere else: what a bind mount shows is not
+/// the rule's alone; and only those that were mounted when the policy was loaded. A rule that protects reaches all that
+/// are mounted now.
+pub(super) fn roots_below(mounts: &[Mount], place: &Path, widens: bool) -> Vec<(Mount, u32)> {
+    let below = |mount: &Mount| mount.mount_point != place && mount.mount_point.starts_with(place);
+    let is_own = |m: &Mount| m.root == Path::new("/") && mounts.iter().filter(|other| other.dev == m.dev).all(below);
+    let depth = |m: &Mount| m.mount_point.components().count() - place.components().count();
+    let wanted = mounts.iter().filter(|m| below(m) && (!widens || is_own(m)));
+    wanted.map(|m| (m.clone(), u32::try_from(depth(m)).unwrap_or(u32::MAX))).collect()
 }
 
 /// Opens what lies there, if no symbolic link leads to it.
@@ -269,7 +301,8 @@ fn look(place: &Path) -> Result<(OwnedFd, Statx), Errno> {
 
 impl World for Host<'_> {
     fn expand(&self, path: &ManifestPath) -> String {
-        path.below(&self.home).to_string_lossy().into_owned()
+        let home = if self.inside.is_some() { Path::new("/root") } else { &self.home };
+        path.below(home).to_string_lossy().into_owned()
     }
 
     fn own(&self) -> Vec<PathBuf> {
@@ -281,6 +314,9 @@ impl World for Host<'_> {
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
+        if let Some(container) = self.inside {
+            return self.digest_inside(container, path);
+        }
         if !self.loaded.pins.contains_key(path) {
             self.measure(&[path.to_owned()]);
         }
@@ -289,6 +325,9 @@ impl World for Host<'_> {
 
     fn names(&mut self, path: &Path) -> Vec<PathBuf> {
         let mut names = vec![path.to_owned()];
+        if self.inside.is_some() {
+            return names;
+        }
         // Where nothing could be measured, looking at the path may take for ever.
         if self.loaded.pins.get(path).is_some_and(Result::is_ok) {
             names.extend(self.place(path).ok());
@@ -304,11 +343,14 @@ impl World for Host<'_> {
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
+        if let Some(container) = self.inside {
+            return self.objects_inside(container, path, widens);
+        }
         let place = self.place(path)?;
         let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
-        objects.extend(self.roots_below(&place, widens)?);
+        objects.extend(self.mounted_below(&place, widens)?);
         Ok(objects)
     }
 
@@ -316,25 +358,51 @@ impl World for Host<'_> {
         self.resolve(path, path)
     }
 
-    fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
-        if path.trim_matches('/').is_empty() {
-            return Err("the root cgroup holds every process of the host; name one below it".into());
-        }
-        let top = Path::new(CGROUP_ROOT).join(path.trim_start_matches('/'));
-        let mut found = vec![];
-        let mut pending = vec![(top, 0)];
-        while let Some((dir, depth)) = pending.pop() {
-            // A cgroup's id is the inode number of its directory. Cgroups come and go while this looks.
-            match fs::symlink_metadata(&dir) {
-                Ok(meta) if meta.is_dir() => found.push((meta.ino(), depth)),
-                Ok(_) => return Err(format!("{} is not a cgroup", dir.display())),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(format!("{}: {e}", dir.display())),
-            }
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
-            let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
-            pending.extend(below.map(|e| (e.path(), depth + 1)));
-        }
-        Ok(found)
+    fn workloads(&mut self, skill: &str) -> Vec<Governed> {
+        let members: Vec<(String, u64, bool)> =
+            self.members.of(skill).iter().map(|m| (m.workload.path.clone(), m.workload.id, m.is_container())).collect();
+        let governed = |(path, id, is_container): (String, u64, bool)| {
+            let cgroups = cgroups(&path).unwrap_or_default();
+            Governed { path, cgroups, container: is_container.then_some(id) }
+        };
+        members.into_iter().map(governed).collect()
     }
+
+    fn look_into(&mut self, container: Option<u64>) -> Result<(), String> {
+        if let Some(id) = container {
+            self.members.root(id).map_err(|e| format!("its files cannot be reached: {e}"))?;
+        }
+        self.inside = container;
+        Ok(())
+    }
+
+    fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
+        cgroups(path)
+    }
+}
+
+/// [`World::cgroups`] of the host.
+///
+/// # Errors
+/// Why it cannot be governed.
+pub fn cgroups(path: &str) -> Result<Vec<(u64, u32)>, String> {
+    if path.trim_matches('/').is_empty() {
+        return Err("the root cgroup holds every process of the host; name one below it".into());
+    }
+    let top = Path::new(CGROUP_ROOT).join(path.trim_start_matches('/'));
+    let mut found = vec![];
+    let mut pending = vec![(top, 0)];
+    while let Some((dir, depth)) = pending.pop() {
+        // A cgroup's id is the inode number of its directory. Cgroups come and go while this looks.
+        match fs::symlink_metadata(&dir) {
+            Ok(meta) if meta.is_dir() => found.push((meta.ino(), depth)),
+            Ok(_) => return Err(format!("{} is not a cgroup", dir.display())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(format!("{}: {e}", dir.display())),
+        }
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        pending.extend(below.map(|e| (e.path(), depth + 1)));
+    }
+    Ok(found)
 }

@@ -34,6 +34,23 @@ pub enum Request {
         pid: Option<u32>,
         /// The cgroup, as a path below the mount of cgroup v2.
         cgroup: Option<String>,
+        /// The containers: a name, a prefix of an id, `image=…`, `label=KEY=VALUE`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        container: Option<String>,
+        /// The units; `*` and `?` are wildcards.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unit: Option<String>,
+    },
+    /// A container is about to start: govern it if it belongs to a skill.
+    Container {
+        /// Its id.
+        id: String,
+        /// Its first process.
+        pid: u32,
+        /// Its bundle's directory.
+        bundle: std::path::PathBuf,
+        /// The skill, whatever the policy's selectors say.
+        skill: Option<String>,
     },
     /// Read the manifest again and put it in force.
     Reload {

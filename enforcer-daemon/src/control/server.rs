@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{Answer, MAX_LINE, Request};
-use crate::service::Service;
+use crate::{service::Service, workload::Selector};
 
 /// How many connections are served at once; a further one waits.
 const MAX_CONNECTIONS: usize = 64;
@@ -94,6 +94,8 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
     }
 }
 
+const ONE_TARGET: &str = "name one of a process, a cgroup, a container, a unit";
+
 async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Result<Value, String> {
     match request {
         Request::Status => service.status().await,
@@ -102,15 +104,29 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
             let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "pid": pid, "threads": threads }))
         }
-        Request::Attach { skill, pid: Some(pid), cgroup: None } => {
+        Request::Attach { skill, pid: Some(pid), cgroup: None, container: None, unit: None } => {
             let threads = service.engine.enter(pid, skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "pid": pid, "threads": threads }))
         }
-        Request::Attach { skill, pid: None, cgroup: Some(cgroup) } => {
+        Request::Attach { skill, pid: None, cgroup: Some(cgroup), container: None, unit: None } => {
             let cgroups = service.engine.attach_cgroup(cgroup.clone(), skill).await.map_err(|e| e.to_string())?;
             Ok(json!({ "cgroup": cgroup, "cgroups": cgroups }))
         }
-        Request::Attach { .. } => Err("name either a process or a cgroup".into()),
+        Request::Attach { skill, pid: None, cgroup: None, container, unit } => {
+            let selector = match (container, unit) {
+                (Some(text), None) => text.parse().map(Selector::Container),
+                (None, Some(text)) => text.parse().map(Selector::Unit),
+                _ => return Err(ONE_TARGET.into()),
+            };
+            let selector = selector.map_err(|e| e.to_string())?;
+            let count = service.engine.attach_workloads(selector, skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "count": count }))
+        }
+        Request::Attach { .. } => Err(ONE_TARGET.into()),
+        Request::Container { id, pid, bundle, skill } => {
+            let skill = service.engine.container(id, pid, bundle, skill).await.map_err(|e| e.to_string())?;
+            Ok(json!({ "skill": skill }))
+        }
         Request::Reload { policy } => service.reload(policy).await,
         Request::Events { .. } => Err("events end a connection".into()),
     }

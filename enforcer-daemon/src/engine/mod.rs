@@ -4,7 +4,9 @@
 //! answers questions about files to the thread that asked. Requests come through a bounded channel, one at a time, so
 //! that no two policies are ever applied at once.
 
+pub mod members;
 mod owner;
+mod workloads;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,6 +29,7 @@ use crate::{
     kernel::{LoadError, enrol::EnrolError, maps::ApplyError, sockets::Outcome},
     manifest::{HostName, ManifestErrors, ValidManifest},
     names::{Addresses, Wanted},
+    workload::Selector,
 };
 
 /// How many requests may wait.
@@ -45,6 +48,9 @@ pub enum PolicyError {
     /// The mount table cannot be read.
     #[error("/proc/self/mountinfo: {0}")]
     Mounts(#[source] std::io::Error),
+    /// The cgroup hierarchy cannot be read.
+    #[error("/sys/fs/cgroup: {0}")]
+    Cgroups(#[source] std::io::Error),
     /// The kernel did not take it.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -105,6 +111,8 @@ pub struct Status {
     pub skills: Vec<SkillStatus>,
     /// Rules that the last change of the policy wrote: those that it changed.
     pub written: usize,
+    /// Containers and units that are governed.
+    pub workloads: usize,
     /// Governed cgroups, descendants included.
     pub cgroups: usize,
     /// Events that found the ring full.
@@ -165,6 +173,28 @@ pub struct Site {
     pub own: Vec<PathBuf>,
 }
 
+/// What the kernel tells of cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CgroupNews {
+    /// One was made that is not governed.
+    Made {
+        /// Its path below the mount of cgroup v2.
+        path: String,
+    },
+    /// One was removed that was named.
+    Gone {
+        /// Its id.
+        id: u64,
+    },
+    /// Some news were lost: look for yourself.
+    Lost,
+    /// A process entered its skill by executing its program.
+    Begun {
+        /// The cgroup that it is in.
+        cgroup: u64,
+    },
+}
+
 /// A socket that was closed because its process may not have it.
 #[derive(Clone, Debug)]
 pub struct Closed {
@@ -182,6 +212,15 @@ pub struct Closed {
 const CLOSED_QUEUE: usize = 4096;
 
 enum Request {
+    AttachWorkloads(Selector, String, oneshot::Sender<Result<usize, EnterError>>),
+    Container {
+        id: String,
+        pid: u32,
+        bundle: PathBuf,
+        skill: Option<String>,
+        reply: oneshot::Sender<Result<Option<String>, EnterError>>,
+    },
+    Cgroups(Vec<CgroupNews>, oneshot::Sender<Result<(), PolicyError>>),
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
     Names(Addresses, oneshot::Sender<Result<bool, PolicyError>>),
@@ -291,6 +330,38 @@ impl Engine {
     /// When the policy has no such skill, or there is no such cgroup.
     pub async fn attach_cgroup(&self, cgroup: String, skill: String) -> Result<usize, EnterError> {
         self.ask(move |reply| Request::AttachCgroup(cgroup, skill, reply)).await.unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Puts running containers or units into a skill; returns how many.
+    ///
+    /// # Errors
+    /// When there is none, or the policy has no such skill.
+    pub async fn attach_workloads(&self, selector: Selector, skill: String) -> Result<usize, EnterError> {
+        self.ask(move |reply| Request::AttachWorkloads(selector, skill, reply)).await.unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Governs a container that its runtime is about to start; returns its skill, if it has one.
+    ///
+    /// # Errors
+    /// When it has one and cannot be governed.
+    pub async fn container(
+        &self,
+        id: String,
+        pid: u32,
+        bundle: PathBuf,
+        skill: Option<String>,
+    ) -> Result<Option<String>, EnterError> {
+        self.ask(move |reply| Request::Container { id, pid, bundle, skill, reply })
+            .await
+            .unwrap_or(Err(EnterError::Ended))
+    }
+
+    /// Tells of cgroups that were made and removed.
+    ///
+    /// # Errors
+    /// When the change is not taken.
+    pub async fn cgroups(&self, news: Vec<CgroupNews>) -> Option<Result<(), PolicyError>> {
+        self.ask(move |reply| Request::Cgroups(news, reply)).await
     }
 
     /// Reports the open files of a process that its skill may not have; returns how many there are.

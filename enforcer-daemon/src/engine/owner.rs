@@ -15,11 +15,14 @@ use enforcer_common::{
 };
 use tokio::sync::watch;
 
-use super::{Closed, DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status};
+use super::{
+    Closed, DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status,
+    members::Members, workloads::launchers,
+};
 use crate::{
     compile::{
         self, Ids, Remark,
-        world::{Host, Loaded, World as _},
+        world::{self, Host, Loaded, World as _},
     },
     kernel::{
         Kernel,
@@ -36,10 +39,12 @@ use crate::{
 
 /// The engine's thread.
 pub(super) struct Owner {
-    kernel: Kernel,
-    maps: PolicyMaps,
-    resolver: Resolver,
-    enroller: Enroller,
+    pub(super) kernel: Kernel,
+    pub(super) maps: PolicyMaps,
+    pub(super) resolver: Resolver,
+    pub(super) enroller: Enroller,
+    /// Containers and units.
+    pub(super) members: Members,
     drops: PerCpuArray<MapData, u64>,
     measurements: PerCpuArray<MapData, u64>,
     ids: Ids,
@@ -97,6 +102,7 @@ impl Owner {
             maps,
             resolver,
             enroller,
+            members: Members::default(),
             drops,
             measurements,
             ids: Ids::default(),
@@ -146,6 +152,15 @@ impl Owner {
                 Request::AttachCgroup(cgroup, skill, reply) => {
                     let _ = reply.send(self.attach_cgroup(cgroup, skill));
                 }
+                Request::AttachWorkloads(selector, skill, reply) => {
+                    let _ = reply.send(self.attach_workloads(&selector, &skill));
+                }
+                Request::Container { id, pid, bundle, skill, reply } => {
+                    let _ = reply.send(self.introduced(&id, pid, &bundle, skill));
+                }
+                Request::Cgroups(news, reply) => {
+                    let _ = reply.send(self.cgroups_changed(news));
+                }
                 Request::Inspect(pid, skill, reply) => {
                     let _ = reply.send(self.inspect(pid, skill).unwrap_or(0));
                 }
@@ -165,14 +180,27 @@ impl Owner {
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
+        let found = std::mem::take(&mut self.members.found);
+        self.members.want(manifest.manifest());
+        let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
         if outcome.is_ok() {
             self.manifest = manifest;
             self.loaded.settle();
+            let now: Vec<u64> = self.members.governed().into_iter().collect();
+            self.enrol_members(&governed, &now);
         } else {
             self.loaded = before;
+            self.members.found = found;
+            self.members.want(self.manifest.manifest());
         }
         outcome
+    }
+
+    /// Puts the policy in force again, for the containers and units that there are now.
+    pub(super) fn again(&mut self) -> Result<(), PolicyError> {
+        let manifest = Arc::clone(&self.manifest);
+        self.put_in_force(&manifest).map(drop)
     }
 
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
@@ -210,8 +238,10 @@ impl Owner {
         if let Err(e) = self.host.refresh() {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
         }
+        self.members.look().map_err(PolicyError::Cgroups)?;
+        let curious = self.members.is_curious();
         let own = self.own();
-        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
+        let mut host = Host::new(&mut self.resolver, &mut self.members, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
         host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
@@ -224,6 +254,10 @@ impl Owner {
             }
             !found.is_empty()
         });
+        compiled.ruleset.curious = curious;
+        if curious {
+            compiled.ruleset.launchers = launchers(&mut host);
+        }
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
         // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
@@ -279,7 +313,7 @@ impl Owner {
     }
 
     /// Reports what a process that is in the skill already brought along, and closes the sockets among it.
-    fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+    pub(super) fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
         let files = self.enroller.inspect_files(&mut self.kernel, pid, skill)?;
         let sockets = self.enroller.inspect_sockets(&mut self.kernel, pid, skill)?;
         self.close(&sockets, "not allowed in the skill");
@@ -318,7 +352,7 @@ impl Owner {
     }
 
     /// The number of a skill of the policy in force.
-    fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
+    pub(super) fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
         let in_force = self.maps.in_force();
         self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
             let known: Vec<&str> = in_force.names.values().map(|s| s.name.as_str()).collect();
@@ -347,10 +381,7 @@ impl Owner {
 
     fn attach_cgroup(&mut self, cgroup: String, name: String) -> Result<usize, EnterError> {
         let skill = self.skill(&name)?;
-        let own = self.own();
-        let mut host = Host::new(&mut self.resolver, self.site.home.clone(), own, &mut self.loaded)
-            .map_err(|e| EnterError::Cgroup(format!("/proc/self/mountinfo: {e}")))?;
-        let found = host.cgroups(&cgroup).map_err(EnterError::Cgroup)?;
+        let found = world::cgroups(&cgroup).map_err(EnterError::Cgroup)?;
         if found.is_empty() {
             return Err(EnterError::Cgroup(format!("there is no cgroup {cgroup} below {CGROUP_ROOT}")));
         }
@@ -380,6 +411,7 @@ impl Owner {
             policy: self.file.clone(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
+            workloads: self.members.governed().len(),
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),

@@ -2,7 +2,9 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
-use enforcer_common::event::{Event, RawPath};
+use enforcer_common::event::{Event, Kind, RawPath, Verdict};
+
+use crate::engine::CgroupNews;
 
 /// Reads an event. `None` when the record is not one of this build's.
 #[must_use]
@@ -13,6 +15,25 @@ pub fn event(bytes: &[u8]) -> Option<Event> {
     // SAFETY: the slice is long enough; `Event` is plain integers without padding, for which every bit pattern is valid;
     // the read does not ask for alignment.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// What an event tells the engine of cgroups.
+#[must_use]
+pub fn cgroup_news(event: &Event) -> Option<CgroupNews> {
+    match Kind::from_raw(event.kind)? {
+        Kind::CgroupMade => Some(CgroupNews::Made { path: text(&event.path.bytes) }),
+        Kind::CgroupGone => Some(CgroupNews::Gone { id: event.object.ino }),
+        Kind::Enter if event.target == 0 && event.verdict == Verdict::Allow as u8 => {
+            Some(CgroupNews::Begun { cgroup: event.cgroup })
+        }
+        _ => None,
+    }
+}
+
+/// Whether an event is for the daemon alone.
+#[must_use]
+pub fn is_internal(event: &Event) -> bool {
+    matches!(Kind::from_raw(event.kind), Some(Kind::CgroupMade | Kind::CgroupGone))
 }
 
 /// The path from the filesystem's root, and whether components nearer to the root are missing. `None` when there is none.

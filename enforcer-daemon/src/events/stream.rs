@@ -21,7 +21,10 @@ use super::{
     Record, decode,
     enrich::{self, Enricher},
 };
-use crate::{engine::Engine, manifest::AuditLevel};
+use crate::{
+    engine::{CgroupNews, Engine},
+    manifest::AuditLevel,
+};
 
 /// How many records a listener may lag behind.
 const LAG: usize = 8192;
@@ -135,6 +138,10 @@ impl Stream {
 pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine, stream: Stream) -> io::Result<()> {
     // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
     let mut ring = unsafe { AsyncFd::register(ring) }?;
+    let (cgroups, news) = channel(LAG);
+    // Whether news of cgroups were lost: then the engine looks for itself.
+    let mut missed = false;
+    tokio::spawn(follow_cgroups(engine.clone(), news));
     let mut reported = 0;
     let mut check_at = Instant::now();
     let mut unchecked = true;
@@ -145,6 +152,12 @@ pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine
                 while let Some(item) = guard.get_inner_mut().next() {
                     let record = match decode::event(&item) {
                         Some(event) => {
+                            if let Some(news) = decode::cgroup_news(&event) {
+                                missed |= cgroups.try_send(news).is_err();
+                            }
+                            if decode::is_internal(&event) {
+                                continue;
+                            }
                             inspect_newcomer(&engine, &event);
                             enricher.record(&event)
                         }
@@ -162,9 +175,23 @@ pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine
                 if dropped > reported {
                     stream.publish(enrich::lost(dropped - reported, "found the ring buffer full"));
                     reported = dropped;
+                    missed = true;
                 }
-                unchecked = stream.tell_lost();
+                missed = missed && cgroups.try_send(CgroupNews::Lost).is_err();
+                unchecked = stream.tell_lost() || missed;
             }
+        }
+    }
+}
+
+/// Hands the news of cgroups to the engine, as many at once as have come.
+async fn follow_cgroups(engine: Engine, mut news: Receiver<CgroupNews>) {
+    let mut gathered = Vec::new();
+    while news.recv_many(&mut gathered, LAG).await > 0 {
+        match engine.cgroups(std::mem::take(&mut gathered)).await {
+            None => return,
+            Some(Ok(())) => {}
+            Some(Err(e)) => tracing::error!("containers and units could not be looked at: {e}"),
         }
     }
 }

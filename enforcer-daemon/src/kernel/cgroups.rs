@@ -6,9 +6,10 @@ use std::collections::HashSet;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
-    ids::SkillId,
+    ids::{ObjectId, SkillId},
     names::map,
     task::{CgroupLabel, CgroupName, cgroup_filter_slot},
+    unit::{PATTERN_LIMIT, UnitRule},
 };
 
 use super::{
@@ -23,6 +24,8 @@ pub struct CgroupMaps {
     spare: HashMap<MapData, u64, CgroupLabel>,
     names: HashMap<MapData, CgroupName, SkillId>,
     filter: Array<MapData, u32>,
+    launchers: HashMap<MapData, ObjectId, u32>,
+    units: Array<MapData, UnitRule>,
 }
 
 /// What was added for a policy that is not in force yet.
@@ -43,6 +46,8 @@ impl CgroupMaps {
             spare: kernel.map(map::CGROUP_SPARE)?,
             names: kernel.map(map::CGROUP_NAMES)?,
             filter: kernel.map(map::CGROUP_FILTER)?,
+            launchers: kernel.map(map::LAUNCHERS)?,
+            units: kernel.map(map::UNIT_PATTERNS)?,
         })
     }
 
@@ -69,11 +74,15 @@ impl CgroupMaps {
     }
 
     fn add(&mut self, next: &Ruleset, staged: &mut Staged) -> Result<(), ApplyError> {
-        for (name, skill) in &next.cgroup_names {
+        let curious = next.curious.then_some((&CgroupName::ANY, &SkillId::NOBODY));
+        for (name, skill) in next.cgroup_names.iter().chain(curious) {
             if self.names.get(name, 0).is_err() {
                 self.names.insert(name, skill, 0).map_err(|e| failed(map::CGROUP_NAMES, &e))?;
                 staged.names.push(*name);
             }
+        }
+        for launcher in &next.launchers {
+            self.launchers.insert(launcher, 1, 0).map_err(|e| failed(map::LAUNCHERS, &e))?;
         }
         for (id, label) in &next.cgroups {
             if self.cgroups.get(id, 0).is_err() {
@@ -82,6 +91,33 @@ impl CgroupMaps {
             }
         }
         Ok(())
+    }
+
+    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs.
+    ///
+    /// # Errors
+    /// When the kernel has no room.
+    pub fn enter(&mut self, found: &[(u64, u32)], label: CgroupLabel) -> Result<(), ApplyError> {
+        for (id, _) in found {
+            self.cgroups.insert(id, label, 0).map_err(|e| failed(map::CGROUPS, &e))?;
+            self.filter.set(cgroup_filter_slot(*id), 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out a cgroup that was removed, and what was below it.
+    pub fn leave(&mut self, named: u64) {
+        let below: Vec<u64> =
+            self.cgroups.iter().flatten().filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
+        for id in below {
+            let _ = self.cgroups.remove(&id);
+        }
+    }
+
+    /// The cgroup that was named of those that `id` lies in.
+    #[must_use]
+    pub fn named(&self, id: u64) -> Option<u64> {
+        self.cgroups.get(&id, 0).ok().map(|label| label.named)
     }
 
     /// Takes out what was added for a policy that does not come into force, and what the kernel put below it.
@@ -133,8 +169,18 @@ impl CgroupMaps {
                 tracing::error!("a cgroup's path could not be given to another skill: {}", full_or(&e));
             }
         }
-        let stale: Vec<CgroupName> =
-            self.names.keys().flatten().filter(|name| !in_force.cgroup_names.contains_key(name)).collect();
+        // The one behind the last ends the list. It is written first, and the first one last, so that what is read is a list.
+        let units: Vec<(u32, &UnitRule)> =
+            (0..PATTERN_LIMIT).zip(in_force.units.iter().chain([&UnitRule::NONE])).collect();
+        for (index, rule) in units.into_iter().rev() {
+            if let Err(e) = self.units.set(index, rule, 0) {
+                tracing::error!("a unit's pattern could not be written: {}", full_or(&e));
+            }
+        }
+        let outdated = |name: &CgroupName| {
+            !(in_force.cgroup_names.contains_key(name) || in_force.curious && *name == CgroupName::ANY)
+        };
+        let stale: Vec<CgroupName> = self.names.keys().flatten().filter(outdated).collect();
         for name in stale {
             let _ = self.names.remove(&name);
         }

@@ -21,6 +21,7 @@ use enforcer_common::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
         PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
     },
+    unit::PATTERN_LIMIT,
 };
 
 use super::{Kernel, LoadError, cgroups::CgroupMaps};
@@ -256,6 +257,11 @@ impl PolicyMaps {
         self.cgroups.governed()
     }
 
+    /// The maps of cgroups.
+    pub fn cgroups(&mut self) -> &mut CgroupMaps {
+        &mut self.cgroups
+    }
+
     /// Puts `next` in force. `seen` has the cgroups that were governed before `next` was compiled. Returns the cgroups that are governed now and were not, and the generation. What holds the same
     /// rules as the policy in force is in force already: the generation stays.
     ///
@@ -276,6 +282,7 @@ impl PolicyMaps {
         check_size("prefixes of `listen`", next.listeners.len())?;
         check("cgroups", next.cgroups.len(), CGROUP_LIMIT)?;
         check("named cgroups", next.cgroup_names.len(), NAMED_LIMIT)?;
+        check("patterns of units", next.units.len(), PATTERN_LIMIT as usize)?;
         let old = &self.in_force;
         let skills = changes(&old.skills, &next.skills);
         let binaries = changes(&old.binaries, &next.binaries);

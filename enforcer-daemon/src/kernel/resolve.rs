@@ -69,7 +69,8 @@ fn resolve(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveError> {
     match getxattr(path, names::RESOLVE_XATTR, &mut value[..]) {
         // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
         Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
-        Err(Errno::NOENT | Errno::NOTDIR) => return Err(ResolveError::NotFound),
+        // A link that leads to itself leads nowhere, until somebody removes it; whoever makes one must not keep a policy out.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(ResolveError::NotFound),
         Err(e) => return Err(ResolveError::Path(e.into())),
     }
     let answer = answers().get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;

@@ -49,7 +49,9 @@ impl Feature {
     pub const fn is_built(self) -> bool {
         match self {
             // Enforced, beside every key that has no feature of its own.
-            Self::MatchEntrypoint
+            Self::MatchUnit
+            | Self::MatchContainer
+            | Self::MatchEntrypoint
             | Self::Parents
             | Self::AllowLibraries
             | Self::AllowJit
@@ -60,12 +62,7 @@ impl Feature {
             | Self::UnixSockets
             | Self::Listen => true,
             // Not yet.
-            Self::MatchUnit
-            | Self::MatchContainer
-            | Self::WildcardNames
-            | Self::Via
-            | Self::Approvals
-            | Self::ApproveWrite => false,
+            Self::WildcardNames | Self::Via | Self::Approvals | Self::ApproveWrite => false,
         }
     }
 

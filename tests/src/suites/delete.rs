@@ -1,6 +1,6 @@
 //! Delete: unlink, rmdir, rename over and away, by every call.
 
-use std::fs;
+use std::{fs, thread};
 
 use anyhow::ensure;
 
@@ -8,6 +8,7 @@ use crate::harness::{
     act_with,
     runner::Suite,
     scene::{Scene, gone, holds, there},
+    worker::{Entry, Worker},
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -27,6 +28,7 @@ pub(super) const SUITE: Suite = Suite {
         ("rename_exchange_in_both_directions", exchange),
         ("rename_of_a_denied_directory", rename_directory),
         ("a_hard_link_into_an_allowed_directory", hard_link),
+        ("a_path_that_is_swapped_in_a_loop", swapped),
         ("too_deep_a_path", too_deep),
         ("io_uring_unlink_and_rename", io_uring),
         ("rm_rf", rm_rf),
@@ -295,5 +297,38 @@ fn keys(scene: &Scene) -> anyhow::Result<()> {
     let time = event.text("time");
     // 2026-11-22T05:50:46.055702331Z
     ensure!(time.len() == 30 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "the time is {time:?}");
+    Ok(())
+}
+
+/// While the agent deletes by one path, a friend swaps what it leads to: a directory that is allowed, and a link to one that is not.
+fn swapped(scene: &Scene) -> anyhow::Result<()> {
+    const TRIES: usize = 300;
+    let (inside, denied) = (scene.make_dir("allowed/swapped")?, scene.make_dir("denied/swapped")?);
+    let (way, link) = (format!("{inside}/way"), format!("{inside}/link"));
+    fs::create_dir(&way)?;
+    std::os::unix::fs::symlink(&denied, &link)?;
+    let victim = scene.make_file("denied/swapped/f")?;
+    let friend = Worker::start(&Entry::Outside)?;
+    let (a, b) = (way.clone(), link.clone());
+    let swaps = thread::spawn(move || friend.act(&["repeat", "20000", "rename-exchange", &a, &b]));
+    let mut gone = 0;
+    for _ in 0..TRIES {
+        // The directory is now at one name, now at the other.
+        for dir in [&way, &link] {
+            if fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()) {
+                let _ = fs::write(format!("{dir}/f"), "f");
+            }
+        }
+        gone += usize::from(scene.act(SKILL, &["unlink", &format!("{way}/f")])?.status == 0);
+        if fs::symlink_metadata(&victim).is_err() {
+            break;
+        }
+        if swaps.is_finished() {
+            break;
+        }
+    }
+    swaps.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??.done()?;
+    there(&victim)?;
+    ensure!(gone > 0, "nothing was deleted: the test shows nothing");
     Ok(())
 }

@@ -30,6 +30,7 @@ mod tamper;
 mod unix;
 mod walls;
 mod withdraw;
+mod workloads;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -44,7 +45,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,

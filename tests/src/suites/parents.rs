@@ -113,7 +113,8 @@ fn orphans(scene: &Scene) -> anyhow::Result<()> {
     runs(scene, &["double-fork", "exec", "/usr/bin/bash", "-c", &shell(CHILD)])?;
     // Bash has ended before its child begins.
     let out = scene.make_file("orphan")?;
-    let line = format!("(while kill -0 $$ 2>/dev/null; do :; done; {CHILD} --version > {out}) > /dev/null 2>&1 & exit 0");
+    let line =
+        format!("(while kill -0 $$ 2>/dev/null; do :; done; {CHILD} --version > {out}) > /dev/null 2>&1 & exit 0");
     scene.act(SKILL, &["exec", "/usr/bin/bash", "-c", &line])?.done()?;
     let ran = crate::harness::eventually(std::time::Duration::from_secs(10), || {
         fs::read_to_string(&out).is_ok_and(|text| text.contains(RAN))

@@ -30,6 +30,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_filesystem_that_is_mounted_below", mounted_below),
         ("a_reused_inode_is_another_object", reused),
         ("one_changed_rule_does_not_rewrite_the_others", changed),
+        ("a_path_that_cannot_exist", nowhere),
         ("a_hundred_thousand_rules", many),
     ],
 };
@@ -226,6 +227,44 @@ fn changed(scene: &Scene) -> anyhow::Result<()> {
     let wrote = written(&with(scene, &list(COUNT + 1)))?;
     ensure!(wrote == Some(2), "the same policy was written again: {wrote:?}");
     written(&with(scene, ""))?;
+    soon(scene, "again", true)
+}
+
+/// Below a file, or along a link that leads to itself: such rules allow nothing and keep none of the others out, neither when the
+/// policy is loaded nor when something appears later.
+fn nowhere(scene: &Scene) -> anyhow::Result<()> {
+    let (file, link) = (scene.make_file("nowhere/file")?, scene.dir.join("nowhere/link"));
+    let later = scene.dir.join("nowhere/later").to_string_lossy().into_owned();
+    let dir = scene.make_dir("nowhere/dir")?;
+    std::os::unix::fs::symlink(&link, &link)?;
+    let paths = [&format!("{file}/below"), &link.to_string_lossy().into_owned(), &later, &dir];
+    let list = paths.map(String::as_str).join(", ");
+    let text = format!(
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+         allow_delete: [{list}]\n    protect: [{}/below]\n",
+        link.display()
+    );
+    scene.daemon(|d| d.reload(&text))?;
+    let warnings = scene.daemon(|d| d.status())?["warnings"].to_string();
+    for path in &paths[..3] {
+        ensure!(warnings.contains(&format!("{path} does not exist")), "{path}: {warnings}");
+    }
+    ensure!(may(scene, "nowhere/dir")?, "an allowed directory is not");
+    scene.act(SKILL, &["unlink", &file])?.refused()?;
+    scene.make_dir("nowhere/later")?;
+    soon(scene, "nowhere/later", true)?;
+    // A directory in the place of the link.
+    fs::remove_file(&link)?;
+    scene.make_dir("nowhere/link/below")?;
+    soon(scene, "nowhere/link", true)?;
+    soon(scene, "nowhere/link/below", false)?;
+    // What no filesystem can have is an error of the manifest.
+    let long = text.replace(&dir, &format!("/{}", "n".repeat(256)));
+    let error = scene.daemon(|d| d.reload(&long)).err().map(|e| e.to_string()).unwrap_or_default();
+    ensure!(error.contains("255 bytes"), "{error:?}");
+    ensure!(may(scene, "nowhere/dir")?, "a reload that failed has changed something");
+    let back = with(scene, "");
+    scene.daemon(|d| d.reload(&back))?;
     soon(scene, "again", true)
 }
 

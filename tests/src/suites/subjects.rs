@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::harness::{
     ENFORCER, command,
@@ -90,7 +90,7 @@ fn free(scene: &Scene, worker: &Worker) -> anyhow::Result<()> {
 
 fn tasks(scene: &Scene) -> anyhow::Result<()> {
     let worker = scene.worker(SKILL)?;
-    for way in [&["fork"][..], &["double-fork"], &["vfork"], &["thread"], &["setsid"], &["user", "0"]] {
+    for way in [&["fork"][..], &["double-fork"], &["vfork"], &["thread"], &["setsid"], &["user", "0"], &["traced"]] {
         governed(scene, &worker, way, SKILL)?;
     }
     governed(scene, &worker, &["setsid", "double-fork", "thread"], SKILL)
@@ -154,7 +154,6 @@ fn new_child_cgroup(scene: &Scene) -> anyhow::Result<()> {
     free(scene, &outsider)
 }
 
-/// By itself, by a friend outside, and without having acted in between.
 /// A worker that was in the cgroup or came by `enforcer run`, and is moved from outside.
 fn moved_out(scene: &Scene) -> anyhow::Result<()> {
     for entry in [Entry::Cgroup(&cgroup("tests-one")), Entry::Run(SKILL)] {
@@ -168,6 +167,15 @@ fn moved_out(scene: &Scene) -> anyhow::Result<()> {
         let outcome = worker.act(&["put", &format!("{}/cgroup.procs", cgroup("tests-free")), "0"])?;
         ensure!(outcome.status == libc::EPERM, "{outcome:?}");
         governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-free")], SKILL)?;
+    }
+    // A thread alone, within a threaded subtree.
+    let (domain, threads) = (cgroup("tests-domain"), cgroup("tests-domain/threads"));
+    fs::create_dir_all(&threads)?;
+    fs::write(format!("{threads}/cgroup.type"), "threaded")?;
+    let worker = scene.worker(SKILL)?;
+    for list in [format!("{domain}/cgroup.procs"), format!("{threads}/cgroup.threads")] {
+        fs::write(&list, worker.pid().to_string()).context(list)?;
+        governed(scene, &worker, &[], SKILL)?;
     }
     Ok(())
 }

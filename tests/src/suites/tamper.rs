@@ -33,6 +33,7 @@ pub(super) const SUITE: Suite = Suite {
         ("the_manifest", manifest),
         ("the_runtime_directory_and_the_binary", runtime),
         ("the_daemons_process", process),
+        ("what_lies_too_deep_to_be_known", too_deep),
         ("the_clock", clock),
         ("audit_mode_is_no_licence", audit),
     ],
@@ -420,6 +421,16 @@ fn process(scene: &Scene) -> anyhow::Result<()> {
         scene.act(SKILL, &[act, &own])?.done()?;
     }
     Ok(())
+}
+
+/// Everything is allowed, but whether this is Enforcer's own cannot be seen.
+fn too_deep(scene: &Scene) -> anyhow::Result<()> {
+    let (near, far) = (scene.make_dir("free/near")?, scene.make_dir("free/far")?);
+    for (dir, depth) in [(&near, "40"), (&far, "80")] {
+        scene.outside(&["deep", dir, depth])?.done()?;
+    }
+    scene.act(SKILL, &["unlink-deep", &near, "40"])?.done()?;
+    never(scene, "delete", "path is too deep to decide", &["unlink-deep", &far, "80"], &[0])
 }
 
 fn clock(scene: &Scene) -> anyhow::Result<()> {
