@@ -137,6 +137,7 @@ impl Object {
         match program.find(ebpf).map_err(failed)? {
             Loaded::Lsm(lsm, hook) => lsm.load(hook, btf),
             Loaded::Tracepoint(tracepoint, name) => tracepoint.load(name, btf),
+            Loaded::Function(function, name) => function.load(name, btf),
             Loaded::CgroupSockAddr(sock_addr) => sock_addr.load(),
             Loaded::Iterator(iter, over) => iter.load(over, btf),
         }
@@ -191,6 +192,9 @@ fn attach(program: Loaded<'_>, cgroup: &File) -> Result<FdLink, String> {
     let no_descriptor = |e: LinkError| chain(&e);
     match program {
         Loaded::Lsm(lsm, _) => lsm.attach().and_then(|id| lsm.take_link(id)).map(Into::into).map_err(refused),
+        Loaded::Function(function, _) => {
+            function.attach().and_then(|id| function.take_link(id)).map(Into::into).map_err(refused)
+        }
         Loaded::Tracepoint(tp, _) => tp.attach().and_then(|id| tp.take_link(id)).map(Into::into).map_err(refused),
         Loaded::CgroupSockAddr(sock_addr) => {
             // Links always stack, whatever the mode; the kernel refuses the flags of the other modes for links.
