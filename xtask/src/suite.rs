@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     sync::Mutex,
     thread,
@@ -16,6 +17,7 @@ use crate::{
     build::{self, Binaries},
     guest::{self, Ending, Job, Machine, Root},
     kernels::{self, Series},
+    matrix::Matrix,
     paths::Paths,
     tally::{Suite, Tally},
     ui,
@@ -33,6 +35,8 @@ enum Part {
     Guest,
     /// The suite's part for guests with a root of Debian's: agents' runtimes, servers, systemd.
     Rootfs,
+    /// The tests of both that are attacks.
+    Attacks,
 }
 
 /// Run all tests: on this machine, then in a guest for each kernel.
@@ -50,6 +54,9 @@ pub(crate) struct TestArgs {
     /// Guests that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
+    #[arg(long, value_name = "FILE")]
+    matrix: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
     /// For the guest suite: names of tests, or parts of them.
@@ -149,6 +156,9 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
     if let Some(root) = root {
         words.extend(["--place".into(), root.to_string().into()]);
     }
+    if args.only == Some(Part::Attacks) {
+        words.push("--attacks".into());
+    }
     words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
     words
 }
@@ -157,6 +167,7 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
     let queue = Mutex::new(boots(args, binaries)?.into_iter());
     let total = Mutex::new(Tally::default());
+    let matrix = Mutex::new(Matrix::default());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
             .map(|_| {
@@ -164,7 +175,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, boot)?;
+                        let tally = guest(paths, args, binaries, &matrix, boot)?;
                         *lock(&total) += tally;
                     }
                 })
@@ -175,6 +186,9 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
         }
         anyhow::Ok(())
     })?;
+    if let Some(file) = &args.matrix {
+        lock(&matrix).write(&binaries.tests, file)?;
+    }
     let total = *lock(&total);
     Ok(total)
 }
@@ -185,7 +199,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The suite in one guest.
-fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Boot) -> Result<Tally> {
+fn guest(
+    paths: &Paths,
+    args: &TestArgs,
+    binaries: &Binaries,
+    matrix: &Mutex<Matrix>,
+    (series, root): Boot,
+) -> Result<Tally> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -199,6 +219,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
+    lock(matrix).kernel(&kernel);
     let mut words: Vec<OsString> = vec!["enforcer-tests".into()];
     words.extend(suite_words(args, root));
     let job = Job {
@@ -212,6 +233,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);
+        lock(matrix).line(series, line);
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));

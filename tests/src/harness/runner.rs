@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::scene::{Scene, Stage};
+use crate::attacks;
 
 /// How long one test may take.
 const TEST_LIMIT: Duration = Duration::from_mins(6);
@@ -52,6 +53,7 @@ pub(crate) struct Options {
     /// The suites of this kind of guest.
     pub(crate) place: Place,
     filters: Vec<String>,
+    attacks: bool,
     list: bool,
 }
 
@@ -63,6 +65,7 @@ impl Options {
         while let Some(word) = words.next() {
             match *word {
                 "--list" => options.list = true,
+                "--attacks" => options.attacks = true,
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
@@ -79,7 +82,8 @@ impl Options {
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f))
+        (self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f)))
+            && (!self.attacks || attacks::includes(name))
     }
 }
 
