@@ -189,7 +189,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 12,
         variant: 1,
         test: "walls::tracing_and_memory",
-        hooks: &["ptrace_access_check"],
+        hooks: &["ptrace_access_check", "ptrace_traceme"],
         tries: "trace, read or write a process outside the skill",
     },
 ];

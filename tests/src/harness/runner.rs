@@ -81,6 +81,11 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether this program is to be left unattached.
+    pub(crate) fn wants_mutant(&self, program: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|f| f == program)
+    }
+
     fn wants(&self, name: &str) -> bool {
         (self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f)))
             && (!self.attacks || attacks::includes(name))
@@ -173,7 +178,7 @@ fn not_built(why: &str) -> Option<String> {
 }
 
 /// Runs one test in a thread of its own.
-fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
+pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     let (done, outcome) = mpsc::sync_channel(1);
     let of_test = Arc::clone(scene);
     let thread = thread::spawn(move || {
@@ -199,7 +204,7 @@ fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     }
 }
 
-fn flush() {
+pub(super) fn flush() {
     // Nobody reading is no reason to stop.
     let _ = std::io::stdout().flush();
 }
