@@ -54,6 +54,9 @@ pub(crate) struct TestArgs {
     /// Guests that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Instead of running the tests, leave one program after another unattached, each time until an attack gets through.
+    #[arg(long)]
+    mutants: bool,
     /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
@@ -139,6 +142,11 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     }
     let mut wanted = Vec::new();
     for root in roots {
+        if args.mutants {
+            // They stand on pins of a daemon that nobody else manages.
+            wanted.extend(root.is_none().then_some(root));
+            continue;
+        }
         // The suite is static: it knows here as well as there what it would run.
         let mut list = Command::new(&binaries.tests);
         list.args(suite_words(args, root)).arg("--list");
@@ -152,7 +160,7 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
 
 /// What the suite is called with.
 fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["run".into()];
+    let mut words: Vec<OsString> = vec![if args.mutants { "mutate" } else { "run" }.into()];
     if let Some(root) = root {
         words.extend(["--place".into(), root.to_string().into()]);
     }

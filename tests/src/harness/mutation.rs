@@ -28,30 +28,30 @@ const ITERATORS: &[&str] = &["enrol", "inspect_files", "inspect_sockets"];
 /// Runs the mutants whose names the options want; success when no mutant survived.
 pub(crate) fn run(options: &Options, suites: &[Suite]) -> ExitCode {
     let mut stage = Stage::default();
-    let (mut killed, mut survivors) = (0, Vec::new());
+    let (mut killed, mut survivors) = (0, 0);
     for program in attacks::programs().into_iter().filter(|program| options.wants_mutant(program)) {
-        print!("mutant without {program} ... ");
+        print!("test mutant::{program} ... ");
         runner::flush();
         match mutant(&mut stage, program, suites) {
             Ok(Outcome::Killed(test)) => {
                 killed += 1;
-                println!("killed by {test}");
+                println!("ok\n    noticed by {test}");
             }
-            Ok(Outcome::Absent) => println!("this kernel has no such hook"),
+            Ok(Outcome::Absent) => println!("ignored, it is not used on this kernel"),
             Ok(Outcome::Survived) => {
-                println!("SURVIVED");
-                survivors.push(program);
+                println!("FAILED\n    no attack got through");
+                survivors += 1;
             }
             Err(e) => {
                 println!("FAILED\n    {e:#}");
-                survivors.push(program);
+                survivors += 1;
             }
         }
         runner::flush();
     }
     stage.clear();
-    println!("{killed} killed, {} survived: {}", survivors.len(), survivors.join(" "));
-    if survivors.is_empty() && killed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{killed} passed, {} failed", survivors);
+    if survivors == 0 && killed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 enum Outcome {
