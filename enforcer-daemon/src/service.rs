@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -18,15 +19,24 @@ use tokio::{
 };
 
 use crate::{
-    compile::Remark,
     control::{self, server},
     engine::{Closed, Directory, Engine, Site, Started},
     events::{
         enrich::{self, Enricher},
         stream::{self, Stream},
     },
-    manifest, own, watch,
+    manifest,
+    names::{
+        Addresses,
+        service::{Names, Policy, Report},
+        sources::Files,
+        table::Limits,
+    },
+    own, watch,
 };
+
+/// How long a start or a reload waits for the addresses of its names. What comes later opens later.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the daemon keeps its socket and lock.
 pub const RUNTIME_DIR: &str = "/run/enforcer";
@@ -81,6 +91,7 @@ pub struct Service {
     pub engine: Engine,
     /// The events.
     pub stream: Stream,
+    names: Names,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
 }
@@ -89,8 +100,8 @@ pub struct Service {
 pub struct Running {
     /// The service.
     pub service: Arc<Service>,
-    /// What the compiler warned of.
-    pub warnings: Vec<Remark>,
+    /// What the author of the manifest should know.
+    pub warnings: Vec<String>,
     /// Reads the ring.
     pub pump: JoinHandle<std::io::Result<()>>,
     _control: JoinHandle<()>,
@@ -105,7 +116,7 @@ impl Service {
     ///
     /// # Errors
     /// When the manifest, the kernel, or another instance stands against it; then nothing is attached.
-    pub fn start(policy: &Path, runtime: &Path, home: PathBuf) -> anyhow::Result<Running> {
+    pub async fn start(policy: &Path, runtime: &Path, home: PathBuf, limits: Limits) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
@@ -116,18 +127,22 @@ impl Service {
         let lock = InstanceLock::take()?;
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
-        let Started { engine, ring, debug, warnings, closed } =
+        let Started { engine, ring, debug, closed, .. } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
-        let socket = runtime.join(control::SOCKET);
-        let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();
         stream.set_level(level);
+        let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
+        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host());
+        let socket = runtime.join(control::SOCKET);
+        let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
-        let service =
-            Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
+        let policy = Mutex::new(policy.to_owned());
+        let service = Arc::new(Self { engine, stream, names, policy, runtime: runtime.to_owned() });
         let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
+        // Before the socket is served: who enters a skill finds its names open.
+        let warnings = service.settled().await;
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
@@ -143,14 +158,33 @@ impl Service {
         })
     }
 
+    /// Waits for the names of the policy in force, within bounds; returns what its author should know.
+    async fn settled(&self) -> Vec<String> {
+        let serial = self.engine.names().borrow().serial;
+        self.names.settle(serial, NAMES_PATIENCE).await;
+        let mut warnings = self.engine.status().await.map(|status| status.warnings).unwrap_or_default();
+        warnings.extend(self.names.report().await.iter().flat_map(Report::warnings));
+        warnings
+    }
+
     /// What is in force, and who enforces it.
     ///
     /// # Errors
     /// When the engine has ended.
     pub async fn status(&self) -> Result<Value, String> {
-        let status = self.engine.status().await.ok_or("the engine has ended")?;
+        let mut status = self.engine.status().await.ok_or("the engine has ended")?;
+        let names = self.names.report().await;
+        match &names {
+            Some(names) => status.warnings.extend(names.warnings()),
+            None => status.warnings.push("names are not resolved any more: their addresses stay as they are".into()),
+        }
         let mut value = serde_json::to_value(status).map_err(|e| e.to_string())?;
         if let Some(map) = value.as_object_mut() {
+            map.insert(
+                "names".into(),
+                names.as_ref().map_or_else(Vec::new, |names| names.lines(Instant::now())).into(),
+            );
+            map.insert("resolvers".into(), json!(names.map(|names| names.resolvers)));
             map.insert("pid".into(), json!(std::process::id()));
             map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
             map.insert("kernel".into(), json!(rustix::system::uname().release().to_string_lossy()));
@@ -171,12 +205,12 @@ impl Service {
         let manifest = manifest::load(&file).map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         let level = manifest.manifest().audit_level;
         let outcome = self.engine.apply(manifest, file.clone()).await.ok_or("the engine has ended")?;
-        let (generation, warnings) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        let (generation, _) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         self.stream.set_level(level);
         if let Ok(mut policy) = self.policy.lock() {
             policy.clone_from(&file);
         }
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let warnings = self.settled().await;
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
     }
 }
@@ -185,6 +219,27 @@ impl Service {
 async fn tell_of_closed(mut closed: Receiver<Closed>, directory: Arc<RwLock<Directory>>, stream: Stream) {
     while let Some(closed) = closed.recv().await {
         stream.publish(enrich::closed(&closed, &directory));
+    }
+}
+
+/// Hands the names' addresses to the engine, and their changes to whoever listens.
+struct Resolving {
+    engine: Engine,
+    stream: Stream,
+}
+
+impl Policy for Resolving {
+    async fn put(&self, addresses: Addresses) -> bool {
+        match self.engine.resolve(addresses).await {
+            None => return false,
+            Some(Ok(_)) => {}
+            Some(Err(e)) => tracing::error!("the names' addresses are not in force: {e}"),
+        }
+        true
+    }
+
+    fn tell(&self, text: String) {
+        self.stream.publish(enrich::own("names", text));
     }
 }
 

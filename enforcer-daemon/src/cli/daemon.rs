@@ -4,6 +4,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -12,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::Instance;
 use crate::{
     events::text::Format,
+    names::table::Limits,
     service::{Running, Service},
 };
 
@@ -24,6 +26,12 @@ pub struct Args {
     /// Write JSON lines, also on a terminal.
     #[arg(long)]
     json: bool,
+    /// The least seconds that an answer of a name server counts for.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 5)]
+    names_min_ttl: u64,
+    /// The seconds that an address of a name stays after its answer's time.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 60)]
+    names_grace: u64,
     #[command(flatten)]
     instance: Instance,
 }
@@ -39,7 +47,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let hangup = signal(SignalKind::hangup())?;
         // A relative path means the same after a reload from elsewhere.
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home())?;
+        let limits = Limits {
+            min_ttl: Duration::from_secs(args.names_min_ttl),
+            grace: Duration::from_secs(args.names_grace),
+            ..Limits::default()
+        };
+        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), limits).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }

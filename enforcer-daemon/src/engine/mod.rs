@@ -7,7 +7,8 @@
 mod owner;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, mpsc},
     thread,
@@ -20,11 +21,12 @@ use enforcer_common::{
 };
 use tokio::sync::{oneshot, watch};
 
-use self::owner::Owner;
+use self::owner::{Owner, Told};
 use crate::{
     compile::{CompileErrors, Remark, ruleset::Ruleset},
     kernel::{LoadError, enrol::EnrolError, maps::ApplyError, sockets::Outcome},
-    manifest::{ManifestErrors, ValidManifest},
+    manifest::{HostName, ManifestErrors, ValidManifest},
+    names::{Addresses, Wanted},
 };
 
 /// How many requests may wait.
@@ -142,6 +144,8 @@ pub struct SkillStatus {
 pub struct Directory {
     /// The policy in force and the texts of those before it.
     pub ruleset: Ruleset,
+    /// Which name has an address now.
+    pub names: HashMap<IpAddr, HostName>,
 }
 
 impl Directory {
@@ -162,7 +166,7 @@ pub struct Site {
 }
 
 /// A socket that was closed because its process may not have it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Closed {
     /// The socket.
     pub socket: FoundSocket,
@@ -170,6 +174,8 @@ pub struct Closed {
     pub outcome: Outcome,
     /// Why.
     pub reason: &'static str,
+    /// The name that led to its peer.
+    pub name: Option<HostName>,
 }
 
 /// How many closed sockets may wait for being told of.
@@ -178,6 +184,7 @@ const CLOSED_QUEUE: usize = 4096;
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
+    Names(Addresses, oneshot::Sender<Result<bool, PolicyError>>),
     Enter(u32, String, oneshot::Sender<Result<u32, EnterError>>),
     AttachCgroup(String, String, oneshot::Sender<Result<usize, EnterError>>),
     Inspect(u32, SkillId, oneshot::Sender<u32>),
@@ -192,6 +199,7 @@ pub struct Engine {
     requests: mpsc::SyncSender<Request>,
     directory: Arc<RwLock<Directory>>,
     watched: watch::Receiver<BTreeSet<PathBuf>>,
+    names: watch::Receiver<Wanted>,
 }
 
 /// What a started engine hands out once.
@@ -218,11 +226,12 @@ impl Engine {
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
         let (watched, receiver) = watch::channel(BTreeSet::new());
+        let (wanted, names) = watch::channel(Wanted::default());
         let (closed, told) = tokio::sync::mpsc::channel(CLOSED_QUEUE);
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, site, shared, watched, closed) {
+            .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted, closed }) {
                 Ok((owner, ring, debug)) => {
                     let warnings = owner.warnings().to_vec();
                     let _ = ready.send(Ok((ring, debug, warnings)));
@@ -234,7 +243,7 @@ impl Engine {
             })
             .map_err(StartError::Thread)?;
         let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        let engine = Self { requests, directory, watched: receiver };
+        let engine = Self { requests, directory, watched: receiver, names };
         Ok(Started { engine, ring, debug, warnings, closed: told })
     }
 
@@ -293,6 +302,20 @@ impl Engine {
     #[must_use]
     pub fn watched(&self) -> watch::Receiver<BTreeSet<PathBuf>> {
         self.watched.clone()
+    }
+
+    /// The names that the policy in force lists, as they change.
+    #[must_use]
+    pub fn names(&self) -> watch::Receiver<Wanted> {
+        self.names.clone()
+    }
+
+    /// Gives the policy in force the addresses that its names have now; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// When the change is not taken: the policy in force stays as it is.
+    pub async fn resolve(&self, addresses: Addresses) -> Option<Result<bool, PolicyError>> {
+        self.ask(|reply| Request::Names(addresses, reply)).await
     }
 
     /// Puts a process into a skill; returns how many of its threads got the label.

@@ -44,7 +44,8 @@ impl Daemon {
         fs::write(&policy, manifest)?;
         let errors = dir.join("daemon.err");
         let mut child = Command::new(ENFORCER)
-            .args(["daemon", "--json", "--policy"])
+            // Names come and go quickly enough for a test.
+            .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
             .arg(&policy)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

@@ -14,10 +14,12 @@ mod kernel;
 mod lifecycle;
 mod listen;
 mod modes;
+mod names;
 mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod sockets;
 mod subjects;
 mod systemd;
@@ -37,7 +39,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
 
@@ -56,6 +58,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    names::SUITE,
     unix::SUITE,
     listen::SUITE,
     sockets::SUITE,
