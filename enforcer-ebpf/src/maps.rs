@@ -14,8 +14,8 @@ use enforcer_common::{
     ids::{Digest, ObjectId, SkillId},
     net::{AbstractKey, AbstractRule, NetKey, PortSet, SocketLabel},
     rules::{
-        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
-        SkillConf, Versioned,
+        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PARENT_LIMIT,
+        PolicyState, SkillConf, Versioned,
     },
     task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
 };
@@ -86,8 +86,15 @@ pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> =
 #[btf_map]
 pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
 
+/// An element stays until the maps go: its file keeps the identity for as long as it exists, and no other file gets it.
+#[btf_map]
+pub static IN_USE: HashMap<ObjectId, u32, 65_536, LAZY> = HashMap::new();
+
 #[btf_map]
 pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static PARENTS: HashMap<Digest, u64, { PARENT_LIMIT as usize }, LAZY> = HashMap::new();
 
 /// The daemon makes the element of a skill that has a budget.
 #[btf_map]

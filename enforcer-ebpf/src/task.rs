@@ -11,7 +11,7 @@ use enforcer_common::{
     decide::{self, Act, Decision},
     event::{Kind, Reason, Verdict},
     ids::{RuleId, SkillId},
-    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Label, Origin, cgroup_filter_slot},
+    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot},
 };
 
 use crate::{
@@ -31,7 +31,8 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if label::give(child, &Label::new(skill, Origin::Parent)) {
+    let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+    if label::give(child, skill, Origin::Parent, lineage) {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.
@@ -154,7 +155,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         None => {
             // SAFETY: as above.
             let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
-            let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
+            let _ = label::give(task, cgroup.skill, Origin::Cgroup, 0);
             (cgroup.skill, Kind::Enter, Reason::Entered)
         }
     };
@@ -244,7 +245,7 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
             Some(own) if own == skill && (*request).query == 0 => {}
             Some(own) if own.governs() => (*request).refused += 1,
             _ if (*request).query != 0 => {}
-            _ if label::give(task, &Label::new(skill, Origin::Enrolled)) => {
+            _ if label::give(task, skill, Origin::Enrolled, 0) => {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,

@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+mod libraries;
 pub mod names;
 mod net;
 mod own;
@@ -10,16 +11,14 @@ pub mod ruleset;
 pub mod world;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{
-        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
-    },
+    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
@@ -30,7 +29,7 @@ use self::{
 };
 use crate::manifest::{
     Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
-    Skill, SkillName, TwoFactor,
+    ParentRef, Skill, SkillName, TwoFactor,
 };
 
 /// Something about a place of the manifest.
@@ -68,6 +67,7 @@ pub struct Compiled {
 pub struct Ids {
     skills: HashMap<String, SkillId>,
     rules: HashMap<RuleText, RuleId>,
+    parents: HashMap<enforcer_common::ids::Digest, u64>,
 }
 
 impl Ids {
@@ -86,6 +86,15 @@ impl Ids {
     #[must_use]
     pub fn known_skill(&self, name: &str) -> Option<SkillId> {
         self.skills.get(name).copied()
+    }
+
+    /// The bit of a program that a `parents` rule names, a new one for a new content. `None` when there are no more.
+    fn parent(&mut self, digest: enforcer_common::ids::Digest) -> Option<u64> {
+        let next = u32::try_from(self.parents.len()).ok().filter(|n| *n < PARENT_LIMIT).map(|n| 1 << n);
+        match self.parents.entry(digest) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(new) => next.map(|bit| *new.insert(bit)),
+        }
     }
 
     fn rule(&mut self, text: RuleText) -> RuleId {
@@ -107,6 +116,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         world,
         ids,
         ruleset: Ruleset::default(),
+        libraries: libraries::Memory::default(),
         own: Rc::new(own),
         own_paths,
         warnings: vec![],
@@ -116,6 +126,8 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
     for (name, skill) in &manifest.skills {
         compiler.skill(name, skill);
     }
+    compiler.mark_loaders();
+    compiler.ruleset.parents.clone_from(&compiler.ids.parents);
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
@@ -125,6 +137,7 @@ struct Compiler<'a> {
     world: &'a mut dyn World,
     ids: &'a mut Ids,
     ruleset: Ruleset,
+    libraries: libraries::Memory,
     own: Rc<Vec<OwnObject>>,
     own_paths: Vec<PathBuf>,
     warnings: Vec<Remark>,
@@ -179,7 +192,12 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::EXEC_ANY;
                 conf.exec_any = self.rule(name, "allow_binaries: *".into());
             }
-            Some(Listed::Only(entries)) => self.binaries(name, id, &at.key("allow_binaries"), entries),
+            Some(Listed::Only(entries)) => {
+                self.binaries(name, id, &at.key("allow_binaries"), entries);
+                if entries.iter().any(|entry| !entry.parents.is_empty()) {
+                    conf.flags |= skill_flag::PARENTS;
+                }
+            }
             None => {}
         }
         let mut depths = HashMap::new();
@@ -200,6 +218,7 @@ impl Compiler<'_> {
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
+        self.libraries(name, id, skill, &at, &mut conf);
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
             self.paths(name, id, &at, &skill.protect, Slot::Protect, &mut depths);
@@ -247,17 +266,40 @@ impl Compiler<'_> {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
                     let digests = self.pin(&at.index(index), path, sha256);
-                    let names = self.world.names(Path::new(&self.world.expand(path)));
+                    let place = self.world.expand(path);
+                    let names = self.world.names(Path::new(&place));
                     self.ruleset.pinned.entry(skill).or_default().extend(names);
+                    self.remember_loader(Path::new(&place));
                     (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
+            let parents = self.parents(&at.index(index).key("parents"), &entry.parents);
             for digest in digests {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
-                let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
-                self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule });
+                self.program_rule(skill, &digest, rule, parents);
             }
         }
+    }
+
+    /// The programs that may run an entry, as a set of bits; `None` when all may.
+    fn parents(&mut self, at: &KeyPath, entries: &[ParentRef]) -> Option<u64> {
+        let mut set = 0;
+        for (index, entry) in entries.iter().enumerate() {
+            let digests = match entry {
+                ParentRef::Digest(digest) => vec![*digest],
+                ParentRef::Path(path) => self.pin(&at.index(index), path, &[]),
+            };
+            for digest in digests {
+                let digest = enforcer_common::ids::Digest(*digest.as_bytes());
+                let Some(bit) = self.ids.parent(digest) else {
+                    let text = format!("more than {PARENT_LIMIT} programs in `parents` since the daemon started");
+                    self.error(&at.index(index), text);
+                    continue;
+                };
+                set |= bit;
+            }
+        }
+        (!entries.is_empty()).then_some(set)
     }
 
     /// The digests that a path entry allows: those it names, else that of what lies there now.

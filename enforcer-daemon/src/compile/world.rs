@@ -18,6 +18,7 @@ use rustix::{
 
 use crate::{
     ask::Silent,
+    elf, hash,
     kernel::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
@@ -61,6 +62,10 @@ pub trait World {
     /// # Errors
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
+    /// The dynamic loader that a program asks for, which was measured; none when it asks for none, or cannot be read.
+    fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
     /// The paths under which events may show the file at `path`, which was measured.
     fn names(&mut self, path: &Path) -> Vec<PathBuf> {
         vec![path.to_owned()]
@@ -103,6 +108,8 @@ pub struct Host<'a> {
 pub struct Loaded {
     /// The digests of the binaries that paths named.
     pins: HashMap<PathBuf, Result<Digest, String>>,
+    /// The dynamic loaders that these binaries ask for.
+    loaders: HashMap<PathBuf, Option<PathBuf>>,
     /// The mounts there were.
     mounts: Vec<Mount>,
     /// Where each path led, symlinks followed as far as it existed.
@@ -287,6 +294,13 @@ impl World for Host<'_> {
             names.extend(self.place(path).ok());
         }
         names
+    }
+
+    fn loader(&mut self, path: &Path) -> Option<PathBuf> {
+        // Where nothing could be measured, looking at the path may take for ever.
+        self.loaded.pins.get(path)?.as_ref().ok()?;
+        let read = || elf::interpreter(&hash::open_regular(path).ok()?.0);
+        self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {

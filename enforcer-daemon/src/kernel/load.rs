@@ -107,6 +107,7 @@ impl Kernel {
         match program.find(ebpf).map_err(failed)? {
             Loaded::Lsm(lsm, hook) => lsm.load(hook, btf),
             Loaded::Tracepoint(tracepoint, name) => tracepoint.load(name, btf),
+            Loaded::Function(function, name) => function.load(name, btf),
             Loaded::CgroupSockAddr(sock_addr) => sock_addr.load(),
             Loaded::Iterator(iter, over) => iter.load(over, btf),
         }
@@ -128,6 +129,7 @@ impl Kernel {
             match program.find(&mut self.ebpf).map_err(failed)? {
                 Loaded::Lsm(lsm, _) => lsm.attach().map(drop),
                 Loaded::Tracepoint(tracepoint, _) => tracepoint.attach().map(drop),
+                Loaded::Function(function, _) => function.attach().map(drop),
                 // Links always stack, whatever the mode; the kernel refuses the flags of the other modes for links.
                 Loaded::CgroupSockAddr(sock_addr) => sock_addr.attach(&cgroup, CgroupAttachMode::Single).map(drop),
                 Loaded::Iterator(..) => Ok(()),

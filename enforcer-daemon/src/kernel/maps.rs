@@ -199,6 +199,7 @@ pub struct PolicyMaps {
     listeners: Listeners,
     abstract_names: HashMap<MapData, AbstractKey, Versioned<AbstractRule>>,
     entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
+    parents: HashMap<MapData, Digest, u64>,
     budgets: HashMap<MapData, SkillId, Budget>,
     cgroups: CgroupMaps,
     generation: Generation,
@@ -222,6 +223,7 @@ impl PolicyMaps {
             listeners: Listeners(kernel.map(map::LISTENERS)?),
             abstract_names: kernel.map(map::ABSTRACT)?,
             entrypoints: kernel.map(map::ENTRYPOINTS)?,
+            parents: kernel.map(map::PARENTS)?,
             budgets: kernel.map(map::BUDGETS)?,
             cgroups: CgroupMaps::new(kernel)?,
             generation: Generation(0),
@@ -292,6 +294,7 @@ impl PolicyMaps {
             .and_then(|()| stage(&mut self.listeners, &listeners, from, to))
             .and_then(|()| stage(&mut self.abstract_names, &abstract_names, from, to))
             .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
+            .and_then(|()| self.name_parents(&next))
             .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
@@ -334,6 +337,15 @@ impl PolicyMaps {
         self.policy
             .set(0, PolicyState { generation: to, layout: LAYOUT_VERSION }, 0)
             .map_err(|e| ApplyError::Map { map: map::POLICY, cause: full_or(&e) })
+    }
+
+    /// Adds the programs that `parents` rules name. None is ever taken away: labels have their bits.
+    fn name_parents(&mut self, next: &Ruleset) -> Result<(), ApplyError> {
+        for (digest, bit) in next.parents.iter().filter(|(digest, _)| !self.in_force.parents.contains_key(*digest)) {
+            let failed = |e: aya::maps::MapError| ApplyError::Map { map: map::PARENTS, cause: full_or(&e) };
+            self.parents.insert(digest, bit, 0).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Makes room for the counts of skills that have a budget and had none. What was counted stays over a reload.

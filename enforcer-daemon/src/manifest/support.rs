@@ -50,6 +50,9 @@ impl Feature {
         match self {
             // Enforced, beside every key that has no feature of its own.
             Self::MatchEntrypoint
+            | Self::Parents
+            | Self::AllowLibraries
+            | Self::AllowJit
             | Self::AllowWrite
             | Self::Protect
             | Self::DeleteBudget
@@ -59,9 +62,6 @@ impl Feature {
             // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
-            | Self::Parents
-            | Self::AllowLibraries
-            | Self::AllowJit
             | Self::WildcardNames
             | Self::Via
             | Self::Approvals

@@ -10,11 +10,14 @@ mod entry;
 mod exec;
 mod files;
 mod full;
+mod jit;
 mod kernel;
 mod lifecycle;
 mod listen;
+mod mapping;
 mod modes;
 mod names;
+mod parents;
 mod pin;
 mod places;
 mod resolve;
@@ -65,6 +68,9 @@ const PLAIN: &[Suite] = &[
     withdraw::SUITE,
     pin::SUITE,
     full::SUITE,
+    mapping::SUITE,
+    jit::SUITE,
+    parents::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
 ];
