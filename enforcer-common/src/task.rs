@@ -20,7 +20,7 @@ pub enum Origin {
     Entrypoint = 4,
 }
 
-/// The value of the `TASKS` map; its key is the address of the `task_struct`.
+/// The value of the `TASKS` map; its key is the address of the `task_struct`. It begins like [`Inherited`] in every layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -45,6 +45,21 @@ pub struct Label {
     pub lineage: u64,
     /// The bit that the exec under way adds.
     pub heir: u64,
+    /// What a later layout may add.
+    #[cfg(feature = "next-layout")]
+    pub later: [u64; 2],
+}
+
+/// The beginning of a [`Label`] in every layout: what programs of another build take over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The skill.
+    pub skill: SkillId,
+    /// An [`Origin`].
+    pub origin: u32,
+    /// The skill that the exec under way leads to, 0 when it leads to none.
+    pub pending: SkillId,
 }
 
 /// Bits of [`Label::stage`]: where a task is on its way through an exec or a mapping. Only the task itself uses them.
@@ -81,6 +96,8 @@ impl Label {
             program: ObjectId { ino: 0, dev: 0, generation: 0 },
             lineage: 0,
             heir: 0,
+            #[cfg(feature = "next-layout")]
+            later: [0; 2],
         }
     }
 }
@@ -188,7 +205,11 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 136);
+const _: () = assert!(size_of::<Label>() == if cfg!(feature = "next-layout") { 152 } else { 136 });
+const _: () = assert!(size_of::<Inherited>() == 12);
+const _: () = assert!(core::mem::offset_of!(Label, skill) == core::mem::offset_of!(Inherited, skill));
+const _: () = assert!(core::mem::offset_of!(Label, origin) == core::mem::offset_of!(Inherited, origin));
+const _: () = assert!(core::mem::offset_of!(Label, pending) == core::mem::offset_of!(Inherited, pending));
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 

@@ -34,8 +34,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
         let room = label::give(Task::current(), skill, Origin::Cgroup, 0);
         let decision = if room { entered } else { decide::no_room() };
-        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
-        return verdict::of(!room);
+        return verdict::of(report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None));
     }
     if subject::current().is_some()
         && let Some(label) = subject::own_label()
@@ -82,14 +81,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     {
         label.stage |= stage::TO_LOADER;
     }
-    report::decision(
-        Kind::Exec,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: content.digest() },
-    );
-    verdict::of(decision.refuses())
+    let object = Object::File { dentry: file.dentry(), digest: content.digest() };
+    verdict::of(report::decision(Kind::Exec, skill, rules.generation, &decision, &object))
 }
 
 /// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to

@@ -19,15 +19,19 @@ mod modes;
 mod names;
 mod parents;
 mod pin;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
 mod servers;
 mod sockets;
+mod start;
+mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
 mod unix;
+mod unload;
 mod walls;
 mod withdraw;
 
@@ -72,5 +76,10 @@ const PLAIN: &[Suite] = &[
     jit::SUITE,
     parents::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    start::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];
