@@ -157,6 +157,7 @@ impl Owner {
         let manifest = Arc::clone(&self.manifest);
         let Some(kept) = kept else { return self.apply(manifest).map(drop) };
         self.ids.clone_from(&kept.ids);
+        self.ids.remember_parents(&self.maps.in_force().parents);
         self.attached.clone_from(&kept.attached);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&self.ids.texts());

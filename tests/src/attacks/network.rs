@@ -221,6 +221,27 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "reach a protected socket where everything is allowed",
     },
     Attack {
+        line: 25,
+        variant: 1,
+        test: "names::the_configured_resolver_and_no_other",
+        hooks: &["connect4", "sendmsg4"],
+        tries: "get an answer from another name server",
+    },
+    Attack {
+        line: 25,
+        variant: 2,
+        test: "names::an_address_that_changes",
+        hooks: &["connect4"],
+        tries: "reach an address that the name no longer has",
+    },
+    Attack {
+        line: 25,
+        variant: 3,
+        test: "names::what_a_zone_may_not_mean",
+        hooks: &["connect4"],
+        tries: "have a name point at addresses that no name may mean",
+    },
+    Attack {
         line: 26,
         variant: 1,
         test: "listen::another_port_address_or_protocol",
