@@ -289,15 +289,14 @@ pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
                 (*label).pending = inherited.pending;
                 (*request).labelled += 1;
             }
-        } else {
-            let mut label = Label::new(inherited.skill, Origin::Parent);
-            label.origin = inherited.origin;
-            label.pending = inherited.pending;
-            if label::give(task, &label) {
-                (*request).labelled += 1;
-            } else {
-                (*request).failed += 1;
+        } else if label::give(task, inherited.skill, Origin::Parent, 0) {
+            if let Some(label) = label::of(task) {
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
             }
+            (*request).labelled += 1;
+        } else {
+            (*request).failed += 1;
         }
     }
     0

@@ -88,6 +88,8 @@ impl From<IdList> for Ids {
         Self {
             skills: list.skills.into_iter().map(|(id, name)| (name, SkillId(id))).collect(),
             rules: list.rules.into_iter().map(rule).collect(),
+            // The kernel's map knows them best.
+            parents: HashMap::new(),
         }
     }
 }
@@ -111,6 +113,11 @@ impl Ids {
             rules: self.rules.iter().map(|(text, id)| (*id, text.clone())).collect(),
             ..Ruleset::default()
         }
+    }
+
+    /// Takes over the bits that were given to programs which `parents` rules name: labels have them.
+    pub fn remember_parents(&mut self, known: &HashMap<enforcer_common::ids::Digest, u64>) {
+        self.parents.extend(known);
     }
 
     /// The number of a skill, a new one for a new name. `None` when there are no more.

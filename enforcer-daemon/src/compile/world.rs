@@ -160,8 +160,12 @@ impl Loaded {
     pub fn written(&self) -> Self {
         let mount = |mount: &&Mount| mount.root.to_str().is_some() && mount.mount_point.to_str().is_some();
         let text = |(path, place): &(&PathBuf, &PathBuf)| path.to_str().is_some() && place.to_str().is_some();
+        let named = |(path, loader): &(&PathBuf, &Option<PathBuf>)| {
+            path.to_str().is_some() && loader.as_ref().is_none_or(|loader| loader.to_str().is_some())
+        };
         Self {
             pins: self.pins.clone(),
+            loaders: self.loaders.iter().filter(named).map(|(path, loader)| (path.clone(), loader.clone())).collect(),
             mounts: self.mounts.iter().filter(mount).cloned().collect(),
             places: self.places.iter().filter(text).map(|(path, place)| (path.clone(), place.clone())).collect(),
             again: false,

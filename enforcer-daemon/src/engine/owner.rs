@@ -162,6 +162,7 @@ impl Owner {
         let manifest = Arc::clone(&self.manifest);
         let Some(kept) = kept else { return self.apply(manifest).map(drop) };
         self.ids.clone_from(&kept.ids);
+        self.ids.remember_parents(&self.maps.in_force().parents);
         self.attached.clone_from(&kept.attached);
         self.members.expect(kept.members);
         if let Ok(mut directory) = self.directory.write() {

@@ -306,6 +306,7 @@ impl PolicyMaps {
             listeners: recover(&mut maps.listeners, current)?,
             abstract_names: recover(&mut maps.abstract_names, current)?,
             entrypoints: recover(&mut maps.entrypoints, current)?,
+            parents: maps.parents.iter().collect::<Result<_, _>>().map_err(failed(map::PARENTS))?,
             cgroups: maps.cgroups.labels(),
             cgroup_names: maps.cgroups.names(),
             units: maps.cgroups.units(),

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod holder;
 pub(crate) mod listener;
+pub(crate) mod mutation;
 pub(crate) mod runner;
 pub(crate) mod scene;
 pub(crate) mod unix;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::scene::{Scene, Stage};
+use crate::attacks;
 
 /// How long one test may take.
 const TEST_LIMIT: Duration = Duration::from_mins(20);
@@ -54,6 +55,7 @@ pub(crate) struct Options {
     /// The suites of this kind of guest.
     pub(crate) place: Place,
     filters: Vec<String>,
+    attacks: bool,
     list: bool,
 }
 
@@ -65,6 +67,7 @@ impl Options {
         while let Some(word) = words.next() {
             match *word {
                 "--list" => options.list = true,
+                "--attacks" => options.attacks = true,
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
@@ -80,8 +83,14 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether this program is to be left unattached.
+    pub(crate) fn wants_mutant(&self, program: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|f| f == program)
+    }
+
     fn wants(&self, name: &str) -> bool {
-        self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f))
+        (self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f)))
+            && (!self.attacks || attacks::includes(name))
     }
 }
 
@@ -176,7 +185,7 @@ pub(crate) fn rounds() -> Option<u32> {
 }
 
 /// Runs one test in a thread of its own.
-fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
+pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     let (done, outcome) = mpsc::sync_channel(1);
     let of_test = Arc::clone(scene);
     let thread = thread::spawn(move || {
@@ -203,7 +212,7 @@ fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     }
 }
 
-fn flush() {
+pub(super) fn flush() {
     // Nobody reading is no reason to stop.
     let _ = std::io::stdout().flush();
 }
