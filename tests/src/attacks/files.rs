@@ -226,6 +226,13 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack {
         line: 14,
         variant: 15,
+        test: "tamper::what_lies_too_deep_to_be_known",
+        hooks: &["path_rename"],
+        tries: "lie so deep that nothing above is seen",
+    },
+    Attack {
+        line: 14,
+        variant: 16,
         test: "walls::stacked_filesystems",
         hooks: &["sb_mount", "sb_kern_mount"],
         tries: "stack a filesystem of one's own over the objects",
@@ -355,5 +362,26 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "resolve::a_reused_inode_is_another_object",
         hooks: &["path_unlink"],
         tries: "get the inode number of an allowed object",
+    },
+    Attack {
+        line: 18,
+        variant: 7,
+        test: "delete::a_path_that_is_swapped_in_a_loop",
+        hooks: &["path_unlink"],
+        tries: "swap the path for a symlink while the check runs",
+    },
+    Attack {
+        line: 18,
+        variant: 8,
+        test: "workloads::the_containers_paths_and_no_others",
+        hooks: &["path_unlink"],
+        tries: "reach the host's file of the same path from a container, and the other way round",
+    },
+    Attack {
+        line: 18,
+        variant: 9,
+        test: "workloads::two_containers_of_a_skill_and_the_host",
+        hooks: &["path_unlink"],
+        tries: "reach another container's file of the same path",
     },
 ];
