@@ -5,6 +5,8 @@
 pub mod map {
     /// Labels: which skill a task is in, by the address of its `task_struct`.
     pub const TASKS: &str = "TASKS";
+    /// The [`TASKS`] of the programs that these replace, while both are attached.
+    pub const TASKS_BEFORE: &str = "TASKS_BEFORE";
     /// How many labels there are of tasks with such an address.
     pub const TASK_FILTER: &str = "TASK_FILTER";
     /// Which skill a cgroup belongs to, by its kernfs id.

@@ -30,8 +30,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
         let room = label::give(Task::current(), &Label::new(skill, Origin::Cgroup));
         let decision = if room { entered } else { decide::no_room() };
-        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
-        return verdict::of(!room);
+        return verdict::of(report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None));
     }
     if subject::current().is_some() {
         set_pending(SkillId(0));
@@ -61,14 +60,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             Err(refusal) => decision = refusal,
         }
     }
-    report::decision(
-        Kind::Exec,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: content.digest() },
-    );
-    verdict::of(decision.refuses())
+    let object = Object::File { dentry: file.dentry(), digest: content.digest() };
+    verdict::of(report::decision(Kind::Exec, skill, rules.generation, &decision, &object))
 }
 
 /// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to

@@ -17,7 +17,7 @@ use enforcer_common::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Inherited},
 };
 
 /// A socket storage that an accepted socket inherits; aya-ebpf's own has no such flag, and serves cgroup programs alone.
@@ -47,6 +47,10 @@ impl SocketLabels {
 
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
 pub const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Empty, unless the daemon puts the `TASKS` of another build in its place, whose values may be larger.
+#[btf_map]
+pub static TASKS_BEFORE: HashMap<u64, Inherited, 1, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();

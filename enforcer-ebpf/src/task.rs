@@ -19,7 +19,7 @@ use crate::{
     file::actions_of,
     kernel::{Cgroup, File, Task},
     label,
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL},
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS_BEFORE},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -248,6 +248,46 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,
+        }
+    }
+    0
+}
+
+/// Gives each task the label that it has in the programs before these. While a task is iterated over it cannot go away, so a
+/// label found at its address is its own. A label that is there already is right if an exec led to it; otherwise it came
+/// from the cgroup, because the programs did not know better yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
+    // SAFETY: the kernel calls the program with such a context; the task is null at the end of the iteration.
+    let task = Task::new(unsafe { (*ctx).task });
+    if task.is_null() {
+        return 0;
+    }
+    let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an update replaces the element; its beginning is the same in every layout.
+    let Some(before) = (unsafe { TASKS_BEFORE.get(task.key()) }) else { return 0 };
+    let inherited = *before;
+    // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended. Of a label that is in use only
+    // whole words are written, and the task reads each of them once.
+    unsafe {
+        (*request).seen += 1;
+        if let Some(label) = label::of(task) {
+            if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
+                (*label).skill = inherited.skill;
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
+                (*request).labelled += 1;
+            }
+        } else {
+            let mut label = Label::new(inherited.skill, Origin::Parent);
+            label.origin = inherited.origin;
+            label.pending = inherited.pending;
+            if label::give(task, &label) {
+                (*request).labelled += 1;
+            } else {
+                (*request).failed += 1;
+            }
         }
     }
     0

@@ -16,15 +16,19 @@ mod listen;
 mod modes;
 mod names;
 mod pin;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
 mod servers;
 mod sockets;
+mod start;
+mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
 mod unix;
+mod unload;
 mod walls;
 mod withdraw;
 
@@ -66,5 +70,10 @@ const PLAIN: &[Suite] = &[
     pin::SUITE,
     full::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    start::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];
