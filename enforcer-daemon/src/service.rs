@@ -97,11 +97,11 @@ pub struct Service {
     pub engine: Engine,
     /// The events.
     pub stream: Stream,
-    names: Names,
     /// Told when an unload was answered: the process may end.
     pub answered: Notify,
     /// Ends the reader of the ring when it has read all, with a last record.
     finish: Mutex<Option<oneshot::Sender<Record>>>,
+    names: Names,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
 }
@@ -166,8 +166,8 @@ impl Service {
         policy: &Path,
         runtime: &Path,
         home: PathBuf,
-        lifetime: Lifetime,
         limits: Limits,
+        lifetime: Lifetime,
     ) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
@@ -193,7 +193,6 @@ impl Service {
         let Started { engine, rings, debug, origin, ledger, known, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let private = private.then(|| Private);
-        let listener = socket.publish()?;
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);
@@ -223,6 +222,7 @@ impl Service {
         let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         // Before the socket is served: who enters a skill finds its names open.
         let warnings = service.settled().await;
+        let listener = socket.publish()?;
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));

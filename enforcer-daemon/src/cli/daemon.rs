@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ..Limits::default()
         };
         let running =
-            Service::start(&policy, &args.instance.runtime_dir, super::home(), Lifetime::Stays, limits).await?;
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), limits, Lifetime::Stays).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }

@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let skill = skill_of(&policy)?;
         let stage = if args.command.is_empty() { Some(Stage::set().await?) } else { None };
         let running =
-            Service::start(&policy, &args.instance.runtime_dir, super::home(), Lifetime::Private, Limits::default())
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), Limits::default(), Lifetime::Private)
                 .await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");

@@ -58,8 +58,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     &policy,
                     &args.instance.runtime_dir,
                     super::home(),
-                    Lifetime::Private,
                     Limits::default(),
+                    Lifetime::Private,
                 )
                 .await?;
                 for warning in &running.warnings {

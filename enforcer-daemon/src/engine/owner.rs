@@ -303,10 +303,10 @@ impl Owner {
             }
             !found.is_empty()
         });
-        let name_warnings = compiled.ruleset.resolve_names(&self.names);
         // Before the flip: a label of a new skill must mean the same to the next daemon, and the first event of the new policy
         // must find its rule.
         self.keeper.keep_ids(&self.ids, self.kernel.set())?;
+        let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
