@@ -20,6 +20,7 @@ mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod sockets;
 mod start;
 mod storm;
@@ -42,7 +43,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
 
