@@ -15,6 +15,7 @@ use crate::{
     act::TOKEN,
     harness::{
         command,
+        daemon::Daemon,
         dns::Dns,
         eventually,
         holder::{Holder, Patient},
@@ -188,12 +189,12 @@ fn restart(scene: &Scene) -> anyhow::Result<()> {
     let bad = Server::start("10.77.0.3", PORT)?;
     let holder = Holder::inside(SKILL, "tcp", &held.at())?;
     reaches(scene, &["tcp", &good.at()], &good)?;
-    scene.daemon(|d| d.kill())?;
+    scene.daemon(Daemon::kill)?;
     // Longer than any answer and its grace.
     std::thread::sleep(Duration::from_secs(4));
     reaches(scene, &["tcp", &good.at()], &good)?;
     scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
-    scene.daemon(|d| d.restart())?;
+    scene.daemon(Daemon::restart)?;
     reaches(scene, &["tcp", &good.at()], &good)?;
     scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
     bad.nothing()?;
