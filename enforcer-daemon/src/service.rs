@@ -190,14 +190,14 @@ impl Service {
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
         let socket = server::bind(runtime)?;
-        let Started { engine, rings, debug, origin, ledger, closed, .. } =
+        let Started { engine, rings, debug, origin, ledger, known, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
         let private = private.then(|| Private);
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
-        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host());
+        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host(), known);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
         if let Some(record) = ended {

@@ -305,8 +305,8 @@ pub struct Started {
     pub origin: Origin,
     /// How many events were taken and handed on.
     pub ledger: Ledger,
-    /// What the compiler warned of.
-    pub warnings: Vec<Remark>,
+    /// The addresses of names that the daemon before knew, which are in force.
+    pub known: Addresses,
     /// Sockets that are closed from now on.
     pub closed: tokio::sync::mpsc::Receiver<Closed>,
 }
@@ -327,9 +327,8 @@ impl Engine {
         thread::Builder::new()
             .name("engine".into())
             .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted, closed }) {
-                Ok(Handover { owner, rings, debug, origin, ledger }) => {
-                    let warnings = owner.warnings().to_vec();
-                    let _ = ready.send(Ok((rings, debug, origin, ledger, warnings)));
+                Ok(Handover { owner, rings, debug, origin, ledger, known }) => {
+                    let _ = ready.send(Ok((rings, debug, origin, ledger, known)));
                     owner.serve(&inbox);
                 }
                 Err(e) => {
@@ -337,10 +336,10 @@ impl Engine {
                 }
             })
             .map_err(StartError::Thread)?;
-        let (rings, debug, origin, ledger, warnings) =
+        let (rings, debug, origin, ledger, known) =
             outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
         let engine = Self { requests, directory, watched: receiver, names };
-        Ok(Started { engine, rings, debug, origin, ledger, warnings, closed: told })
+        Ok(Started { engine, rings, debug, origin, ledger, known, closed: told })
     }
 
     /// The rules behind the numbers in events.

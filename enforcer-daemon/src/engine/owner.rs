@@ -88,6 +88,8 @@ pub(super) struct Handover {
     pub(super) debug: Option<Debug>,
     pub(super) origin: Origin,
     pub(super) ledger: Ledger,
+    /// The addresses of names that the daemon before knew.
+    pub(super) known: Addresses,
 }
 
 impl Owner {
@@ -154,7 +156,8 @@ impl Owner {
         let mut rings = sets.clean()?.into_iter().map(Ring::replaced).collect::<Result<Vec<_>, _>>()?;
         rings.push(Ring::in_force(&owner.kernel)?);
         let ledger = Ledger::open(owner.kernel.set())?;
-        Ok(Handover { owner, rings, debug, origin, ledger })
+        let known = owner.names.clone();
+        Ok(Handover { owner, rings, debug, origin, ledger, known })
     }
 
     /// Goes on where the daemon before this one was, or begins with a policy that was never in force.
@@ -165,8 +168,10 @@ impl Owner {
         self.ids.remember_parents(&self.maps.in_force().parents);
         self.attached.clone_from(&kept.attached);
         self.members.expect(kept.members);
+        self.names.clone_from(&kept.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&self.ids.texts());
+            directory.names = compile::names::by_address(&self.names);
         }
         // The end of a daemon is no reload: what its author vouched for is what was there when the policy was loaded.
         let same = manifest.text().is_some_and(|text| text.to_string() == kept.manifest) && self.site.home == kept.home;
@@ -191,14 +196,10 @@ impl Owner {
             loaded: self.loaded.written(),
             attached: self.attached.clone(),
             members: self.members.by_hand(),
+            names: self.names.clone(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())
-    }
-
-    /// What the compiler warned of.
-    pub(super) fn warnings(&self) -> &[Remark] {
-        &self.warnings
     }
 
     /// Carries out requests until nobody can send any more.
@@ -380,6 +381,9 @@ impl Owner {
         self.names = names;
         // What the kernel added since the policy was compiled stays.
         let (_, generation) = self.maps.apply(next, &HashSet::new())?;
+        if let Err(e) = self.keep() {
+            tracing::error!("the names' addresses are not kept for the next daemon: {e}");
+        }
         Ok(generation != before)
     }
 

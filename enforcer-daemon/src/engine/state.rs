@@ -13,6 +13,7 @@ use crate::{
         contents,
         pins::{PinError, Set},
     },
+    names::Addresses,
 };
 
 /// What is kept. A build that knows more keys reads those of an older one with what stands for "nothing", and one that knows
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<String, String>,
     /// Containers and units that were attached by hand, by the id of their cgroup, with their skills.
     pub(super) members: BTreeMap<u64, String>,
+    /// The addresses that names had: they are open until the next daemon has asked.
+    pub(super) names: Addresses,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }
