@@ -244,12 +244,10 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::EXEC_ANY;
                 conf.exec_any = self.rule(name, "allow_binaries: *".into());
             }
-            Some(Listed::Only(entries)) => {
-                if entries.iter().any(|entry| !entry.parents.is_empty()) {
-                    conf.flags |= skill_flag::PARENTS;
-                }
+            Some(Listed::Only(entries)) if entries.iter().any(|entry| !entry.parents.is_empty()) => {
+                conf.flags |= skill_flag::PARENTS;
             }
-            None => {}
+            Some(Listed::Only(_)) | None => {}
         }
         match &skill.allow_delete {
             Some(Listed::Everything) => {
