@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use anyhow::{Context as _, bail};
@@ -22,6 +22,7 @@ use crate::{
     engine::{Engine, Site, Started},
     events::{
         enrich::{self, Enricher},
+        sinks::SinkState,
         stream::{self, Stream},
     },
     manifest, own, watch,
@@ -82,6 +83,18 @@ pub struct Service {
     pub stream: Stream,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
+    /// The group whose members may use the control socket beside root.
+    pub group: Option<u32>,
+    sinks: OnceLock<Vec<Arc<SinkState>>>,
+}
+
+/// Who may talk to the daemon, and what it writes.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The group whose members may use the control socket beside root.
+    pub group: Option<u32>,
+    /// The files that events go to: no governed process may change them.
+    pub files: Vec<PathBuf>,
 }
 
 /// A service with what keeps it going.
@@ -103,7 +116,7 @@ impl Service {
     ///
     /// # Errors
     /// When the manifest, the kernel, or another instance stands against it; then nothing is attached.
-    pub fn start(policy: &Path, runtime: &Path, home: PathBuf) -> anyhow::Result<Running> {
+    pub fn start(policy: &Path, runtime: &Path, home: PathBuf, access: Access) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
@@ -115,16 +128,23 @@ impl Service {
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
         let Started { engine, ring, debug, warnings } =
-            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
+            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, access.files) })?;
         let socket = runtime.join(control::SOCKET);
-        let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+        let listener =
+            server::bind(&socket, access.group).with_context(|| format!("cannot listen at {}", socket.display()))?;
         let stream = Stream::default();
         stream.set_level(level);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
         let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
-        let service =
-            Arc::new(Self { engine, stream, policy: Mutex::new(policy.to_owned()), runtime: runtime.to_owned() });
+        let service = Arc::new(Self {
+            engine,
+            stream,
+            policy: Mutex::new(policy.to_owned()),
+            runtime: runtime.to_owned(),
+            group: access.group,
+            sinks: OnceLock::new(),
+        });
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
@@ -142,9 +162,17 @@ impl Service {
             map.insert("pid".into(), json!(std::process::id()));
             map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
             map.insert("kernel".into(), json!(rustix::system::uname().release().to_string_lossy()));
+            let sinks: Vec<_> = self.sinks.get().into_iter().flatten().map(|state| state.status()).collect();
+            map.insert("sinks".into(), json!(sinks));
             map.insert("runtime".into(), json!(self.runtime));
         }
         Ok(value)
+    }
+
+    /// Shows in the status what becomes of these sinks' records.
+    pub fn watch_sinks(&self, sinks: Vec<Arc<SinkState>>) {
+        // There is one set of sinks in the daemon's life.
+        let _ = self.sinks.set(sinks);
     }
 
     /// Reads the manifest again, or another one, and puts it in force.

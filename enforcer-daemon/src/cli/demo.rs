@@ -23,7 +23,7 @@ use super::{Instance, run::exit_code};
 use crate::{
     events::{Record, text::Format, text::subject},
     manifest,
-    service::Service,
+    service::{Access, Service},
 };
 
 /// The demo agent.
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
         let skill = skill_of(&policy)?;
         let stage = if args.command.is_empty() { Some(Stage::set().await?) } else { None };
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home())?;
+        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), Access::default())?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }

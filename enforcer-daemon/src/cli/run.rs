@@ -15,7 +15,7 @@ use super::Instance;
 use crate::{
     control::{Request, client},
     events::{Record, text::Format},
-    service::Service,
+    service::{Access, Service},
     users,
 };
 
@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(policy) => {
             let policy = std::path::absolute(policy).context("the policy's path")?;
             super::runtime()?.block_on(async {
-                let running = Service::start(&policy, &args.instance.runtime_dir, super::home())?;
+                let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), Access::default())?;
                 for warning in &running.warnings {
                     eprintln!("warning: {warning}");
                 }

@@ -5,7 +5,10 @@ use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Du
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedWriteHalf, UCred},
+    },
     sync::Semaphore,
     time::timeout,
 };
@@ -20,11 +23,11 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long a listener may take for one line before it is let go.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// Binds the socket: root's alone.
+/// Binds the socket: root's alone, or also for the members of a group.
 ///
 /// # Errors
 /// When the path cannot be bound.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     // What lies there is from a daemon that has ended: the caller holds the instance's lock.
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -32,6 +35,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    }
     Ok(listener)
 }
 
@@ -64,7 +71,9 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
     let (read, mut write) = stream.into_split();
     let refused = match pid {
-        _ if peer.uid() != 0 => Some("only root may use the control socket"),
+        _ if peer.uid() != 0 && !is_member(&peer, service.group) => {
+            Some("only root, and the group that the daemon was given, may use the control socket")
+        }
         None => Some("the peer's process is not known"),
         Some(pid) if pid != std::process::id() && service.engine.is_governed(pid).await => {
             Some("a governed process may not use the control socket")
@@ -92,6 +101,17 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
             Ok(request) => answer(&mut write, carry_out(service, request, pid).await).await?,
         }
     }
+}
+
+/// Whether the peer is in the group. The socket's permissions ask the same before it can connect.
+fn is_member(peer: &UCred, group: Option<u32>) -> bool {
+    let Some(group) = group else { return false };
+    let supplementary = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid()?)).ok()?;
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+        Some(groups.split_whitespace().any(|gid| gid.parse() == Ok(group)))
+    };
+    peer.gid() == group || supplementary().unwrap_or(false)
 }
 
 async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Result<Value, String> {

@@ -30,6 +30,9 @@ const KEPT: usize = 1024;
 /// How long after an event the counts of lost ones are looked at, at the latest. Without events none are lost.
 const LOSS_CHECK: Duration = Duration::from_secs(1);
 
+/// The words of a `drop` that tells one listener what it alone lost.
+pub(super) const TOO_FAST: &str = "came faster than this listener took them";
+
 /// The stream of records.
 #[derive(Clone, Default)]
 pub struct Stream(Arc<Mutex<Shared>>);
@@ -72,7 +75,7 @@ impl Listener {
         if self.lost == 0 {
             return !self.sender.is_closed();
         }
-        match self.send(Arc::new(enrich::lost(self.lost, "came faster than this listener took them"))) {
+        match self.send(Arc::new(enrich::lost(self.lost, TOO_FAST))) {
             Ok(()) => self.lost = 0,
             Err(TrySendError::Full(())) => {}
             Err(TrySendError::Closed(())) => return false,
@@ -97,6 +100,11 @@ impl Stream {
         let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.listeners.push(Listener { sender, lost: 0 });
         (shared.recent.iter().cloned().collect(), receiver)
+    }
+
+    /// Lets every listener go, when it has taken what waits for it.
+    pub fn close(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).listeners.clear();
     }
 
     /// Says which records are wanted from now on.

@@ -39,6 +39,16 @@ impl Daemon {
 
     /// The same, with variables in its environment.
     pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_as(dir, manifest, environment, &[])
+    }
+
+    /// The same, with further options.
+    pub(crate) fn start_as(
+        dir: &Path,
+        manifest: &str,
+        environment: &[(&str, &str)],
+        options: &[String],
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
@@ -46,6 +56,7 @@ impl Daemon {
         let mut child = Command::new(ENFORCER)
             .args(["daemon", "--json", "--policy"])
             .arg(&policy)
+            .args(options)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -17,6 +17,7 @@ mod pin;
 mod places;
 mod resolve;
 mod runtime;
+mod sinks;
 mod subjects;
 mod systemd;
 mod tamper;
@@ -53,6 +54,7 @@ const PLAIN: &[Suite] = &[
     entry::SUITE,
     resolve::SUITE,
     pin::SUITE,
+    sinks::SUITE,
     full::SUITE,
     lifecycle::SUITE,
     kernel::SUITE,
