@@ -14,8 +14,9 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build::{self, Binaries},
-    guest::{self, Ending, Job, Machine, Root},
+    guest::{self, Copied, Ending, Job, Machine, Root},
     kernels::{self, Series},
+    package,
     paths::Paths,
     tally::{Suite, Tally},
     ui,
@@ -155,7 +156,14 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
 
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
-    let queue = Mutex::new(boots(args, binaries)?.into_iter());
+    let boots = boots(args, binaries)?;
+    // Where systemd runs, the package is installed.
+    let package = if boots.iter().any(|(_, root)| *root == Some(Root::Systemd)) {
+        Some(Copied { from: package::make(paths, binaries)?, to: "/opt/enforcer.deb".to_owned() })
+    } else {
+        None
+    };
+    let queue = Mutex::new(boots.into_iter());
     let total = Mutex::new(Tally::default());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
@@ -164,7 +172,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, boot)?;
+                        let tally = guest(paths, args, binaries, package.as_ref(), boot)?;
                         *lock(&total) += tally;
                     }
                 })
@@ -185,7 +193,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The suite in one guest.
-fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Boot) -> Result<Tally> {
+fn guest(
+    paths: &Paths,
+    args: &TestArgs,
+    binaries: &Binaries,
+    package: Option<&Copied>,
+    (series, root): Boot,
+) -> Result<Tally> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -205,7 +219,7 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
         kernel,
         machine: Machine::from(&args.machine),
         root,
-        copies: Vec::new(),
+        copies: package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect(),
         environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         words,
     };

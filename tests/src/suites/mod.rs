@@ -13,6 +13,7 @@ mod full;
 mod kernel;
 mod lifecycle;
 mod modes;
+mod package;
 mod pin;
 mod places;
 mod resolve;
@@ -36,7 +37,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,
