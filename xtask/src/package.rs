@@ -32,13 +32,13 @@ pub(crate) fn make(paths: &Paths, binaries: &Binaries) -> Result<PathBuf> {
     let mut command = Command::new(program);
     command
         .current_dir(&paths.root)
-        .args(["--package", "enforcer-daemon", "--no-build", "--no-strip", "--target", &build::host_triple()?])
+        .args(["--package", "enforcer-daemon", "--no-build", "--target", &build::host_triple()?])
         .arg("--output")
         .arg(&dir);
     ui::quiet(paths, "making the package", "package", LIMIT, &mut command)?;
     let package = found(&dir)?;
     let mut lintian = Command::new("lintian");
-    lintian.args(["--fail-on", "error", "--no-tag-display-limit"]).arg(&package);
+    lintian.args(["--fail-on", "error", "--tag-display-limit", "0"]).arg(&package);
     // As root it warns of being so.
     let remarks = ui::quiet(paths, "checking the package", "lintian", LIMIT, lintian.arg("--allow-root"))?;
     eprint!("{remarks}");

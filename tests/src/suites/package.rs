@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::harness::{
     ENFORCER, command,
-    daemon::{ask, signal_process},
+    daemon::{START_LIMIT, ask, signal_process},
     eventually,
     runner::Suite,
     scene::{Scene, there},
@@ -37,8 +37,6 @@ pub(super) const SUITE: Suite = Suite {
 const PACKAGE: &str = "/opt/enforcer.deb";
 const POLICY: &str = "/etc/enforcer/policy.yaml";
 const UNIT: &str = "enforcer.service";
-/// How long a start of the service may take, under emulation.
-const START: Duration = Duration::from_mins(4);
 
 /// The manifest that the administrator writes. Since version 254 systemd starts a unit's program by another one, which is in
 /// the unit's cgroup already.
@@ -181,7 +179,7 @@ fn watchdog(_: &Scene) -> anyhow::Result<()> {
     ensure!(pid()? == first && property("NRestarts")? == "0", "it was restarted although it lives");
     signal_process(first, libc::SIGSTOP);
     let again = || -> anyhow::Result<bool> { Ok(is_active(UNIT)? && !matches!(pid()?, 0) && pid()? != first) };
-    ensure!(eventually(START, || again().is_ok_and(|again| again)), "{:?}", property("NRestarts")?);
+    ensure!(eventually(START_LIMIT, || again().is_ok_and(|again| again)), "{:?}", property("NRestarts")?);
     ensure!(run("/usr/bin/id >/dev/null")? == 0 && run("/usr/bin/cat /dev/null")? == 126);
     fs::remove_dir_all(dir)?;
     succeed(&["systemctl", "daemon-reload"]).map(drop)

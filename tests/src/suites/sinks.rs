@@ -3,16 +3,16 @@
 use std::{
     fs,
     os::unix::{net::UnixDatagram, process::CommandExt as _},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     ENFORCER, command,
-    daemon::Daemon,
+    daemon::{Daemon, START_LIMIT, ask, signal_process},
     eventually,
     files::Mount,
     runner::Suite,
@@ -27,6 +27,7 @@ pub(super) const SUITE: Suite = Suite {
     tests: &[
         ("two_sinks_to_one_file", twice),
         ("full_blocked_and_absent", full),
+        ("a_full_and_then_closed_pipe", pipe),
         ("a_group_for_the_control_socket", group),
     ],
 };
@@ -135,6 +136,62 @@ fn full(scene: &Scene) -> anyhow::Result<()> {
     group_of(&daemon)?;
     drop(deaf);
     Ok(())
+}
+
+/// A daemon whose standard output nobody reads.
+struct Unread(Child);
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        signal_process(self.0.id(), libc::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn pipe(scene: &Scene) -> anyhow::Result<()> {
+    let (policy, log) = (scene.dir.join("policy.yaml"), scene.dir.join("beside"));
+    fs::write(&policy, manifest(scene)?)?;
+    let mut child = Command::new(ENFORCER)
+        .args(["daemon", "--sink", "stdout", "--sink"])
+        .arg(format!("file:{}", log.display()))
+        .arg("--policy")
+        .arg(&policy)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start the daemon")?;
+    let unread = child.stdout.take();
+    let daemon = Unread(child);
+    let status = || ask(&json!({"op": "status"}));
+    ensure!(eventually(START_LIMIT, || status().is_ok_and(|s| s["pid"] == daemon.0.id())), "it does not answer");
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    let victim = scene.make_file("denied/file")?;
+    let (mut expected, started) = (0, Instant::now());
+    let mut some = |count: u64| -> anyhow::Result<()> {
+        for _ in 0..count / 40 {
+            worker.act(&["unlink-many", &victim, "4", "10"])?.refused()?;
+        }
+        expected += count;
+        let there =
+            || fs::read_to_string(&log).unwrap_or_default().lines().filter(|l| l.contains(&victim)).count() as u64;
+        ensure!(eventually(Duration::from_secs(30), || there() == expected), "{} of {expected} in the file", there());
+        Ok(())
+    };
+    // Full: the kernel keeps 64 KiB of a pipe.
+    some(EVENTS)?;
+    let (written, _, error) = state(&status()?, "stdout")?;
+    ensure!(written < EVENTS && error.is_none(), "{written} {error:?}");
+    drop(unread);
+    some(40)?;
+    let closed = || -> anyhow::Result<(u64, u64, Option<String>)> { state(&status()?, "stdout") };
+    let accounted = || closed().is_ok_and(|(written, lost, _)| written < EVENTS && written + lost > EVENTS + 40);
+    ensure!(eventually(Duration::from_secs(20), accounted), "{:?}", closed()?);
+    ensure!(closed()?.2.is_some_and(|e| e.contains("Broken pipe")), "{:?}", closed()?);
+    ensure!(started.elapsed() < Duration::from_mins(1), "the acts took {:?}", started.elapsed());
+    drop(worker);
+    drop(daemon);
+    there(&victim)
 }
 
 /// `enforcer status` of a user with these groups.
