@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::{net::UnixDatagram, process::CommandExt as _},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -28,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
         ("two_sinks_to_one_file", twice),
         ("full_blocked_and_absent", full),
         ("a_full_and_then_closed_pipe", pipe),
+        ("a_clock_that_jumps", clock),
         ("a_group_for_the_control_socket", group),
     ],
 };
@@ -191,6 +193,64 @@ fn pipe(scene: &Scene) -> anyhow::Result<()> {
     ensure!(started.elapsed() < Duration::from_mins(1), "the acts took {:?}", started.elapsed());
     drop(worker);
     drop(daemon);
+    there(&victim)
+}
+
+/// The wall clock, which is set right again in the end.
+struct Clock {
+    wall: libc::timespec,
+    boot: libc::timespec,
+}
+
+impl Clock {
+    fn read(clock: libc::clockid_t) -> anyhow::Result<libc::timespec> {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is valid for the call to write.
+        ensure!(unsafe { libc::clock_gettime(clock, &raw mut now) } == 0, "{}", std::io::Error::last_os_error());
+        Ok(now)
+    }
+
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { wall: Self::read(libc::CLOCK_REALTIME)?, boot: Self::read(libc::CLOCK_BOOTTIME)? })
+    }
+
+    /// Sets it so many hours wrong.
+    fn jump(&self, hours: i64) -> anyhow::Result<()> {
+        let passed = Self::read(libc::CLOCK_BOOTTIME)?.tv_sec - self.boot.tv_sec;
+        let to = libc::timespec { tv_sec: self.wall.tv_sec + passed + 3600 * hours, tv_nsec: self.wall.tv_nsec };
+        // SAFETY: `to` is valid for the call to read.
+        ensure!(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const to) } == 0, "the clock cannot be set");
+        Ok(())
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        // Of a guest that is thrown away.
+        let _ = self.jump(0);
+    }
+}
+
+fn clock(scene: &Scene) -> anyhow::Result<()> {
+    let log = scene.dir.join("log").to_string_lossy().into_owned();
+    let options = ["--sink".into(), "stdout".into(), "--sink".into(), format!("file:{log},max_age=1h")];
+    let daemon = Daemon::start_as(&scene.dir.join("daemon"), &manifest(scene)?, &[], &options)?;
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    let victim = scene.make_file("denied/file")?;
+    let clock = Clock::new()?;
+    for (n, hours) in [0, -24, 24].into_iter().enumerate() {
+        clock.jump(hours)?;
+        let mark = daemon.events.mark();
+        worker.act(&["unlink", &victim])?.refused()?;
+        let event = daemon.events.wait(mark, "the refusal", |e| e.is("delete", "deny", &victim))?;
+        let written = || fs::read_to_string(&log).unwrap_or_default().lines().filter(|l| l.contains(&victim)).count();
+        ensure!(eventually(Duration::from_secs(20), || written() == n + 1), "{} of {} are written", written(), n + 1);
+        // It has the time by the clock as it is.
+        let date = succeed(&["date", "--utc", "+%Y-%m-%d"])?;
+        ensure!(event.text("time").starts_with(date.trim()), "{} at {date}", event.text("time"));
+    }
+    // Nothing is old because the clock says so.
+    ensure!(!Path::new(&format!("{log}.1")).exists(), "it was rotated");
     there(&victim)
 }
 
