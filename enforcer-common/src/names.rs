@@ -5,6 +5,8 @@
 pub mod map {
     /// Labels: which skill a task is in, by the address of its `task_struct`.
     pub const TASKS: &str = "TASKS";
+    /// The [`TASKS`] of the programs that these replace, while both are attached.
+    pub const TASKS_BEFORE: &str = "TASKS_BEFORE";
     /// Which skill a cgroup belongs to, by its kernfs id.
     pub const CGROUPS: &str = "CGROUPS";
     /// Whether any cgroup with such an id may be in [`CGROUPS`].

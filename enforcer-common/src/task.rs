@@ -16,7 +16,7 @@ pub enum Origin {
     Entrypoint = 4,
 }
 
-/// The value of the `TASKS` map; its key is the address of the `task_struct`.
+/// The value of the `TASKS` map; its key is the address of the `task_struct`. It begins like [`Inherited`] in every layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -32,6 +32,21 @@ pub struct Label {
     pub reserved: u32,
     /// The file that the task opened last for execution; only the task itself uses it.
     pub opened: Opened,
+    /// What a later layout may add.
+    #[cfg(feature = "next-layout")]
+    pub later: [u64; 2],
+}
+
+/// The beginning of a [`Label`] in every layout: what programs of another build take over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The skill.
+    pub skill: SkillId,
+    /// An [`Origin`].
+    pub origin: u32,
+    /// The skill that the exec under way leads to, 0 when it leads to none.
+    pub pending: SkillId,
 }
 
 impl Label {
@@ -46,6 +61,8 @@ impl Label {
             findings: Findings::EMPTY,
             reserved: 0,
             opened: Opened::NOTHING,
+            #[cfg(feature = "next-layout")]
+            later: [0; 2],
         }
     }
 }
@@ -142,7 +159,11 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 96);
+const _: () = assert!(size_of::<Label>() == if cfg!(feature = "next-layout") { 112 } else { 96 });
+const _: () = assert!(size_of::<Inherited>() == 12);
+const _: () = assert!(core::mem::offset_of!(Label, skill) == core::mem::offset_of!(Inherited, skill));
+const _: () = assert!(core::mem::offset_of!(Label, origin) == core::mem::offset_of!(Inherited, origin));
+const _: () = assert!(core::mem::offset_of!(Label, pending) == core::mem::offset_of!(Inherited, pending));
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 

@@ -15,7 +15,7 @@ use enforcer_common::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Label},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Inherited, Label},
 };
 
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
@@ -25,6 +25,10 @@ const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 /// address is as unique as the task; `task_free` removes it.
 #[btf_map]
 pub static TASKS: HashMap<u64, Label, 262_144, LAZY> = HashMap::new();
+
+/// Empty, unless the daemon puts the `TASKS` of another build in its place, whose values may be larger.
+#[btf_map]
+pub static TASKS_BEFORE: HashMap<u64, Inherited, 1, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();

@@ -18,7 +18,7 @@ use crate::{
     ascent::Ascent,
     file::actions_of,
     kernel::{Cgroup, File, Task},
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS},
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS, TASKS_BEFORE},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -242,6 +242,51 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,
+        }
+    }
+    0
+}
+
+/// Gives each task the label that it has in the programs before these. While a task is iterated over it cannot go away, so a
+/// label found at its address is its own. A label that is there already is right if an exec led to it; otherwise it came
+/// from the cgroup, because the programs did not know better yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
+    /// `BPF_NOEXIST`: the task may have got its label in between.
+    const NOEXIST: u64 = 1;
+    // SAFETY: the kernel calls the program with such a context; the task is null at the end of the iteration.
+    let task = Task::new(unsafe { (*ctx).task });
+    if task.is_null() {
+        return 0;
+    }
+    let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an update replaces the element; its beginning is the same in every layout.
+    let Some(before) = (unsafe { TASKS_BEFORE.get(task.key()) }) else { return 0 };
+    let inherited = *before;
+    // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended. Of a label that is in use only
+    // whole words are written, and the task reads each of them once.
+    unsafe {
+        (*request).seen += 1;
+        match TASKS.get_ptr_mut(task.key()) {
+            Some(label) => {
+                if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
+                    (*label).skill = inherited.skill;
+                    (*label).origin = inherited.origin;
+                    (*label).pending = inherited.pending;
+                    (*request).labelled += 1;
+                }
+            }
+            None => {
+                let mut label = Label::new(inherited.skill, Origin::Parent);
+                label.origin = inherited.origin;
+                label.pending = inherited.pending;
+                if TASKS.insert(task.key(), label, NOEXIST).is_ok() {
+                    (*request).labelled += 1;
+                } else {
+                    (*request).failed += 1;
+                }
+            }
         }
     }
     0

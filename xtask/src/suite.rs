@@ -26,6 +26,11 @@ use crate::{
 /// Compiling the tests included.
 const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
+/// The tests that need a second build of the daemon.
+const UPGRADES: &str = "upgrade::";
+/// How often the storms of the suite do what they do, if it is set.
+const ROUNDS: &str = "ENFORCER_STORM_ROUNDS";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Unit and property tests, on this machine.
@@ -77,7 +82,11 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         build::ebpf(paths)?;
         None
     } else {
-        Some(build::all(paths)?)
+        let mut binaries = build::all(paths)?;
+        if list(args, &binaries, None)?.lines().any(|test| test.starts_with(UPGRADES)) {
+            binaries.next = Some(build::next(paths)?);
+        }
+        Some(binaries)
     };
     if args.only.is_none_or(|part| part == Part::Unit) {
         total += unit(paths)?;
@@ -133,15 +142,19 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     }
     let mut wanted = Vec::new();
     for root in roots {
-        // The suite is static: it knows here as well as there what it would run.
-        let mut list = Command::new(&binaries.tests);
-        list.args(suite_words(args, root)).arg("--list");
-        if !ui::capture(&mut list)?.trim().is_empty() {
+        if !list(args, binaries, root)?.trim().is_empty() {
             wanted.push(root);
         }
     }
     ensure!(!wanted.is_empty(), "no test of the guest suite has such a name");
     Ok(kernels.into_iter().flat_map(|series| wanted.iter().map(move |root| (series, *root))).collect())
+}
+
+/// The names of the tests that would run. The suite is static: it knows here as well as there.
+fn list(args: &TestArgs, binaries: &Binaries, root: Option<Root>) -> Result<String> {
+    let mut list = Command::new(&binaries.tests);
+    list.args(suite_words(args, root)).arg("--list");
+    ui::capture(&mut list)
 }
 
 /// What the suite is called with.
@@ -215,14 +228,10 @@ fn guest(
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
     let mut words: Vec<OsString> = vec!["enforcer-tests".into()];
     words.extend(suite_words(args, root));
-    let job = Job {
-        kernel,
-        machine: Machine::from(&args.machine),
-        root,
-        copies: package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect(),
-        environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
-        words,
-    };
+    let mut environment = vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())];
+    environment.extend(std::env::var(ROUNDS).map(|rounds| (ROUNDS.to_owned(), rounds)));
+    let copies = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
+    let job = Job { kernel, machine: Machine::from(&args.machine), root, copies, environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);

@@ -1,9 +1,12 @@
 //! `enforcer daemon`: puts a policy in force and hands events to its sinks until it is told to stop.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
 
 use super::Instance;
 use crate::{
@@ -12,9 +15,12 @@ use crate::{
         text::Format,
     },
     notify,
-    service::{Access, Running, Service},
+    service::{Access, Lifetime, Running, Service},
     users,
 };
+
+/// How long the answer to an unload may take.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -39,29 +45,30 @@ pub struct Args {
 /// Runs it.
 ///
 /// # Errors
-/// When enforcement cannot be put in force; then nothing is attached.
+/// When enforcement cannot be put in force; then what was in force before still is, and nothing else.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = super::runtime()?;
     runtime.block_on(async {
-        // Before the start, which takes a while: until there is a handler, the signal ends the process.
+        // Before anything is in force, so that a HUP never ends the daemon.
         let hangup = signal(SignalKind::hangup())?;
         // A relative path means the same after a reload from elsewhere.
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
+        let format = if args.json { Format::Json } else { Format::of_stdout() };
         sinks::check(&args.sink)?;
         let access = Access { group: args.group()?, files: args.files() };
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), access)?;
+        // Before anything is put in force: a start that fails changes nothing.
+        let sinks = Sinks::open(&args.sink, format)?;
+        let mut running = Service::start(&policy, &args.instance.runtime_dir, super::home(), access, Lifetime::Stays)?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
-        eprintln!("enforcer: enforcing {} (process {})", policy.display(), std::process::id());
-        let format = if args.json { Format::Json } else { Format::of_stdout() };
-        let sinks = Sinks::start(&args.sink, format, &running.service.stream)?;
+        let origin = &running.origin;
+        eprintln!("enforcer: enforcing {} (process {}){origin}", policy.display(), std::process::id());
+        let sinks = sinks.start(&running.service.stream, running.records.take())?;
         running.service.watch_sinks(sinks.states());
         notify::ready(&format!("enforcing {}", policy.display()));
         tokio::spawn(notify::watchdog(running.service.engine.clone()));
-        let outcome = run_until_stopped(running, hangup).await;
-        notify::stopping();
-        sinks.end();
+        let outcome = run_until_stopped(running, hangup, sinks).await;
         outcome.map(|()| ExitCode::SUCCESS)
     })
 }
@@ -81,7 +88,7 @@ impl Args {
     }
 }
 
-async fn run_until_stopped(mut running: Running, mut hangup: Signal) -> anyhow::Result<()> {
+async fn run_until_stopped(mut running: Running, mut hangup: Signal, sinks: Sinks) -> anyhow::Result<()> {
     let stopped = super::ended_by_signal();
     tokio::pin!(stopped);
     loop {
@@ -91,11 +98,22 @@ async fn run_until_stopped(mut running: Running, mut hangup: Signal) -> anyhow::
                 Err(e) => eprintln!("enforcer: not reloaded: {e}"),
             },
             how = &mut stopped => {
-                eprintln!("enforcer: {}: detaching the programs, nothing is enforced any more", how?);
+                let how = how?;
+                notify::stopping();
+                // What it has read already is written; the next daemon reads the rest.
+                running.pump.abort();
+                let _ = (&mut running.pump).await;
+                sinks.end();
+                eprintln!("enforcer: {how}: what is in force stays in force; `enforcer unload` ends it");
                 return Ok(());
             }
             ended = &mut running.pump => {
+                notify::stopping();
+                sinks.end();
                 ended.context("the event reader")?.context("the event reader")?;
+                // Whoever asked for it gets the answer first.
+                let _ = timeout(ANSWER_TIME, running.service.answered.notified()).await;
+                eprintln!("enforcer: unloaded: nothing is enforced any more");
                 return Ok(());
             }
         }

@@ -22,6 +22,8 @@ use enforcer_common::{
     task::{CGROUP_PATH_CAPACITY, CgroupName},
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use self::world::{NoObject, World};
 use self::{
     own::OwnObject,
@@ -61,15 +63,53 @@ pub struct Compiled {
     pub warnings: Vec<Remark>,
 }
 
-/// The numbers of skills and rules. They are kept over reloads, so that labels stay valid and unchanged rules are not
-/// written again.
-#[derive(Debug, Default)]
+/// The numbers of skills and rules. They are kept over reloads and over the daemon's end, so that labels stay valid and
+/// unchanged rules are not written again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "IdList", into = "IdList")]
 pub struct Ids {
     skills: HashMap<String, SkillId>,
     rules: HashMap<RuleText, RuleId>,
 }
 
+/// [`Ids`] as they are written down.
+#[derive(Serialize, Deserialize)]
+struct IdList {
+    skills: Vec<(u32, String)>,
+    rules: Vec<(u32, String, String)>,
+}
+
+impl From<IdList> for Ids {
+    fn from(list: IdList) -> Self {
+        let rule = |(id, skill, text)| (RuleText { skill, text }, RuleId(id));
+        Self {
+            skills: list.skills.into_iter().map(|(id, name)| (name, SkillId(id))).collect(),
+            rules: list.rules.into_iter().map(rule).collect(),
+        }
+    }
+}
+
+impl From<Ids> for IdList {
+    fn from(ids: Ids) -> Self {
+        Self {
+            skills: ids.skills.into_iter().map(|(name, id)| (id.0, name)).collect(),
+            rules: ids.rules.into_iter().map(|(rule, id)| (id.0, rule.skill, rule.text)).collect(),
+        }
+    }
+}
+
 impl Ids {
+    /// The skills and rules behind the numbers: what events of before need.
+    #[must_use]
+    pub fn texts(&self) -> Ruleset {
+        let name = |name: &String| SkillText { name: name.clone(), ..SkillText::default() };
+        Ruleset {
+            names: self.skills.iter().map(|(text, id)| (*id, name(text))).collect(),
+            rules: self.rules.iter().map(|(text, id)| (*id, text.clone())).collect(),
+            ..Ruleset::default()
+        }
+    }
+
     /// The number of a skill, a new one for a new name. `None` when there are no more.
     pub fn skill(&mut self, name: &str) -> Option<SkillId> {
         if let Some(id) = self.skills.get(name) {

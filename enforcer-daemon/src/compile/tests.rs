@@ -140,3 +140,22 @@ fn ports_and_protocols_are_kept() {
     assert!(set.find(53, protocol::TCP).is_none());
     assert!(set.find(54, protocol::UDP).is_none());
 }
+
+/// A daemon that comes after this one gives out the same numbers.
+#[test]
+fn numbers_outlive_the_daemon() {
+    let yaml = "skills: {a: {allow_binaries: [/bin/sh]}, b: {allow_delete: [/srv/tmp]}}";
+    let mut ids = Ids::default();
+    compiled("skills: {z: {allow_delete: [/srv/tmp]}}", &mut ids);
+    let before = compiled(yaml, &mut ids).ruleset;
+    let written = serde_json::to_string(&ids).expect("numbers can be written down");
+    let mut read: Ids = serde_json::from_str(&written).expect("and read");
+    assert_eq!(read, ids);
+    assert_eq!(read.texts().rules[&before.binaries.values().next().expect("one").rule].skill, "a");
+    let after = compiled(yaml, &mut read).ruleset;
+    assert!(after.same_rules(&before));
+    assert_eq!(after.rules, before.rules);
+    // A new name gets a number that nobody had.
+    compiled("skills: {new: {}}", &mut read);
+    assert!(read.texts().names.len() == 4 && read.known_skill("new") > read.known_skill("b"));
+}

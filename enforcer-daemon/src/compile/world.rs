@@ -15,6 +15,7 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ask::Silent,
@@ -99,7 +100,8 @@ pub struct Host<'a> {
 
 /// What was found when the policy was last loaded, which is what its author vouched for. Until it is loaded again, binaries
 /// stay pinned to it, and a path leads only where nobody could have bent it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Loaded {
     /// The digests of the binaries that paths named.
     pins: HashMap<PathBuf, Result<Digest, String>>,
@@ -108,6 +110,7 @@ pub struct Loaded {
     /// Where each path led, symlinks followed as far as it existed.
     places: HashMap<PathBuf, PathBuf>,
     /// Whether the policy is in force and its paths are being resolved again.
+    #[serde(skip)]
     again: bool,
 }
 
@@ -115,6 +118,20 @@ impl Loaded {
     /// From now on, what was found counts.
     pub fn settle(&mut self) {
         self.again = true;
+    }
+
+    /// What the next daemon needs of it. Paths that are not text cannot be written down: a mount that is not known allows
+    /// nothing, and a place is looked for again.
+    #[must_use]
+    pub fn written(&self) -> Self {
+        let mount = |mount: &&Mount| mount.root.to_str().is_some() && mount.mount_point.to_str().is_some();
+        let text = |(path, place): &(&PathBuf, &PathBuf)| path.to_str().is_some() && place.to_str().is_some();
+        Self {
+            pins: self.pins.clone(),
+            mounts: self.mounts.iter().filter(mount).cloned().collect(),
+            places: self.places.iter().filter(text).map(|(path, place)| (path.clone(), place.clone())).collect(),
+            again: false,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod ledger;
 pub mod record;
 pub mod sinks;
 pub mod stream;

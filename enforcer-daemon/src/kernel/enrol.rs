@@ -1,14 +1,9 @@
 //! Puts a process into a skill, from outside.
 
-use std::io::Read as _;
-
 use aya::maps::{Array, MapData};
 use enforcer_common::{ids::SkillId, names, task::Enrolment};
 
-use super::{
-    Kernel, LoadError,
-    programs::{Hook, Loaded, PROGRAMS},
-};
+use super::{Kernel, LoadError};
 
 /// How many passes over the tasks are made before giving up on a process that makes threads faster.
 const MAX_PASSES: u32 = 64;
@@ -44,7 +39,7 @@ pub enum EnrolError {
     Iterator(String),
 }
 
-/// Runs the task iterator.
+/// Runs the iterators over tasks and open files.
 pub struct Enroller {
     request: Array<MapData, Enrolment>,
 }
@@ -54,7 +49,7 @@ impl Enroller {
     ///
     /// # Errors
     /// When the object has no such map.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         let request = kernel.map(names::map::ENROL)?;
         Ok(Self { request })
     }
@@ -65,14 +60,10 @@ impl Enroller {
     /// # Errors
     /// When the process is not there, is governed by another skill, or cannot be labelled. It is never moved from one
     /// skill to another.
-    pub fn enrol(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+    pub fn enrol(&mut self, kernel: &Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
         let mut labelled = 0;
         for _ in 0..MAX_PASSES {
-            let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
-            self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-            pass(kernel, "task").map_err(|e| failed(&e))?;
-            let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+            let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, skill, ..Enrolment::default() })?;
             if outcome.refused > 0 {
                 return Err(EnrolError::AlreadyGoverned(pid));
             }
@@ -96,38 +87,27 @@ impl Enroller {
     ///
     /// # Errors
     /// When the open files cannot be walked.
-    pub fn inspect_files(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+    pub fn inspect_files(&mut self, kernel: &Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
         let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
-        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "task_file").map_err(|e| failed(&e))?;
-        Ok(self.request.get(&0, 0).map_err(|e| failed(&e))?.violations)
+        Ok(self.ask(kernel, "inspect_files", request)?.violations)
     }
 
     /// Whether process `pid` is in any skill.
     ///
     /// # Errors
     /// When there is no such process, or the tasks cannot be walked.
-    pub fn is_governed(&mut self, kernel: &mut Kernel, pid: u32) -> Result<bool, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
-        let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
-        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "task").map_err(|e| failed(&e))?;
-        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+    pub fn is_governed(&mut self, kernel: &Kernel, pid: u32) -> Result<bool, EnrolError> {
+        let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, query: 1, ..Enrolment::default() })?;
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
-}
 
-/// One pass over all kernel objects of a kind.
-fn pass(kernel: &mut Kernel, over: &str) -> anyhow::Result<()> {
-    let program = PROGRAMS.iter().find(|p| matches!(p.hook, Hook::Iterator(kind) if kind == over));
-    let Some(Ok(Loaded::Iterator(iter, _))) = program.map(|p| p.find(kernel.ebpf())) else {
-        anyhow::bail!("the kernel object has no iterator over {over}");
-    };
-    let link = iter.attach()?;
-    let mut output = iter.take_link(link)?.into_file()?;
-    // The program prints nothing; reading to the end runs it for every object.
-    let mut sink = Vec::new();
-    output.read_to_end(&mut sink)?;
-    Ok(())
+    /// Lets an iterator carry out a request, and returns what came of it. No request is left for whoever reads the pin.
+    fn ask(&mut self, kernel: &Kernel, program: &str, request: Enrolment) -> Result<Enrolment, EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        kernel.iterate(program).map_err(|e| failed(&e))?;
+        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+        self.request.set(0, Enrolment::default(), 0).map_err(|e| failed(&e))?;
+        Ok(outcome)
+    }
 }

@@ -47,6 +47,7 @@ pub const PROGRAMS: &[Program] = &[
     tracepoint("cgroup_rmdir", "labels of removed cgroups are forgotten"),
     tracepoint("cgroup_attach_task", "moves of governed processes to other cgroups are reported"),
     iterator("enrol", "task", "processes can be put into a skill"),
+    iterator("inherit", "task", "labels are carried over into newer programs"),
     iterator("inspect_files", "task_file", "open files that a process brings into its skill"),
     lsm("inode_getxattr", "path rules are resolved to the kernel's identities"),
     lsm("bprm_creds_for_exec", "an exec that failed leads to no skill"),

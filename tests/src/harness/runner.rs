@@ -14,7 +14,9 @@ use std::{
 use super::scene::{Scene, Stage};
 
 /// How long one test may take.
-const TEST_LIMIT: Duration = Duration::from_mins(6);
+const TEST_LIMIT: Duration = Duration::from_mins(20);
+/// How much longer, for each round of a storm that is asked for.
+const ROUND_LIMIT: Duration = Duration::from_secs(20);
 /// What the daemon says of a key that is not built yet: the only words on which tests are left out.
 const NOT_BUILT: &str = "is not supported by this build";
 
@@ -168,6 +170,11 @@ fn not_built(why: &str) -> Option<String> {
     line.rsplit(": ").next().map(str::to_owned)
 }
 
+/// How often the storms do what they do, when `ENFORCER_STORM_ROUNDS` says it.
+pub(crate) fn rounds() -> Option<u32> {
+    std::env::var("ENFORCER_STORM_ROUNDS").ok().and_then(|text| text.parse().ok())
+}
+
 /// Runs one test in a thread of its own.
 fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     let (done, outcome) = mpsc::sync_channel(1);
@@ -177,12 +184,13 @@ fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
         drop(of_test);
         let _ = done.send(result);
     });
-    match outcome.recv_timeout(TEST_LIMIT) {
+    let limit = TEST_LIMIT + ROUND_LIMIT * rounds().unwrap_or(0);
+    match outcome.recv_timeout(limit) {
         Ok(result) => result.map_err(|e| format!("{e:#}")),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             // Ending the workers gives the thread an error to end with, wherever it waits for one.
             scene.abandon();
-            Err(format!("took longer than {} s", TEST_LIMIT.as_secs()))
+            Err(format!("took longer than {} s", limit.as_secs()))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(match thread.join() {
             Err(panic) => {

@@ -15,13 +15,17 @@ mod lifecycle;
 mod modes;
 mod package;
 mod pin;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
 mod sinks;
+mod start;
+mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unload;
 mod walls;
 
 use crate::harness::runner::{Place, Suite};
@@ -58,5 +62,10 @@ const PLAIN: &[Suite] = &[
     sinks::SUITE,
     full::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    start::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];

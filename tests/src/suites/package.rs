@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::harness::{
     ENFORCER, command,
-    daemon::{START_LIMIT, ask, signal_process},
+    daemon::{START_LIMIT, ask, signal_process, unload},
     eventually,
     runner::Suite,
     scene::{Scene, there},
@@ -76,6 +76,7 @@ fn run(program: &str) -> anyhow::Result<i32> {
 fn install(_: &Scene) -> anyhow::Result<()> {
     // The suite's own copy is in the way of the package's.
     fs::copy("/usr/bin/enforcer", "/opt/enforcer").context("a copy of the program")?;
+    unload()?;
     dpkg(&["--install", PACKAGE])?;
     // A unit of this type has started when it says so: there is nothing to wait for.
     succeed(&[ENFORCER, "status", "--require-enforcing"])?;
@@ -158,7 +159,8 @@ fn agent(_: &Scene) -> anyhow::Result<()> {
     succeed(&["systemctl", "stop", "agent.service"])?;
     fs::write("/etc/systemd/system/agent.service", unit.replace("sleep infinity", "cat /dev/null"))?;
     succeed(&["systemctl", "daemon-reload"])?;
-    succeed(&["systemctl", "start", "--no-block", "agent.service"])?;
+    let start = command(&["systemctl", "start", "--no-block", "agent.service"])?;
+    ensure!(start.status == 0, "{start:?}");
     let failed = || command(&["systemctl", "show", "--value", "--property", "Result", "agent.service"]);
     ensure!(
         eventually(Duration::from_mins(1), || failed().is_ok_and(|o| o.out.trim() == "exit-code")),
@@ -218,7 +220,8 @@ fn upgrade(scene: &Scene) -> anyhow::Result<()> {
 fn purge(_: &Scene) -> anyhow::Result<()> {
     dpkg(&["--remove", "enforcer"])?;
     ensure!(!Path::new("/usr/bin/enforcer").exists() && !is_active(UNIT)?);
-    // Configuration and logs are kept until a purge.
+    // Configuration, events, and what is in force are kept until a purge.
+    there("/sys/fs/bpf/enforcer")?;
     for file in [POLICY, "/etc/default/enforcer", "/var/log/enforcer/events.json"] {
         there(file)?;
     }

@@ -23,7 +23,12 @@ use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
 
 pub use self::spec::{FileSpec, Spec, SpecError, check};
-use super::{Record, enrich, stream::Stream, text::Format};
+use super::{
+    Record, enrich,
+    ledger::Given,
+    stream::{Records, Stream},
+    text::Format,
+};
 
 /// How long the sinks may take to write what is waiting when the daemon ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -84,6 +89,35 @@ impl SinkState {
     }
 }
 
+/// Sinks that take nothing yet.
+pub struct Opened(Vec<(Box<dyn Sink>, Arc<SinkState>)>);
+
+impl Opened {
+    /// Lets every sink take the stream's records, those that are kept included. What the first one is done with, `records`
+    /// counts as handed on.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(self, stream: &Stream, records: Option<Records>) -> io::Result<Sinks> {
+        let mut sinks = Sinks { stream: stream.clone(), states: vec![], threads: vec![] };
+        let mut first = records;
+        for (sink, state) in self.0 {
+            sinks.states.push(Arc::clone(&state));
+            let driver = Driver { sink, state, stream: stream.clone() };
+            // Here, so that it has every record.
+            let (recent, to_come, given) = if let Some(Records { recent, to_come, given }) = first.take() {
+                (recent, to_come, Some(given))
+            } else {
+                let (recent, to_come) = stream.listen();
+                (recent, to_come, None)
+            };
+            let thread = thread::Builder::new().name("sink".into()).spawn(move || driver.run(recent, to_come, given));
+            sinks.threads.push(thread?);
+        }
+        Ok(sinks)
+    }
+}
+
 /// The running sinks.
 pub struct Sinks {
     stream: Stream,
@@ -92,12 +126,12 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// Opens every sink and lets it take the stream's records, those that are kept included. `format` is standard output's.
+    /// Opens every sink. `format` is standard output's.
     ///
     /// # Errors
     /// When one cannot be opened, which is named.
-    pub fn start(specs: &[Spec], format: Format, stream: &Stream) -> io::Result<Self> {
-        let mut sinks = Self { stream: stream.clone(), states: vec![], threads: vec![] };
+    pub fn open(specs: &[Spec], format: Format) -> io::Result<Opened> {
+        let mut opened = vec![];
         for spec in specs {
             let named = |e: io::Error| io::Error::new(e.kind(), format!("sink {spec}: {e}"));
             let sink: Box<dyn Sink> = match spec {
@@ -106,13 +140,9 @@ impl Sinks {
                 Spec::Syslog(path) => Box::new(syslog::Syslog::new(path.clone())),
                 Spec::Journald(path) => Box::new(journal::Journal::new(path.clone())?),
             };
-            let state = Arc::new(SinkState::new(spec.to_string()));
-            sinks.states.push(Arc::clone(&state));
-            let stream = stream.clone();
-            let thread = thread::Builder::new().name("sink".into()).spawn(move || Driver { sink, state }.run(&stream));
-            sinks.threads.push(thread?);
+            opened.push((sink, Arc::new(SinkState::new(spec.to_string()))));
         }
-        Ok(sinks)
+        Ok(Opened(opened))
     }
 
     /// What becomes of the records.
@@ -140,18 +170,19 @@ impl Sinks {
 struct Driver {
     sink: Box<dyn Sink>,
     state: Arc<SinkState>,
+    stream: Stream,
 }
 
 impl Driver {
-    fn run(mut self, stream: &Stream) {
-        let (recent, mut records) = stream.listen();
+    fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
         // Lost since the sink last took a record, the record that tells of it included.
         let mut untold = 0;
-        for record in recent {
-            self.take(&record, &mut untold, stream);
-        }
-        while let Some(record) = self.next(&mut records) {
-            self.take(&record, &mut untold, stream);
+        let mut recent = recent.into_iter();
+        while let Some(record) = recent.next().or_else(|| self.next(&mut records)) {
+            self.take(&record, &mut untold);
+            if let Some(given) = &mut given {
+                given.count(&record);
+            }
         }
         self.sink.rest();
     }
@@ -167,7 +198,7 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, record: &Record, untold: &mut u64, stream: &Stream) {
+    fn take(&mut self, record: &Record, untold: &mut u64) {
         if record.kind == "drop" && record.reason.ends_with(super::stream::TOO_FAST) {
             self.state.lost.fetch_add(record.dropped.unwrap_or(0), Ordering::Relaxed);
         }
@@ -187,7 +218,7 @@ impl Driver {
                 if self.state.set_error(Some(e.to_string())) {
                     tracing::warn!("sink {} loses events: {e}", self.state.name);
                     // Once, when it begins: the others have it then, also while this one has no more room.
-                    stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
+                    self.stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
                 }
             }
         }

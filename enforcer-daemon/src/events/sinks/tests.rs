@@ -20,10 +20,14 @@ fn event(n: u64) -> Record {
     Record { pid: u32::try_from(n).expect("few"), ..enrich::own("delete", "test".into()) }
 }
 
+fn start(specs: &[Spec], stream: &Stream) -> Sinks {
+    Sinks::open(specs, Format::Json).and_then(|sinks| sinks.start(stream, None)).expect("they open")
+}
+
 /// Publishes `count` records and ends the sinks, so that everything has been written or counted.
 fn through(specs: &[Spec], count: u64) -> Vec<SinkStatus> {
     let stream = Stream::default();
-    let sinks = Sinks::start(specs, Format::Json, &stream).expect("they open");
+    let sinks = start(specs, &stream);
     let states = sinks.states();
     for n in 1..=count {
         stream.publish(event(n));
@@ -90,7 +94,7 @@ fn a_file_is_rotated_by_age_and_keeps_what_it_shall() {
     let path = dir.path().join("log");
     let spec = file(&path, ",max_age=1s,keep=1");
     let stream = Stream::default();
-    let sinks = Sinks::start(std::slice::from_ref(&spec), Format::Json, &stream).expect("it opens");
+    let sinks = start(std::slice::from_ref(&spec), &stream);
     for n in 1..=3 {
         stream.publish(event(n));
         thread::sleep(Duration::from_millis(1100));
@@ -116,25 +120,25 @@ fn a_file_from_the_future_is_not_rotated_by_age() {
 #[test]
 fn a_full_disk_loses_whole_lines_is_counted_and_slows_nobody() {
     // `/dev/full` is not a regular file and is refused; what a full disk does to a write is tried by a sink that is one.
-    assert!(Sinks::start(&[spec("file:/dev/full")], Format::Json, &Stream::default()).is_err());
+    assert!(Sinks::open(&[spec("file:/dev/full")], Format::Json).is_err());
     let stream = Stream::default();
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("log");
-    let good = Sinks::start(&[file(&path, "")], Format::Json, &stream).expect("it opens");
+    let good = start(&[file(&path, "")], &stream);
     let state = Arc::new(SinkState::new("full".into()));
     let room = Arc::new(AtomicU64::new(0));
     let taken = Arc::new(Mutex::new(vec![]));
     let sink = Box::new(Bounded { room: Arc::clone(&room), taken: Arc::clone(&taken) });
-    let driver = Driver { sink, state: Arc::clone(&state) };
-    let (shared, watched) = (stream.clone(), Arc::clone(&state));
-    let thread = thread::spawn(move || driver.run(&shared));
+    let driver = Driver { sink, state: Arc::clone(&state), stream: stream.clone() };
+    let watched = Arc::clone(&state);
+    let (recent, to_come) = stream.listen();
+    let thread = thread::spawn(move || driver.run(recent, to_come, None));
     let settled = |count: u64| {
         let until = Instant::now() + Duration::from_secs(20);
         while watched.status().written + watched.status().lost < count && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     };
-    // The driver listens before anything is published, or gets it as a recent record.
     for n in 1..=50 {
         stream.publish(event(n));
     }
@@ -184,7 +188,7 @@ fn a_blocked_sink_slows_nobody() {
     let started = Instant::now();
     let stream = Stream::default();
     let specs = [spec(&format!("syslog:{}", socket.display())), file(&path, "")];
-    let sinks = Sinks::start(&specs, Format::Json, &stream).expect("they open");
+    let sinks = start(&specs, &stream);
     let shown = sinks.states();
     (1..=2000).for_each(|n| stream.publish(event(n)));
     // Syslog alone would take hours.
@@ -211,7 +215,7 @@ fn syslog_and_the_journal_get_datagrams_also_after_a_restart() {
         String::from_utf8_lossy(&buffer[..len]).into_owned()
     };
     let first = bind();
-    let sinks = Sinks::start(&specs, Format::Json, &stream).expect("they open");
+    let sinks = start(&specs, &stream);
     stream.publish(event(7));
     let [a, b] = first.each_ref().map(receive);
     assert!(a.starts_with("<86>1 ") && a.contains("\"pid\":7"), "{a}");
