@@ -62,6 +62,12 @@ wire_enum! {
         Move = 11 => "move",
         /// A process entered a skill.
         Enter = 12 => "enter",
+        /// A socket was to get a local address and port.
+        Bind = 16 => "bind",
+        /// A socket was to take connections.
+        Listen = 17 => "listen",
+        /// A socket that was made elsewhere came, or was brought along.
+        Receive = 18 => "receive",
         /// Enforcement, the kernel, or the machine below it was to be reached.
         Tamper = 20 => "tamper",
         /// A cgroup was made that is not governed. For the daemon alone, which may know a container or a unit by its path.
@@ -130,6 +136,14 @@ wire_enum! {
         Traced = 20 => "a traced process may not change its skill",
         /// Userspace alone says it, instead of [`Reason::BinaryNotListed`]: the path is listed, and this is not its content.
         BinaryChanged = 27 => "binary changed: it is not what its path is pinned to",
+        /// No rule names the unix socket.
+        SocketNotListed = 45 => "unix socket not listed",
+        /// No rule of `listen` covers the local address and port.
+        ListenNotListed = 46 => "listening is not listed",
+        /// The message would change routes, addresses or links.
+        NetworkChange = 47 => "changing the network is not allowed",
+        /// The option would send packets by way of other addresses.
+        SourceRoute = 48 => "source routes are not allowed",
         /// The content of a memory file that can still be written is not held against changes.
         MemoryFileNotSealed = 30 => "memory file is not sealed",
         /// Somebody opened the file for writing while it was being opened for execution.
@@ -250,7 +264,7 @@ pub struct Event {
     pub time_ns: u64,
     /// The acting task's cgroup v2 id.
     pub cgroup: u64,
-    /// The object of an exec or a delete.
+    /// The object of an exec, a delete, or a connect to a unix socket.
     pub object: ObjectId,
     /// Process.
     pub pid: u32,

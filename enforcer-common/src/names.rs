@@ -7,6 +7,8 @@ pub mod map {
     pub const TASKS: &str = "TASKS";
     /// The [`TASKS`] of the programs that these replace, while both are attached.
     pub const TASKS_BEFORE: &str = "TASKS_BEFORE";
+    /// How many labels there are of tasks with such an address.
+    pub const TASK_FILTER: &str = "TASK_FILTER";
     /// Which skill a cgroup belongs to, by its kernfs id.
     pub const CGROUPS: &str = "CGROUPS";
     /// Whether any cgroup with such an id may be in [`CGROUPS`].
@@ -35,6 +37,12 @@ pub mod map {
     pub const BUDGETS: &str = "BUDGETS";
     /// Network rules by address prefix.
     pub const DESTINATIONS: &str = "DESTINATIONS";
+    /// Rules of `listen` by address prefix.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Unix sockets that may be reached by an abstract name.
+    pub const ABSTRACT: &str = "ABSTRACT";
+    /// Which skill a socket was made in.
+    pub const SOCKETS: &str = "SOCKETS";
     /// The event ring.
     pub const EVENTS: &str = "EVENTS";
     /// Events that found the ring full, per CPU.

@@ -16,6 +16,26 @@ impl Address {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
     }
 
+    /// Whether this is `::`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified_v6(&self) -> bool {
+        // One number, without a loop or a way out in the midst: a verifier walks this, too.
+        u128::from_ne_bytes(self.0) == 0
+    }
+
+    /// Whether this is `0.0.0.0`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified_v4(&self) -> bool {
+        u128::from_ne_bytes(self.0) == u128::from_ne_bytes(Self::from_v4([0; 4]).0)
+    }
+
+    /// `127.0.0.1`.
+    pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// Whether this is an IPv4 address.
     #[must_use]
     pub fn is_v4(&self) -> bool {
@@ -60,6 +80,8 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// `AF_NETLINK`.
 pub const AF_NETLINK: u16 = 16;
+/// `NETLINK_ROUTE`: routes, addresses and links.
+pub const NETLINK_ROUTE: u16 = 0;
 
 /// One allowed port of a prefix.
 #[repr(C)]
@@ -112,5 +134,80 @@ impl PortSet {
     }
 }
 
+/// The longest abstract name of a unix socket, in bytes (`sun_path` of `struct sockaddr_un` without the NUL before it).
+pub const ABSTRACT_NAME: usize = 107;
+
+/// The key of `ABSTRACT`: a unix socket without a file, by its name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AbstractKey {
+    /// The skill that may reach it.
+    pub skill: SkillId,
+    /// How many bytes the name has.
+    pub len: u32,
+    /// The name without the NUL before it, with zeroes behind it.
+    pub name: [u8; ABSTRACT_NAME + 1],
+}
+
+impl AbstractKey {
+    /// The key of a name. `None` when no socket can have such a name.
+    #[must_use]
+    pub fn new(skill: SkillId, name: &[u8]) -> Option<Self> {
+        let mut key = Self { skill, len: name.len() as u32, name: [0; ABSTRACT_NAME + 1] };
+        if name.is_empty() || name.len() > ABSTRACT_NAME {
+            return None;
+        }
+        key.name.get_mut(..name.len())?.copy_from_slice(name);
+        Some(key)
+    }
+}
+
+/// The value of `ABSTRACT`, within [`crate::rules::Versioned`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AbstractRule {
+    /// The rule that allows it.
+    pub rule: RuleId,
+}
+
+/// The value of `SOCKETS`, which programs of another build go on with if its size is the same: it means the same in every layout.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketLabel {
+    /// The skill in which the socket was made.
+    pub skill: SkillId,
+    /// 1 when it is a unix socket whose connection does not leave the skill.
+    pub within: u32,
+}
+
+/// What the daemon is told of a socket that a process may not have: a record of the iterator over open files.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FoundSocket {
+    /// The inode of the socket, by which it is known again.
+    pub ino: u64,
+    /// The thread whose descriptor it is, in the initial pid namespace.
+    pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
+    /// The descriptor.
+    pub fd: u32,
+    /// The skill.
+    pub skill: SkillId,
+    /// The peer, or its own address where it has no peer.
+    pub address: Address,
+    /// The port in host order.
+    pub port: u16,
+    /// The family.
+    pub family: u16,
+    /// The type.
+    pub socket_type: u16,
+    /// The protocol.
+    pub protocol: u16,
+}
+
+const _: () = assert!(size_of::<SocketLabel>() == 8);
+const _: () = assert!(size_of::<FoundSocket>() == 48);
 const _: () = assert!(size_of::<NetKey>() == 20);
+const _: () = assert!(size_of::<AbstractKey>() == 116);
 const _: () = assert!(size_of::<PortSet>() == 8 + 8 * PORTS_PER_PREFIX);

@@ -105,6 +105,8 @@ offsets! {
     iattr_ia_size: "iattr"."ia_size",
     /// Thread group, which user space calls a process.
     task_tgid: "task_struct"."tgid",
+    /// Thread.
+    task_pid: "task_struct"."pid",
     /// Flags: `PF_*`.
     task_flags: "task_struct"."flags",
     /// Whether and how the task is traced: `PT_*`.
@@ -145,6 +147,40 @@ offsets! {
     socket_sk: "socket"."sk",
     /// Protocol of a socket.
     sock_sk_protocol: "sock"."sk_protocol",
+    /// Type of a socket: `SOCK_*`.
+    sock_sk_type: "sock"."sk_type",
+    /// Who was at the other end of a unix connection when it was made.
+    sock_sk_peer_pid: "sock"."sk_peer_pid",
+    /// Address family.
+    sock_skc_family: "sock_common"."skc_family",
+    /// State, with TCP's numbers.
+    sock_skc_state: "sock_common"."skc_state",
+    /// Remote port in network order, 0 when there is none.
+    sock_skc_dport: "sock_common"."skc_dport",
+    /// Local port in host order, 0 when there is none.
+    sock_skc_num: "sock_common"."skc_num",
+    /// Remote IPv4 address.
+    sock_skc_daddr: "sock_common"."skc_daddr",
+    /// Local IPv4 address.
+    sock_skc_rcv_saddr: "sock_common"."skc_rcv_saddr",
+    /// Remote IPv6 address.
+    sock_skc_v6_daddr: "sock_common"."skc_v6_daddr",
+    /// Local IPv6 address.
+    sock_skc_v6_rcv_saddr: "sock_common"."skc_v6_rcv_saddr",
+    /// Where in the filesystem a unix socket lies, if it does.
+    unix_sock_path: "unix_sock"."path",
+    /// The name of a unix socket, if it has one.
+    unix_sock_addr: "unix_sock"."addr",
+    /// The other end of a unix socket, if it is connected.
+    unix_sock_peer: "unix_sock"."peer",
+    /// Length of the name, with its family.
+    unix_address_len: "unix_address"."len",
+    /// The name, with its family.
+    unix_address_name: "unix_address"."name",
+    /// Where a packet or message begins.
+    sk_buff_data: "sk_buff"."data",
+    /// Its length.
+    sk_buff_len: "sk_buff"."len",
     /// The node of a cgroup in cgroupfs.
     cgroup_kn: "cgroup"."kn",
     /// The subsystem state that every cgroup begins with.
@@ -169,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_list_of_another_length_is_refused() {
-        let mut list = [0u32; 128];
+        let mut list = [0u32; 256];
         for (i, v) in list.iter_mut().enumerate() {
             *v = i as u32;
         }
@@ -180,7 +216,7 @@ mod tests {
 
     #[test]
     fn bytes_keep_the_order() {
-        let list = [7u32; 128];
+        let list = [7u32; 256];
         let offsets = Offsets::from_list(&list[..FIELDS.len()]).expect("one offset per field");
         assert_eq!(offsets.to_bytes().len(), 4 * FIELDS.len());
         assert!(offsets.to_bytes().chunks_exact(4).all(|c| c == 7u32.to_ne_bytes()));

@@ -95,8 +95,8 @@ pub struct SkillConf {
     pub budget_rule: RuleId,
     /// How many deletes the budget allows within its window; at most [`BUDGET_LIMIT`].
     pub budget: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// The rule behind [`skill_flag::LISTEN_ANY`].
+    pub listen_any: RuleId,
     /// The window of the budget, in nanoseconds, as two halves: the low one first.
     pub budget_window: [u32; 2],
 }
@@ -151,6 +151,8 @@ pub mod skill_flag {
     pub const WRITE_ANY: u32 = 1 << 5;
     /// The skill has `protect` rules, so that reading is looked at, too.
     pub const PROTECTS: u32 = 1 << 6;
+    /// `listen: ["*"]`.
+    pub const LISTEN_ANY: u32 = 1 << 13;
     /// There are objects of Enforcer's own, which no skill may change.
     pub const GUARDS: u32 = 1 << 20;
 }
@@ -230,6 +232,8 @@ pub struct ObjectRule {
     pub protect: RuleId,
     /// What makes it Enforcer's own.
     pub own: Own,
+    /// The `unix:` rule of `network_scope`, or [`RuleId::NONE`].
+    pub connect: RuleId,
 }
 
 /// Whether an object is Enforcer's own: it and what lies below may be read, and neither written nor deleted, whatever other
@@ -291,7 +295,7 @@ const _: () = assert!(size_of::<Budget>() == 8 + 8 * BUDGET_LIMIT as usize);
 const _: () = assert!(BUDGET_LIMIT.is_power_of_two());
 const _: () = assert!(size_of::<ObjectKey>() == 24);
 const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 24);
-const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 48);
+const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 56);
 const _: () = assert!(size_of::<Versioned<SkillConf>>() == 112);
 
 #[cfg(test)]

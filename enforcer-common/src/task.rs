@@ -137,6 +137,17 @@ pub const fn cgroup_filter_slot(cgroup: u64) -> u32 {
     (cgroup as u32) & (CGROUP_FILTER_SLOTS - 1)
 }
 
+/// How many slots `TASK_FILTER` has; a power of two.
+pub const TASK_FILTER_SLOTS: u32 = 1 << 16;
+
+/// The slot of a task in `TASK_FILTER`, by the address of its `task_struct`. The addresses are those of one slab cache, in
+/// strides of some kilobytes: all their bits take part.
+#[must_use]
+#[inline(always)]
+pub const fn task_filter_slot(task: u64) -> u32 {
+    (task.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u32
+}
+
 /// What the enrolment iterator shall do, the only element of `ENROL`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +181,24 @@ const _: () = assert!(size_of::<Enrolment>() == 32);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_has_a_slot() {
+        for task in [0, 1, u64::MAX, 0xffff_8881_0000_2400] {
+            assert!(task_filter_slot(task) < TASK_FILTER_SLOTS);
+        }
+    }
+
+    #[test]
+    fn tasks_spread_over_the_slots() {
+        #[expect(clippy::large_stack_arrays, reason = "a test without std")]
+        let mut taken = [0_u8; TASK_FILTER_SLOTS as usize];
+        for n in 0..1000 {
+            taken[task_filter_slot(0xffff_8881_0000_0000 + n * 0x2580) as usize] = 1;
+        }
+        let different = taken.iter().filter(|slot| **slot != 0).count();
+        assert!(different > 950, "{different}");
+    }
 
     #[test]
     fn a_cgroups_path_ends_with_a_nul() {

@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use anyhow::{Context as _, bail};
@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Notify, oneshot},
+    sync::{Notify, mpsc::Receiver, oneshot},
     task::JoinHandle,
 };
 
@@ -21,7 +21,7 @@ use crate::{
     checks,
     compile::Remark,
     control::server,
-    engine::{Engine, Origin, Site, Started},
+    engine::{Closed, Directory, Engine, Origin, Site, Started},
     events::{
         Record,
         enrich::{self, Enricher},
@@ -123,6 +123,7 @@ pub struct Running {
     _private: Option<Private>,
     _control: JoinHandle<()>,
     _watcher: JoinHandle<()>,
+    _closer: JoinHandle<()>,
     _lock: InstanceLock,
     _debug: Option<JoinHandle<()>>,
 }
@@ -181,7 +182,7 @@ impl Service {
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
         let socket = server::bind(runtime, access.group)?;
-        let Started { engine, rings, debug, origin, ledger, warnings } =
+        let Started { engine, rings, debug, origin, ledger, warnings, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, access.files) })?;
         let private = private.then(|| Private);
         let listener = socket.publish()?;
@@ -210,6 +211,7 @@ impl Service {
             group: access.group,
             sinks: OnceLock::new(),
         });
+        let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
@@ -222,6 +224,7 @@ impl Service {
             _private: private,
             _control: control,
             _watcher: watcher,
+            _closer: closer,
             _lock: lock,
             _debug: debug,
         })
@@ -284,6 +287,13 @@ impl Service {
         }
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
+    }
+}
+
+/// Makes an event of each socket that the engine closed.
+async fn tell_of_closed(mut closed: Receiver<Closed>, directory: Arc<RwLock<Directory>>, stream: Stream) {
+    while let Some(closed) = closed.recv().await {
+        stream.publish(enrich::closed(&closed, &directory));
     }
 }
 

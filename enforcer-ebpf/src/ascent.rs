@@ -12,7 +12,7 @@ use enforcer_common::{
     rules::MAX_DEPTH,
 };
 
-use crate::kernel::Dentry;
+use crate::{atomic, kernel::Dentry};
 
 /// What the body of a loop returns.
 const GO_ON: i64 = 0;
@@ -33,22 +33,34 @@ impl Ascent {
 struct Climber<'a, S> {
     dentry: Dentry,
     step: &'a mut S,
-    end: u8,
+    /// Written by [`atomic::store`], so that the verifier does not follow each way in which a walk can end through the rest of the
+    /// program.
+    end: u64,
+}
+
+impl<S> Climber<'_, S> {
+    #[inline(always)]
+    fn ends(&mut self, how: u64) {
+        // SAFETY: the word is on the program's stack.
+        unsafe { atomic::store(&raw mut self.end, how) };
+    }
 }
 
 /// Values of [`Climber::end`]; the initial one remains when the loop has run out.
-const TOO_DEEP: u8 = 0;
-const ENOUGH: u8 = 1;
-const ROOT: u8 = 2;
-const ADRIFT: u8 = 3;
+const TOO_DEEP: u64 = 0;
+const ENOUGH: u64 = 1;
+const ROOT: u64 = 2;
+const ADRIFT: u64 = 3;
 
 impl Ancestry for Ascent {
     #[inline(always)]
     fn climb<S: Step>(&mut self, step: &mut S) -> Climb {
         let mut climber = Climber { dentry: self.0, step, end: TOO_DEEP };
+        climber.ends(TOO_DEEP);
         // SAFETY: the body has the helper's signature and is given the climber, which outlives the loop.
         unsafe { bpf_loop(MAX_DEPTH, climb_one::<S> as *mut c_void, (&raw mut climber).cast(), 0) };
-        match climber.end {
+        // SAFETY: the word is on this program's stack.
+        match unsafe { (&raw const climber.end).read_volatile() } {
             ENOUGH => Climb::Enough,
             ROOT => Climb::Root,
             ADRIFT => Climb::Adrift,
@@ -63,12 +75,12 @@ unsafe extern "C" fn climb_one<S: Step>(_index: u64, climber: *mut Climber<'_, S
     let climber = unsafe { &mut *climber };
     let dentry = climber.dentry;
     if climber.step.visit(&dentry.inode().id()) {
-        climber.end = ENOUGH;
+        climber.ends(ENOUGH);
         return STOP;
     }
     let parent = dentry.parent();
     if parent == dentry {
-        climber.end = if dentry.is_root_of_filesystem() { ROOT } else { ADRIFT };
+        climber.ends(if dentry.is_root_of_filesystem() { ROOT } else { ADRIFT });
         return STOP;
     }
     climber.dentry = parent;

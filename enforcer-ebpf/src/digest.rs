@@ -41,7 +41,8 @@ use enforcer_common::{
 use crate::{
     atomic,
     kernel::{File, Inode, Task, word_at},
-    maps::{CONTENTS, LAST_VERSION, MEASUREMENTS, TASKS},
+    label,
+    maps::{CONTENTS, LAST_VERSION, MEASUREMENTS},
 };
 
 /// `HASH_ALGO_SHA256` of `include/uapi/linux/hash_info.h`.
@@ -118,7 +119,7 @@ pub fn forget(inode: Inode) {
 #[inline(always)]
 pub fn note(file: File) {
     let task = Task::current();
-    let Some(label) = TASKS.get_ptr_mut(task.key()) else { return };
+    let Some(label) = label::of(task) else { return };
     let inode = file.inode();
     if inode.is_null() {
         return;
@@ -153,7 +154,7 @@ pub fn note(file: File) {
 /// not run a plain file then (`fs/exec.c: do_open_execat`), and keeps others from opening it through the overlay.
 #[inline(always)]
 fn version_below(file: File, inode: Inode) -> Result<u64, ReasonCode> {
-    let Some(label) = TASKS.get_ptr_mut(Task::current().key()) else { return Err(Reason::NoRoom.into()) };
+    let Some(label) = label::of(Task::current()) else { return Err(Reason::NoRoom.into()) };
     // SAFETY: the label is the current task's own.
     let opened = unsafe { &(*label).opened };
     if opened.file != file.address() || opened.own == 0 || opened.below == 0 {

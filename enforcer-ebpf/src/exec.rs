@@ -14,7 +14,7 @@ use enforcer_common::{
 use crate::{
     digest,
     kernel::{Binprm, Task},
-    maps::TASKS,
+    label,
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -28,10 +28,9 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if let Some(skill) = subject::entered_by_exec(file) {
         let entered =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        let room = TASKS.insert(Task::current().key(), Label::new(skill, Origin::Cgroup), 0).is_ok();
+        let room = label::give(Task::current(), &Label::new(skill, Origin::Cgroup));
         let decision = if room { entered } else { decide::no_room() };
-        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
-        return verdict::of(!room);
+        return verdict::of(report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None));
     }
     if subject::current().is_some() {
         set_pending(SkillId(0));
@@ -61,22 +60,15 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             Err(refusal) => decision = refusal,
         }
     }
-    report::decision(
-        Kind::Exec,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: content.digest() },
-    );
-    verdict::of(decision.refuses())
+    let object = Object::File { dentry: file.dentry(), digest: content.digest() };
+    verdict::of(report::decision(Kind::Exec, skill, rules.generation, &decision, &object))
 }
 
 /// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to
 /// its skill.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
-    let task = Task::current().key();
-    let Some(label) = TASKS.get_ptr_mut(task) else { return verdict::pass() };
+    let Some(label) = label::of(Task::current()) else { return verdict::pass() };
     // SAFETY: the label is the current task's own; nobody else writes it while the task is in exec.
     let target = unsafe { (*label).pending };
     if target.0 != 0 {
@@ -94,7 +86,7 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
 /// Notes the skill that the exec under way leads to.
 #[inline(always)]
 fn set_pending(skill: SkillId) {
-    if let Some(label) = TASKS.get_ptr_mut(Task::current().key()) {
+    if let Some(label) = label::of(Task::current()) {
         // SAFETY: the label is the current task's own.
         unsafe { (*label).pending = skill };
     }

@@ -7,6 +7,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Act, Device},
+    event::Kind,
     ids::SkillId,
     rules::action,
 };
@@ -35,8 +36,7 @@ fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
         Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
         None => (decide::no_room(), decide::kind(act.actions)),
     };
-    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
-    decision.refuses()
+    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None })
 }
 
 /// The skill that acts, unless the kernel acts for itself.
@@ -105,8 +105,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     };
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
-    report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
-    verdict::of(decision.refuses())
+    verdict::of(report::decision(Kind::Write, skill, rules.generation, &decision, &object))
 }
 
 /// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.

@@ -9,6 +9,8 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use enforcer_common::{ids::ObjectId, offsets::Offsets};
 
+use crate::atomic;
+
 /// Filled in by the daemon from the running kernel's BTF.
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::UNSET;
@@ -26,6 +28,11 @@ fn load(offset: &'static u32) -> usize {
     // SAFETY: a reference is valid for reads.
     unsafe { ptr::read_volatile(offset) as usize }
 }
+
+// Behind the macro that it uses.
+mod sock;
+
+pub use sock::NetlinkHeader;
 
 /// Declares a pointer to a kernel structure.
 macro_rules! kernel_pointer {
@@ -73,6 +80,12 @@ kernel_pointer! {
     Task,
     /// `struct socket`.
     Socket,
+    /// `struct sock`.
+    Sock,
+    /// `struct unix_sock`.
+    UnixSock,
+    /// `struct sk_buff`.
+    Skb,
     /// `struct cgroup`.
     Cgroup,
     /// `struct iattr`.
@@ -312,17 +325,8 @@ impl Inode {
     /// The task that a file of procfs below `/proc/PID` is about. Only for an inode of procfs.
     #[inline(always)]
     pub fn proc_task(self) -> Option<Task> {
-        // SAFETY: an inode of procfs is embedded in a `proc_inode`, whose `pid` is a pointer to a `struct pid` or null; the
-        // first of its lists begins with the `pid_links` of the task that has the id. A bad address reads as `None`.
-        unsafe {
-            let proc_inode = self.0.byte_sub(offset!(proc_inode_vfs_inode));
-            let pid: u64 = probe(proc_inode, offset!(proc_inode_pid))?;
-            if pid == 0 {
-                return None;
-            }
-            let link: u64 = probe(pid as *const c_void, offset!(pid_tasks))?;
-            if link == 0 { None } else { Some(Task((link - offset!(task_pid_links) as u64) as *const c_void)) }
-        }
+        // SAFETY: an inode of procfs is embedded in a `proc_inode`, whose `pid` is a pointer to a `struct pid` or null.
+        unsafe { Task::of_pid(probe(self.0.byte_sub(offset!(proc_inode_vfs_inode)), offset!(proc_inode_pid))?) }
     }
 
     /// Whether a file of procfs belongs to no process: the kernel's own settings. Only for an inode of procfs.
@@ -456,10 +460,31 @@ impl Task {
         Self(unsafe { bpf_get_current_task_btf() }.cast())
     }
 
-    /// The key of the task in `TASKS`.
+    /// The task that has an id.
+    ///
+    /// # Safety
+    /// `pid` must be the address of a `struct pid` or 0; a bad one reads as `None`.
+    #[inline(always)]
+    unsafe fn of_pid(pid: u64) -> Option<Self> {
+        if pid == 0 {
+            return None;
+        }
+        // SAFETY: the first of a pid's lists begins with the `pid_links` of the task that has the id.
+        let link: u64 = unsafe { probe(pid as *const c_void, offset!(pid_tasks))? };
+        if link == 0 { None } else { Some(Self((link - offset!(task_pid_links) as u64) as *const c_void)) }
+    }
+
+    /// The key of the task in `TASKS`: its address, as a number.
+    ///
+    /// The verifier does not let a pointer be multiplied.
     #[inline(always)]
     pub fn key(self) -> u64 {
-        self.0 as u64
+        let mut key = 0;
+        // SAFETY: the word is on the stack.
+        unsafe {
+            atomic::store(&raw mut key, self.0 as u64);
+            (&raw const key).read_volatile()
+        }
     }
 
     /// The process id in the initial pid namespace.
@@ -467,6 +492,13 @@ impl Task {
     pub fn tgid(self) -> u32 {
         // SAFETY: `task_struct.tgid` is an int.
         unsafe { field(self.0, offset!(task_tgid)) }
+    }
+
+    /// The thread id in the initial pid namespace.
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        // SAFETY: `task_struct.pid` is an int.
+        unsafe { field(self.0, offset!(task_pid)) }
     }
 
     /// Whether it is traced.
@@ -516,18 +548,6 @@ impl Task {
         unsafe {
             let mm: *const c_void = field(self.0, offset!(task_mm));
             if mm.is_null() { File(ptr::null()) } else { File(field(mm, offset!(mm_exe_file))) }
-        }
-    }
-}
-
-impl Socket {
-    /// The IP protocol, 0 when the socket has no network half.
-    #[inline(always)]
-    pub fn protocol(self) -> u16 {
-        // SAFETY: `socket.sk` is a pointer to a sock or null, whose `sk_protocol` is a u16.
-        unsafe {
-            let sk: *const c_void = field(self.0, offset!(socket_sk));
-            if sk.is_null() { 0 } else { field(sk, offset!(sock_sk_protocol)) }
         }
     }
 }

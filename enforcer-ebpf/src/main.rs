@@ -24,15 +24,18 @@ mod digest;
 mod exec;
 mod file;
 mod kernel;
+mod label;
 mod maps;
 mod mount;
 mod net;
 mod policy;
 mod report;
 mod resolve;
+mod socket;
 mod subject;
 mod tamper;
 mod task;
+mod unix;
 mod verdict;
 mod wall;
 

@@ -1,7 +1,9 @@
-//! The maps. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
+//! The maps, but for those of [`crate::label`]. Their names are those of `enforcer_common::names::map`; the daemon sets the sizes that a policy needs.
+
+use core::{ffi::c_void, ptr::null};
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
     btf_maps::{Array, HashMap, InodeStorage, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -10,21 +12,41 @@ use enforcer_common::{
     event::Event,
     host::HostFacts,
     ids::{Digest, ObjectId, SkillId},
-    net::{NetKey, PortSet},
+    net::{AbstractKey, AbstractRule, NetKey, PortSet, SocketLabel},
     rules::{
         BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
         SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Inherited, Label},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Inherited},
 };
 
-/// Elements are allocated when they are made: the limits below are bounds, not what is used.
-const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+/// A socket storage that an accepted socket inherits; aya-ebpf's own has no such flag, and serves cgroup programs alone.
+#[repr(C)]
+pub struct SocketLabels {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketLabel,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
 
-/// Labels by the address of the `task_struct`: a task storage is not available to the cgroup programs before 7.x, and an
-/// address is as unique as the task; `task_free` removes it.
-#[btf_map]
-pub static TASKS: HashMap<u64, Label, 262_144, LAZY> = HashMap::new();
+// SAFETY: the fields are placeholders for the loader and are never read.
+unsafe impl Sync for SocketLabels {}
+
+impl SocketLabels {
+    const fn new() -> Self {
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    /// The map, for a helper.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *mut c_void {
+        (&raw const *self).cast_mut().cast()
+    }
+}
+
+/// Elements are allocated when they are made: the limits below are bounds, not what is used.
+pub const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Empty, unless the daemon puts the `TASKS` of another build in its place, whose values may be larger.
 #[btf_map]
@@ -75,8 +97,21 @@ pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> =
 #[btf_map]
 pub static BUDGETS: HashMap<SkillId, Budget, 4096, LAZY> = HashMap::new();
 
+/// Ports by address prefix.
+pub type PortTrie = LpmTrie<NetKey, Versioned<PortSet>, 1_048_576>;
+
 #[btf_map]
-pub static DESTINATIONS: LpmTrie<NetKey, Versioned<PortSet>, 1_048_576> = LpmTrie::new();
+pub static DESTINATIONS: PortTrie = LpmTrie::new();
+
+#[btf_map]
+pub static LISTENERS: PortTrie = LpmTrie::new();
+
+#[btf_map]
+pub static ABSTRACT: HashMap<AbstractKey, Versioned<AbstractRule>, 65_536, LAZY> = HashMap::new();
+
+/// The label lives with the socket and goes with it; a socket that is accepted gets its listener's.
+#[btf_map]
+pub static SOCKETS: SocketLabels = SocketLabels::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { 16 << 20 }> = RingBuf::new();

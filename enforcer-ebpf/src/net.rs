@@ -22,44 +22,30 @@ use crate::{
     kernel::Socket,
     policy::InForce,
     report::{self, Object},
-    subject, verdict,
+    socket, subject, verdict,
 };
 
-/// `security_socket_create(family, type, protocol, kern)`.
-#[lsm(hook = "socket_create")]
-pub fn socket_create(ctx: LsmContext) -> i32 {
-    let Some(skill) = subject::current() else { return verdict::pass() };
-    let (family, socket_type, protocol, kern): (i32, i32, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
-    // A socket that the kernel makes for itself while the task runs is not the task's.
-    if kern != 0 {
-        return verdict::pass();
-    }
-    let (family, socket_type, protocol) = (family as u16, socket_type as u16, protocol as u16);
-    let rules = InForce::now();
-    let decision = decide::socket(&rules, skill, family, socket_type, protocol);
-    report::decision(
-        Kind::Socket,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::Socket { family, socket_type, protocol },
-    );
-    verdict::of(decision.refuses())
-}
-
-/// `security_socket_connect(sock, address, addrlen)`; the address is the kernel's copy.
+/// `security_socket_connect(sock, address, addrlen)`; the address is the kernel's copy. What is no IP address is refused by an IP
+/// socket (`net/ipv4/af_inet.c`, `net/ipv6/datagram.c`), or dissolves its association.
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
+    let sock = Socket::new(ctx.arg(0)).sock();
+    if sock.is_null() {
+        return verdict::pass();
+    }
+    if !matches!(sock.family(), AF_INET | AF_INET6) {
+        return verdict::of(socket::refuses_kind(skill, sock));
+    }
     let Some((family, address, port)) = read_sockaddr(ctx.arg(1), ctx.arg(2)) else { return verdict::pass() };
-    let destination = Destination { address, port, protocol: Socket::new(ctx.arg(0)).protocol() };
+    let destination = Destination { address, port, protocol: sock.protocol() };
     verdict::of(refuses_connect(skill, &destination, family, false))
 }
 
 /// Reads an IPv4 or IPv6 socket address. `None` for other families and for what is too short to be one, which the
 /// protocol itself refuses with EINVAL.
 #[inline(always)]
-fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, u16)> {
+pub fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, u16)> {
     /// `struct sockaddr_in6`: family 2, port 2, flow label 4, address 16.
     const SOCKADDR_IN6: usize = 24;
     const SOCKADDR_IN: i32 = 8;
@@ -90,8 +76,7 @@ fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refus
     if refusals_only && matches!(decision.verdict, Verdict::Allow) {
         decision.report = false;
     }
-    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family });
-    decision.refuses()
+    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
 }
 
 /// The verdict of a cgroup program: 1 lets the call go on, 0 is EPERM.

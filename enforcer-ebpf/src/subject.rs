@@ -11,7 +11,8 @@ use enforcer_common::{
 
 use crate::{
     kernel::{Cgroup, File, Task},
-    maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS, TASKS},
+    label,
+    maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS},
 };
 
 /// The skill that governs the acting task, if any does.
@@ -27,10 +28,9 @@ pub fn current() -> Option<SkillId> {
 /// stays, wherever the task is moved.
 #[inline(always)]
 pub fn label() -> Option<SkillId> {
-    let task = Task::current().key();
-    // SAFETY: the entry is written whole when it is made, and an update replaces the element.
-    if let Some(label) = unsafe { TASKS.get(task) } {
-        return Some(label.skill);
+    let task = Task::current();
+    if let Some(skill) = of(task) {
+        return Some(skill);
     }
     let cgroup = cgroup_label()?;
     // What an engine does before it executes the program that is to be governed.
@@ -38,8 +38,15 @@ pub fn label() -> Option<SkillId> {
         return None;
     }
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = TASKS.insert(task, Label::new(cgroup.skill, Origin::Cgroup), 0);
+    let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
     Some(cgroup.skill)
+}
+
+/// The skill in a task's label, if it has one already.
+#[inline(always)]
+pub fn of(task: Task) -> Option<SkillId> {
+    // SAFETY: an update replaces the element.
+    label::of(task).map(|label| unsafe { (*label).skill })
 }
 
 /// The label of the cgroup that the acting task is in.
@@ -60,12 +67,11 @@ fn cgroup_label() -> Option<CgroupLabel> {
 /// The skill that a task without a label enters by executing `file`, where its cgroup governs from the exec on.
 #[inline(always)]
 pub fn entered_by_exec(file: File) -> Option<SkillId> {
-    // SAFETY: an update replaces the element.
-    if unsafe { TASKS.get(Task::current().key()) }.is_some() {
+    if label::of(Task::current()).is_some() {
         return None;
     }
     let label = cgroup_label().filter(CgroupLabel::waits_for_exec)?;
-    // SAFETY: as above. Such a program executes the one that is meant.
+    // SAFETY: an update replaces the element. Such a program executes the one that is meant.
     if unsafe { LAUNCHERS.get(file.dentry().inode().id()) }.is_some() {
         return None;
     }
@@ -75,9 +81,8 @@ pub fn entered_by_exec(file: File) -> Option<SkillId> {
 /// The acting task's room for a decision. `None` when it has no label, which a governed task lacks only when the map is full.
 #[inline(always)]
 pub fn findings<'a>() -> Option<&'a mut Findings> {
-    let label = TASKS.get_ptr_mut(Task::current().key())?;
-    // SAFETY: the element is the current task's: no other task uses this part of it, its programs do not interrupt each
-    // other in the midst of a decision, and a governed task's label is never replaced.
+    let label = label::of(Task::current())?;
+    // SAFETY: the element is the current task's: no other task uses this part of it.
     Some(unsafe { &mut (*label).findings })
 }
 

@@ -18,7 +18,8 @@ use crate::{
     ascent::Ascent,
     file::actions_of,
     kernel::{Cgroup, File, Task},
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS, TASKS_BEFORE},
+    label,
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, ENROL, TASKS_BEFORE},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -30,7 +31,7 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if TASKS.insert(child.key(), Label::new(skill, Origin::Parent), 0).is_ok() {
+    if label::give(child, &Label::new(skill, Origin::Parent)) {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.
@@ -43,7 +44,7 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
 /// `security_task_free(task)`: the address may become another task's.
 #[lsm(hook = "task_free")]
 pub fn task_free(ctx: LsmContext) -> i32 {
-    let _ = TASKS.remove(Task::new(ctx.arg(0)).key());
+    label::take(Task::new(ctx.arg(0)));
     verdict::pass()
 }
 
@@ -147,15 +148,13 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let to = cgroup.id().unwrap_or(0);
-    // SAFETY: an update replaces the element.
-    let label = unsafe { TASKS.get(task.key()) };
-    let (skill, kind, reason) = match label {
-        Some(label) if !label.skill.governs() => return 0,
-        Some(label) => (label.skill, Kind::Move, Reason::LabelStays),
+    let (skill, kind, reason) = match subject::of(task) {
+        Some(skill) if !skill.governs() => return 0,
+        Some(skill) => (skill, Kind::Move, Reason::LabelStays),
         None => {
             // SAFETY: as above.
             let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
-            let _ = TASKS.insert(task.key(), Label::new(cgroup.skill, Origin::Cgroup), 0);
+            let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
             (cgroup.skill, Kind::Enter, Reason::Entered)
         }
     };
@@ -190,7 +189,8 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
-        report::brought_along(kind, skill, rules.generation, &decision, task, file.dentry());
+        let object = Object::File { dentry: file.dentry(), digest: None };
+        report::brought_along(kind, skill, rules.generation, &decision, task, &object);
     }
     if decision.refuses() {
         // SAFETY: as above.
@@ -202,10 +202,16 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
 /// The context of `iter/task_file`: `struct bpf_iter__task_file`.
 #[repr(C)]
 pub struct IterTaskFile {
-    meta: *const c_void,
-    task: *const c_void,
-    fd: u32,
-    file: *const c_void,
+    pub meta: *const IterMeta,
+    pub task: *const c_void,
+    pub fd: u32,
+    pub file: *const c_void,
+}
+
+/// What the contexts of iterators begin with: `struct bpf_iter_meta`.
+#[repr(C)]
+pub struct IterMeta {
+    pub seq: *mut c_void,
 }
 
 /// The context of `iter/task`: `struct bpf_iter__task`.
@@ -234,11 +240,11 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
         }
         (*request).seen += 1;
         let skill = (*request).skill;
-        match TASKS.get(task.key()) {
-            Some(label) if label.skill == skill && (*request).query == 0 => {}
-            Some(label) if label.skill.governs() => (*request).refused += 1,
+        match subject::of(task) {
+            Some(own) if own == skill && (*request).query == 0 => {}
+            Some(own) if own.governs() => (*request).refused += 1,
             _ if (*request).query != 0 => {}
-            _ if TASKS.insert(task.key(), Label::new(skill, Origin::Enrolled), 0).is_ok() => {
+            _ if label::give(task, &Label::new(skill, Origin::Enrolled)) => {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,
@@ -253,8 +259,6 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
-    /// `BPF_NOEXIST`: the task may have got its label in between.
-    const NOEXIST: u64 = 1;
     // SAFETY: the kernel calls the program with such a context; the task is null at the end of the iteration.
     let task = Task::new(unsafe { (*ctx).task });
     if task.is_null() {
@@ -268,24 +272,21 @@ pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
     // whole words are written, and the task reads each of them once.
     unsafe {
         (*request).seen += 1;
-        match TASKS.get_ptr_mut(task.key()) {
-            Some(label) => {
-                if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
-                    (*label).skill = inherited.skill;
-                    (*label).origin = inherited.origin;
-                    (*label).pending = inherited.pending;
-                    (*request).labelled += 1;
-                }
+        if let Some(label) = label::of(task) {
+            if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
+                (*label).skill = inherited.skill;
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
+                (*request).labelled += 1;
             }
-            None => {
-                let mut label = Label::new(inherited.skill, Origin::Parent);
-                label.origin = inherited.origin;
-                label.pending = inherited.pending;
-                if TASKS.insert(task.key(), label, NOEXIST).is_ok() {
-                    (*request).labelled += 1;
-                } else {
-                    (*request).failed += 1;
-                }
+        } else {
+            let mut label = Label::new(inherited.skill, Origin::Parent);
+            label.origin = inherited.origin;
+            label.pending = inherited.pending;
+            if label::give(task, &label) {
+                (*request).labelled += 1;
+            } else {
+                (*request).failed += 1;
             }
         }
     }

@@ -10,7 +10,6 @@ use enforcer_common::{
 
 use crate::{
     kernel::{Dentry, File, Task},
-    maps::TASKS,
     report::Object,
     subject,
     tamper::refuses,
@@ -21,8 +20,7 @@ use crate::{
 /// act, and until then nobody of the skill reaches it.
 #[inline(always)]
 fn is_outside(skill: SkillId, target: Task) -> bool {
-    // SAFETY: an update replaces the element.
-    unsafe { TASKS.get(target.key()) }.is_none_or(|label| label.skill != skill)
+    subject::of(target).is_none_or(|own| own != skill)
 }
 
 /// Refuses to reach a process outside the skill; true when it is refused (audit mode only reports, but for the daemon).
@@ -34,9 +32,7 @@ fn refuses_reach(skill: SkillId, kind: Kind, target: Task) -> bool {
 /// Why a process outside the skill is out of reach.
 #[inline(always)]
 fn reason_of(target: Task) -> Reason {
-    // SAFETY: an update replaces the element.
-    let label = unsafe { TASKS.get(target.key()) };
-    if label.is_some_and(|label| label.skill == SkillId::RESOLVER) { Reason::OwnProcess } else { Reason::OtherSkill }
+    if subject::of(target) == Some(SkillId::RESOLVER) { Reason::OwnProcess } else { Reason::OtherSkill }
 }
 
 /// `security_task_kill(p, info, sig, cred)`: signals that a process sends; those of the kernel do not come here.
@@ -121,8 +117,7 @@ fn shows_inside(dentry: Dentry) -> bool {
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let parent = Task::new(ctx.arg(0));
-    // SAFETY: an update replaces the element.
-    let governed = unsafe { TASKS.get(parent.key()) }.is_some_and(|label| label.skill.governs());
+    let governed = subject::of(parent).is_some_and(SkillId::governs);
     verdict::of(governed && is_outside(skill, parent) && refuses_reach(skill, Kind::Trace, parent))
 }
 

@@ -66,14 +66,15 @@ impl Finding {
     }
 }
 
-/// What was found on the way up, and what is still to be found.
+/// What was found on the way up, what is still to be found, and what was asked.
 ///
 /// In the kernel it lies in the acting task's label: to the verifier, what is in a map is unknown, where it would follow each
-/// combination of values on the stack through the rest of the program.
+/// combination of values on the stack through the rest of the program, and trace each constant back to where it came from.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Actions for which no rule was met yet: bits of [`action`], and [`ITSELF`].
+    /// Actions for which no rule was met yet: bits of [`action`]; those that were asked for, shifted by [`ASKED`]; and
+    /// [`ITSELF`] and [`THOROUGH`].
     open: u32,
     delete: Finding,
     write: Finding,
@@ -84,6 +85,11 @@ pub struct Findings {
 
 /// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
 const ITSELF: u32 = 1 << 31;
+/// In [`Findings::open`]: the walk goes on when everything is decided, because a denial that audit mode lets pass may hide that
+/// the object is Enforcer's own. No allowance can, as none lies below what is Enforcer's own.
+const THOROUGH: u32 = 1 << 30;
+/// In [`Findings::open`]: where the actions begin that were asked for.
+const ASKED: u32 = 16;
 /// The actions among [`Findings::open`].
 const ACTIONS: u32 = action::ALL | action::READ;
 
@@ -107,7 +113,13 @@ impl Findings {
         if self.open & action::READ != 0 {
             self.read = finding;
         }
-        self.open = 0;
+        self.open &= !ACTIONS;
+    }
+
+    /// Whether there is nothing left to look for.
+    #[inline(always)]
+    fn is_complete(&self) -> bool {
+        self.open & (ACTIONS | THOROUGH) == 0
     }
 
     /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
@@ -127,10 +139,6 @@ impl Findings {
 struct Survey<'a, R> {
     rules: &'a R,
     skill: SkillId,
-    actions: u32,
-    /// Whether to go on when everything is decided: a denial that audit mode lets pass may hide that it is Enforcer's own.
-    /// No allowance can, as none lies below what is Enforcer's own.
-    thorough: bool,
     found: &'a mut Findings,
 }
 
@@ -139,18 +147,19 @@ impl<R: Rules> Step for Survey<'_, R> {
     fn visit(&mut self, object: &ObjectId) -> bool {
         let found = &mut *self.found;
         let itself = found.open & ITSELF != 0;
-        found.open &= ACTIONS;
+        found.open &= !ITSELF;
         let Some(rule) = self.rules.object(self.skill, object) else { return false };
         let own = rule.own.rule();
-        let moved = itself && self.actions & action::DELETE != 0;
-        let changed = self.actions & (action::WRITE | action::DELETE) != 0;
+        let asked = found.open >> ASKED;
+        let moved = itself && asked & action::DELETE != 0;
+        let changed = asked & (action::WRITE | action::DELETE) != 0;
         if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
             found.own = own;
             return true;
         }
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
-            return !self.thorough;
+            return found.is_complete();
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {
@@ -164,7 +173,7 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
-        found.open == 0 && !self.thorough
+        found.is_complete()
     }
 }
 
@@ -208,9 +217,9 @@ fn survey<R: Rules, A: Ancestry>(
     let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
     found.open = act.actions & (!settled | guarded);
     if found.open != 0 {
-        let thorough = has(skill_flag::AUDIT) && has(skill_flag::GUARDS);
-        found.open |= itself;
-        let end = ancestry.climb(&mut Survey { rules, skill, actions: act.actions, thorough, found: &mut *found });
+        let thorough = if has(skill_flag::AUDIT) && has(skill_flag::GUARDS) { THOROUGH } else { 0 };
+        found.open |= (act.actions & ACTIONS) << ASKED | itself | thorough;
+        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}
             Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),

@@ -8,16 +8,18 @@ mod exec;
 mod file;
 mod net;
 mod tamper;
+mod unix;
 
 pub use exec::{enter, exec, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
-pub use net::{Destination, connect, port_allowed, socket};
+pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};
+pub use unix::{unix_name, unix_path};
 
 use crate::{
     event::{Reason, ReasonCode, Verdict},
     ids::{Digest, ObjectId, RuleId, SkillId},
-    net::Address,
+    net::{AbstractKey, Address},
     rules::{BinaryRule, ObjectRule, SkillConf, skill_flag},
 };
 
@@ -31,6 +33,10 @@ pub trait Rules {
     fn object(&self, skill: SkillId, object: &ObjectId) -> Option<ObjectRule>;
     /// The rule of the longest prefix that covers `address`, if it allows `port` with `protocols`.
     fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId>;
+    /// The rule of the longest prefix of `listen` that covers `address`, if it allows `port` with `protocols`.
+    fn listener(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId>;
+    /// The rule that allows this abstract name.
+    fn abstract_name(&self, key: &AbstractKey) -> Option<RuleId>;
     /// The skill whose entrypoint this content is.
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId>;
     /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.

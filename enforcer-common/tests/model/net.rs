@@ -3,20 +3,23 @@
 use std::collections::HashSet;
 
 use enforcer_common::{
-    decide::{self, Destination, Rules},
+    decide::{self, Destination, Endpoint, Rules},
     event::{Reason, Verdict},
     ids::{Digest, ObjectId, RuleId, SkillId},
-    net::{Address, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
+    net::{AbstractKey, Address, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
     rules::{BinaryRule, ObjectRule, SkillConf, action, skill_flag},
 };
 use proptest::{collection::vec, prelude::*};
 
 use crate::{harness::check, policy::reason};
 
-/// One skill with one prefix, which covers every address.
+/// One skill with one prefix, which covers every address but the loopback ones when `loopback` does not say so; and one of
+/// `listen`, which covers every address.
 struct OnePrefix {
     conf: Option<SkillConf>,
     ports: Option<PortSet>,
+    listening: Option<PortSet>,
+    loopback: bool,
 }
 
 impl Rules for OnePrefix {
@@ -29,8 +32,15 @@ impl Rules for OnePrefix {
     fn object(&self, _: SkillId, _: &ObjectId) -> Option<ObjectRule> {
         None
     }
-    fn destination(&self, _: SkillId, _: &Address, port: u16, protocols: u16) -> Option<RuleId> {
-        decide::port_allowed(self.ports.as_ref(), port, protocols)
+    fn destination(&self, _: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {
+        let covered = self.loopback || ![Address::LOOPBACK_V4, Address::LOOPBACK_V6].contains(address);
+        decide::port_allowed(self.ports.as_ref().filter(|_| covered), port, protocols)
+    }
+    fn listener(&self, _: SkillId, _: &Address, port: u16, protocols: u16) -> Option<RuleId> {
+        decide::port_allowed(self.listening.as_ref(), port, protocols)
+    }
+    fn abstract_name(&self, key: &AbstractKey) -> Option<RuleId> {
+        (key.name.starts_with(b"known")).then_some(RuleId(300))
     }
     fn entrypoint(&self, _: &Digest) -> Option<SkillId> {
         None
@@ -95,7 +105,7 @@ fn a_connection_goes_where_a_port_is_listed() {
     let protocol = prop::sample::select(vec![6_u16, 17, 6, 17, 0, 1, 132, 136, 255, 262]);
     let strategy = (conf(), proptest::option::weighted(0.9, ports()), 0_u16..7, protocol);
     check("connect", 4, &reasons.map(Reason::as_str), &strategy, |(conf, ports, port, protocol), tally| {
-        let rules = OnePrefix { conf, ports: ports.as_deref().map(port_set) };
+        let rules = OnePrefix { conf, ports: ports.as_deref().map(port_set), listening: None, loopback: true };
         let destination = Destination { address: Address::default(), port, protocol };
         let decision = decide::connect(&rules, SkillId(1), &destination);
         tally.count(reason(decision).as_str());
@@ -143,7 +153,7 @@ fn a_socket_that_no_rule_can_name_is_not_made() {
         prop_oneof![4 => prop::sample::select(vec![0_u16, 1, 6, 17, 58, 132, 136, 255, 262]), 1 => any::<u16>()];
     let strategy = (conf(), family, socket_type, protocol);
     check("socket", 2, &["allow", "deny", "audit"], &strategy, |(conf, family, kind, protocol), tally| {
-        let rules = OnePrefix { conf, ports: None };
+        let rules = OnePrefix { conf, ports: None, listening: None, loopback: true };
         let decision = decide::socket(&rules, SkillId(1), family, kind, protocol);
         tally.count(decision.verdict.as_str());
         // Everything that a later question is asked about: unix, plain TCP and UDP, and routes over netlink.
@@ -158,4 +168,119 @@ fn a_socket_that_no_rule_can_name_is_not_made() {
         prop_assert_eq!(decision.refuses(), !allowed && conf.is_none_or(|conf| conf.flags & skill_flag::AUDIT == 0));
         Ok(())
     });
+}
+
+/// A listening rule is a connecting rule with another reason and without approvals.
+#[test]
+fn listening_goes_by_its_own_rules() {
+    let reasons = [Reason::Allowed, Reason::ListenNotListed, Reason::NoPolicy];
+    let protocol = prop::sample::select(vec![6_u16, 17]);
+    let strategy = (conf(), proptest::option::weighted(0.9, ports()), 0_u16..7, protocol);
+    check("listen", 3, &reasons.map(Reason::as_str), &strategy, |(conf, ports, port, protocol), tally| {
+        let rules = OnePrefix { conf, ports: None, listening: ports.as_deref().map(port_set), loopback: true };
+        let at = Destination { address: Address::default(), port, protocol };
+        let decision = decide::listen(&rules, SkillId(1), &at);
+        tally.count(reason(decision).as_str());
+        let word = if protocol == 6 { "tcp" } else { "udp" };
+        let listed = ports.iter().flatten().any(|(p, w)| (*p == 0 || *p == port) && (*w == word || w.is_empty()));
+        prop_assert_eq!(decision.allows(), listed && conf.is_some(), "{:?} with {:?}", decision, ports);
+        // A client's port is the kernel's choice.
+        let bound = decide::bind(&rules, SkillId(1), &at);
+        prop_assert_eq!(bound.allows(), port == 0 || decision.allows());
+        Ok(())
+    });
+}
+
+/// `connect` of the unspecified address reaches the host itself, wherever the socket is bound to.
+#[test]
+fn the_unspecified_address_takes_the_loopback_rules_too() {
+    let every = Some(port_set(&[(0, "")]));
+    for loopback in [false, true] {
+        let rules = OnePrefix { conf: Some(SkillConf::default()), ports: every, listening: None, loopback };
+        let connects = |address: Address| {
+            decide::connect(&rules, SkillId(1), &Destination { address, port: 80, protocol: 6 }).allows()
+        };
+        assert_eq!(connects(Address::default()), loopback);
+        assert_eq!(connects(Address::from_v4([0; 4])), loopback);
+        assert!(connects(Address::from_v4([0, 0, 0, 1])));
+        assert!(connects(Address::from_v4([192, 0, 2, 1])));
+    }
+}
+
+/// Of a socket from elsewhere the peer decides, or, where something is taken, its own address; of what rules cannot name, its kind.
+#[test]
+fn a_socket_from_elsewhere_is_judged_by_its_ends() {
+    let protocol = prop::sample::select(vec![6_u16, 17, 6, 17, 1, 132, 255]);
+    let family = prop::sample::select(vec![2_u16, 10, 2, 10, 16, 17, 40]);
+    let strategy = (family, 1_u16..4, protocol, any::<[bool; 3]>(), [0_u16..4, 0_u16..4], [ports(), ports()]);
+    let labels = ["allow", "deny"];
+    check("arrival", 2, &labels, &strategy, |(family, kind, protocol, bits, [to, at], [out, taken]), tally| {
+        let [connected, listening, any] = bits;
+        let flags = if any { skill_flag::CONNECT_ANY } else { 0 };
+        let rules = OnePrefix {
+            conf: Some(SkillConf { flags, connect_any: RuleId(100), ..SkillConf::default() }),
+            ports: Some(port_set(&out)),
+            listening: Some(port_set(&taken)),
+            loopback: true,
+        };
+        let end = |port| Destination { address: Address::from_v4([192, 0, 2, 1]), port, protocol };
+        let state = match (connected, listening) {
+            (true, _) => Endpoint::ESTABLISHED,
+            (_, true) => Endpoint::LISTEN,
+            _ => 7,
+        };
+        let found = Endpoint { state, peer: end(if connected { to } else { 0 }), local: end(at) };
+        let plain = matches!(family, 2 | 10) && matches!((kind, protocol), (1, 6) | (2, 17));
+        // First the kind, then the ends of what has any.
+        let mut decision = decide::socket(&rules, SkillId(1), family, kind, protocol);
+        if decision.allows() && plain {
+            decision = decide::arrival(&rules, SkillId(1), &found);
+        }
+        tally.count(decision.verdict.as_str());
+        let word = match protocol {
+            6 => "tcp",
+            17 => "udp",
+            _ => "other",
+        };
+        let lists =
+            |ports: &[Port], port| ports.iter().any(|(p, w)| (*p == 0 || *p == port) && (*w == word || w.is_empty()));
+        let expected = if !plain {
+            any || (family == 16 && protocol == 0)
+        } else if connected {
+            any || lists(&out, to) || (protocol == 6 && lists(&taken, at))
+        } else {
+            at == 0 || (protocol == 6 && !listening) || lists(&taken, at)
+        };
+        prop_assert_eq!(decision.allows(), expected, "{:?}: {:?}", found, decision);
+        Ok(())
+    });
+}
+
+#[test]
+fn messages_and_options_that_lead_elsewhere_are_refused() {
+    for any in [false, true] {
+        let flags = if any { skill_flag::CONNECT_ANY } else { 0 };
+        let rules = OnePrefix {
+            conf: Some(SkillConf { flags, connect_any: RuleId(100), ..SkillConf::default() }),
+            ports: None,
+            listening: None,
+            loopback: true,
+        };
+        let skill = SkillId(1);
+        assert!(decide::netlink(&rules, skill, 0, false).allows());
+        for (protocol, changes) in [(0, true), (16, false), (12, false), (9, true)] {
+            assert_eq!(decide::netlink(&rules, skill, protocol, changes).allows(), any);
+        }
+        for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 57)] {
+            assert_eq!(decide::option(&rules, skill, level, name).allows(), any);
+        }
+        for (level, name) in [(0, 1), (41, 26), (1, 2), (6, 1)] {
+            assert!(decide::option(&rules, skill, level, name).allows());
+        }
+        let known = |name: &[u8]| AbstractKey::new(skill, name).expect("a name");
+        assert!(decide::unix_name(&rules, &known(b"known")).allows());
+        assert_eq!(decide::unix_name(&rules, &known(b"other")).allows(), any);
+    }
+    assert!(AbstractKey::new(SkillId(1), b"").is_none());
+    assert!(AbstractKey::new(SkillId(1), &[b'x'; 108]).is_none());
 }

@@ -9,7 +9,7 @@ use std::{
 use enforcer_common::{
     decide::Rules,
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
-    net::Address,
+    net::{AbstractKey, Address},
     rules::{
         BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action, skill_flag,
     },
@@ -275,6 +275,14 @@ impl Rules for View<'_> {
     }
 
     fn destination(&self, _: SkillId, _: &Address, _: u16, _: u16) -> Option<RuleId> {
+        None
+    }
+
+    fn listener(&self, _: SkillId, _: &Address, _: u16, _: u16) -> Option<RuleId> {
+        None
+    }
+
+    fn abstract_name(&self, _: &AbstractKey) -> Option<RuleId> {
         None
     }
 

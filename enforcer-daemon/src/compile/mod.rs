@@ -253,7 +253,19 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::CONNECT_ANY;
                 conf.connect_any = self.rule(name, "network_scope: *".into());
             }
-            Some(Listed::Only(destinations)) => self.destinations(name, id, &at.key("network_scope"), destinations),
+            Some(Listed::Only(destinations)) => {
+                let at = at.key("network_scope");
+                self.destinations(name, id, &at, destinations);
+                self.unix_sockets(name, id, &at, destinations, &mut depths);
+            }
+            None => {}
+        }
+        match &skill.listen {
+            Some(Listed::Everything) => {
+                conf.flags |= skill_flag::LISTEN_ANY;
+                conf.listen_any = self.rule(name, "listen: *".into());
+            }
+            Some(Listed::Only(addresses)) => self.listeners(name, id, &at.key("listen"), addresses),
             None => {}
         }
         if let Some(cgroup) = &skill.matching.cgroup {
@@ -310,38 +322,48 @@ impl Compiler<'_> {
         depths: &mut HashMap<(ObjectKey, Slot), u32>,
     ) {
         for (index, path) in paths.iter().enumerate() {
-            let key = slot.key();
-            let at = at.key(key).index(index);
-            let expanded = self.world.expand(path);
-            if slot != Slot::Protect && self.own_paths.iter().any(|own| Path::new(&expanded).starts_with(own)) {
-                self.error(&at, format!("{path} is Enforcer's own: no rule can allow a skill to change it"));
-                continue;
+            self.path(name, skill, &at.key(slot.key()).index(index), path, slot, depths);
+        }
+    }
+
+    /// One path rule.
+    fn path(
+        &mut self,
+        name: &SkillName,
+        skill: SkillId,
+        at: &KeyPath,
+        path: &ManifestPath,
+        slot: Slot,
+        depths: &mut HashMap<(ObjectKey, Slot), u32>,
+    ) {
+        let expanded = self.world.expand(path);
+        let changes = matches!(slot, Slot::Delete | Slot::Write);
+        if changes && self.own_paths.iter().any(|own| Path::new(&expanded).starts_with(own)) {
+            return self.error(at, format!("{path} is Enforcer's own: no rule can allow a skill to change it"));
+        }
+        match self.world.objects(Path::new(&expanded), slot != Slot::Protect) {
+            Ok(objects) if objects.is_empty() => {
+                self.warn(at, format!("{path} does not exist: the rule takes effect when it appears"));
             }
-            match self.world.objects(Path::new(&expanded), slot != Slot::Protect) {
-                Ok(objects) if objects.is_empty() => {
-                    self.warn(&at, format!("{path} does not exist: the rule takes effect when it appears"));
-                }
-                Ok(objects) => {
-                    let rule = self.rule(name, format!("{key}: {path}"));
-                    for (object, below) in objects {
-                        let key = ObjectKey::new(skill, object);
-                        let nearest = depths.entry((key, slot)).or_insert(u32::MAX);
-                        // Of two rules of a key that reach one object the nearer stands in events.
-                        if below < *nearest {
-                            *nearest = below;
-                            *slot.of(self.ruleset.objects.entry(key).or_default()) = rule;
-                        }
+            Ok(objects) => {
+                let rule = self.rule(name, slot.text(path));
+                for (object, below) in objects {
+                    let key = ObjectKey::new(skill, object);
+                    let nearest = depths.entry((key, slot)).or_insert(u32::MAX);
+                    // Of two rules of a key that reach one object the nearer stands in events.
+                    if below < *nearest {
+                        *nearest = below;
+                        *slot.of(self.ruleset.objects.entry(key).or_default()) = rule;
                     }
                 }
-                Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
-                    self.warn(&at, format!("{e}: the path allows nothing until the policy is compiled again"));
-                    // Watching it would wait for it, too.
-                    continue;
-                }
-                Err(e) => self.error(&at, e.to_string()),
             }
-            self.ruleset.watched.insert(expanded.into());
+            Err(e @ NoObject::Silent { .. }) if slot != Slot::Protect => {
+                // Watching it would wait for it, too.
+                return self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
+            }
+            Err(e) => self.error(at, e.to_string()),
         }
+        self.ruleset.watched.insert(expanded.into());
     }
 
     /// Where a filesystem is mounted below several rules, its root carries them all, and there protection would win although an
@@ -396,6 +418,7 @@ enum Slot {
     Delete,
     Write,
     Protect,
+    Connect,
 }
 
 impl Slot {
@@ -405,7 +428,14 @@ impl Slot {
             Self::Delete => "allow_delete",
             Self::Write => "allow_write",
             Self::Protect => "protect",
+            Self::Connect => "network_scope",
         }
+    }
+
+    /// A rule as events name it.
+    fn text(self, path: &ManifestPath) -> String {
+        let kind = if self == Self::Connect { "unix:" } else { "" };
+        format!("{}: {kind}{path}", self.key())
     }
 
     fn of(self, rules: &mut ObjectRule) -> &mut RuleId {
@@ -413,6 +443,7 @@ impl Slot {
             Self::Delete => &mut rules.allow_delete,
             Self::Write => &mut rules.allow_write,
             Self::Protect => &mut rules.protect,
+            Self::Connect => &mut rules.connect,
         }
     }
 }

@@ -7,12 +7,13 @@ use std::{
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    net::{Address, NetKey, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
+    net::{AbstractKey, AbstractRule, Address, NetKey, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
+    rules::ObjectKey,
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Compiler, ruleset::NetPrefix};
-use crate::manifest::{Destination, KeyPath, Protocol, SkillName};
+use super::{Compiler, Slot, ruleset::NetPrefix};
+use crate::manifest::{Destination, KeyPath, ListenAddress, Protocol, SkillName};
 
 /// Where IPv4 begins in the address space of the trie: `::ffff:0:0/96`.
 const V4_BITS: u32 = 96;
@@ -38,16 +39,40 @@ impl Compiler<'_> {
                         format!("{destination} is not resolved by this build: connects to it are denied"),
                     );
                 }
-                // The validator refuses these until they are enforced.
-                Destination::UnixPath(_) | Destination::UnixAbstract(_) => {
-                    self.error(&at.index(index), "unix sockets are not supported by this build".into());
-                }
+                // Those are no addresses: see `unix_sockets`.
+                Destination::UnixPath(_) | Destination::UnixAbstract(_) => {}
             }
         }
-        for (prefix, ports) in merge(skill, &named) {
+        let sets = self.port_sets(skill, at, &named);
+        self.ruleset.destinations.extend(sets);
+    }
+
+    /// The local addresses that a skill may take connections and datagrams at.
+    pub(super) fn listeners(&mut self, name: &SkillName, skill: SkillId, at: &KeyPath, addresses: &[ListenAddress]) {
+        let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
+        for address in addresses {
+            let rule = self.rule(name, format!("listen: {address}"));
+            for prefix in local_prefixes(&address.prefix) {
+                let port = port_rule(address.port, address.protocol, rule);
+                named.entry(net_prefix(skill, &prefix)).or_default().push(port);
+            }
+        }
+        let sets = self.port_sets(skill, at, &named);
+        self.ruleset.listeners.extend(sets);
+    }
+
+    /// The ports of each prefix, those of wider ones included.
+    fn port_sets(
+        &mut self,
+        skill: SkillId,
+        at: &KeyPath,
+        named: &HashMap<NetPrefix, Vec<PortRule>>,
+    ) -> HashMap<NetPrefix, PortSet> {
+        let mut sets = HashMap::new();
+        for (prefix, ports) in merge(skill, named) {
             match port_set(&ports) {
                 Some(set) => {
-                    self.ruleset.destinations.insert(prefix, set);
+                    sets.insert(prefix, set);
                 }
                 None => self.error(
                     at,
@@ -55,7 +80,44 @@ impl Compiler<'_> {
                 ),
             }
         }
+        sets
     }
+
+    /// The unix sockets among the destinations: by the object at a path, by an abstract name.
+    pub(super) fn unix_sockets(
+        &mut self,
+        name: &SkillName,
+        skill: SkillId,
+        at: &KeyPath,
+        destinations: &[Destination],
+        depths: &mut HashMap<(ObjectKey, Slot), u32>,
+    ) {
+        for (index, destination) in destinations.iter().enumerate() {
+            let at = at.index(index);
+            match destination {
+                Destination::UnixPath(path) => self.path(name, skill, &at, path, Slot::Connect, depths),
+                Destination::UnixAbstract(socket) => match AbstractKey::new(skill, socket.as_bytes()) {
+                    Some(key) => {
+                        let rule = self.rule(name, format!("network_scope: {destination}"));
+                        self.ruleset.abstract_names.insert(key, AbstractRule { rule });
+                    }
+                    None => self.error(&at, format!("{destination}: no socket can have this name")),
+                },
+                Destination::Net { .. } | Destination::Name { .. } => {}
+            }
+        }
+    }
+}
+
+/// The prefixes that an entry of `listen` covers. The unspecified address stands for every local one; an IPv6 socket that is
+/// bound to it takes IPv4, too, so `::` stands for both.
+fn local_prefixes(prefix: &IpNet) -> Vec<IpNet> {
+    let every = |v6: bool| {
+        let v4 = IpNet::from(Ipv4Net::default());
+        if v6 { vec![IpNet::from(Ipv6Net::default()), v4] } else { vec![v4] }
+    };
+    let whole = prefix.prefix_len() == prefix.max_prefix_len();
+    if whole && prefix.addr().is_unspecified() { every(prefix.addr().is_ipv6()) } else { vec![*prefix] }
 }
 
 /// The trie's key for a prefix.
@@ -162,6 +224,18 @@ mod tests {
         let both = policy(&[("::/0", None), ("0.0.0.0/0", Some(53))]);
         assert!(allows(&both, "10.0.0.1", 53));
         assert!(!allows(&both, "10.0.0.1", 54));
+    }
+
+    #[test]
+    fn the_unspecified_address_stands_for_every_local_one() {
+        let of = |text: &str| {
+            let prefixes = local_prefixes(&text.parse().expect("a prefix"));
+            prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of("0.0.0.0/32"), "0.0.0.0/0");
+        assert_eq!(of("::/128"), "::/0 0.0.0.0/0");
+        assert_eq!(of("::/0"), "::/0");
+        assert_eq!(of("127.0.0.1/32"), "127.0.0.1/32");
     }
 
     #[test]

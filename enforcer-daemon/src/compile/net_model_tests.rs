@@ -1,4 +1,4 @@
-//! Compiled prefixes against a naive model: a connection is allowed when any rule matches it.
+//! Compiled prefixes against a naive model: a connection is allowed when any rule matches each address at which it may end.
 //!
 //! `PROPTEST_RNG_SEED=N` repeats a run, `PROPTEST_CASES=N` sets the number of cases. Failures are shrunk and kept in
 //! `proptest-regressions/`.
@@ -15,7 +15,7 @@ use enforcer_common::{
     decide::{self, Rules},
     event::Reason,
     ids::ObjectId,
-    net::{Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
+    net::{AbstractKey, Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
 };
 use proptest::{
     collection::vec,
@@ -82,6 +82,18 @@ impl Entry {
     /// Whether every address of `other` is one of this entry's.
     fn contains(&self, other: &Self) -> bool {
         self.address.is_ipv4() == other.address.is_ipv4() && self.len <= other.len && self.covers(other.address)
+    }
+}
+
+/// Where a connection to an address may end: the unspecified one is the host's own.
+fn ends(address: IpAddr) -> Vec<IpAddr> {
+    const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    match bits(address) {
+        (family, text) if !text.contains('1') => {
+            let loopback = if family == "v4" { &LOOPBACK[..1] } else { &LOOPBACK };
+            [&[address], loopback].concat()
+        }
+        _ => vec![address],
     }
 }
 
@@ -169,6 +181,12 @@ impl Rules for Trie {
     fn object(&self, _: SkillId, _: &ObjectId) -> Option<ObjectRule> {
         None
     }
+    fn listener(&self, _: SkillId, _: &Address, _: u16, _: u16) -> Option<RuleId> {
+        None
+    }
+    fn abstract_name(&self, _: &AbstractKey) -> Option<RuleId> {
+        None
+    }
     fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {
         let wanted = u128::from_be_bytes(address.0);
         let matching = self.0.destinations.iter().filter(|(prefix, _)| {
@@ -237,11 +255,15 @@ fn agree(scopes: &[Vec<Entry>; 2], connections: &[Connection]) -> Result<(), Tes
             },
         };
         let decision = decide::connect(&trie, skill, &destination);
-        let matching = scopes[*index].iter().filter(|entry| entry.matches(*address, *port, protocol));
-        let texts: Vec<String> = matching
+        let matching = |address| scopes[*index].iter().filter(move |entry| entry.matches(address, *port, protocol));
+        let ends = ends(*address);
+        let all = ends.iter().all(|end| matching(*end).next().is_some());
+        let texts: Vec<String> = ends
+            .iter()
+            .flat_map(|end| matching(*end))
             .map(|entry| format!("network_scope: {}", entry.to_string().parse::<Destination>().expect("an entry")))
             .collect();
-        prop_assert_eq!(decision.allows(), !texts.is_empty(), "{:?} matches {:?}: {:?}", address, texts, decision);
+        prop_assert_eq!(decision.allows(), all, "{:?} matches {:?}: {:?}", address, texts, decision);
         if decision.allows() {
             let rule = &trie.0.rules[&decision.rule];
             prop_assert_eq!(&rule.skill, ["a", "b"][*index]);

@@ -7,8 +7,8 @@ use std::{
 
 use enforcer_common::{
     ids::{Digest, RuleId, SkillId},
-    net::{NetKey, PortSet},
-    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf},
+    net::{AbstractKey, AbstractRule, NetKey, PortSet},
+    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, skill_flag},
     task::{CgroupLabel, CgroupName},
 };
 
@@ -49,6 +49,10 @@ pub struct Ruleset {
     pub pinned: HashMap<SkillId, HashSet<PathBuf>>,
     /// Network rules.
     pub destinations: HashMap<NetPrefix, PortSet>,
+    /// Rules of `listen`.
+    pub listeners: HashMap<NetPrefix, PortSet>,
+    /// Abstract names of unix sockets that may be reached.
+    pub abstract_names: HashMap<AbstractKey, AbstractRule>,
     /// Governed cgroups by id, descendants included.
     pub cgroups: HashMap<u64, CgroupLabel>,
     /// The skills of the cgroups that the manifest names, by path, whether or not they exist.
@@ -91,15 +95,34 @@ impl Ruleset {
             && self.binaries == other.binaries
             && self.objects == other.objects
             && self.destinations == other.destinations
+            && self.listeners == other.listeners
+            && self.abstract_names == other.abstract_names
             && self.entrypoints == other.entrypoints
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
     }
 
+    /// Whether connections or listening sockets that this policy allows may be none that `next` allows.
+    #[must_use]
+    pub fn network_differs(&self, next: &Self) -> bool {
+        const NETWORK: u32 = skill_flag::CONNECT_ANY | skill_flag::LISTEN_ANY | skill_flag::AUDIT;
+        let flags = |of: &Self| -> BTreeMap<SkillId, u32> {
+            of.skills.iter().map(|(skill, conf)| (*skill, conf.flags & NETWORK)).collect()
+        };
+        let lost = |(key, rule): (&ObjectKey, &ObjectRule)| {
+            rule.connect != RuleId::NONE && next.objects.get(key).is_none_or(|now| now.connect == RuleId::NONE)
+        };
+        self.destinations != next.destinations
+            || self.listeners != next.listeners
+            || self.abstract_names != next.abstract_names
+            || flags(self) != flags(next)
+            || self.objects.iter().any(lost)
+    }
+
     /// How many rules of all kinds there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.binaries.len() + self.objects.len() + self.destinations.len()
+        self.binaries.len() + self.objects.len() + self.destinations.len() + self.abstract_names.len()
     }
 
     /// Whether nothing is allowed.

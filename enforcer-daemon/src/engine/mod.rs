@@ -16,7 +16,10 @@ use std::{
     thread,
 };
 
-use enforcer_common::ids::{Generation, SkillId};
+use enforcer_common::{
+    ids::{Generation, SkillId},
+    net::FoundSocket,
+};
 use tokio::sync::{oneshot, watch};
 
 use self::owner::{Handover, Owner};
@@ -34,6 +37,7 @@ use crate::{
         maps::{ApplyError, OpenError},
         migrate::MigrateError,
         pins::PinError,
+        sockets::Outcome,
     },
     manifest::{ManifestErrors, ValidManifest},
 };
@@ -208,6 +212,20 @@ impl std::fmt::Display for Origin {
     }
 }
 
+/// A socket that was closed because its process may not have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    /// The socket.
+    pub socket: FoundSocket,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// How many closed sockets may wait for being told of.
+const CLOSED_QUEUE: usize = 4096;
+
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
@@ -242,6 +260,8 @@ pub struct Started {
     pub ledger: Ledger,
     /// What the compiler warned of.
     pub warnings: Vec<Remark>,
+    /// Sockets that are closed from now on.
+    pub closed: tokio::sync::mpsc::Receiver<Closed>,
 }
 
 impl Engine {
@@ -254,10 +274,11 @@ impl Engine {
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
         let (watched, receiver) = watch::channel(BTreeSet::new());
+        let (closed, told) = tokio::sync::mpsc::channel(CLOSED_QUEUE);
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, site, shared, watched) {
+            .spawn(move || match Owner::start(manifest, file, site, shared, watched, closed) {
                 Ok(Handover { owner, rings, debug, origin, ledger }) => {
                     let warnings = owner.warnings().to_vec();
                     let _ = ready.send(Ok((rings, debug, origin, ledger, warnings)));
@@ -270,7 +291,8 @@ impl Engine {
             .map_err(StartError::Thread)?;
         let (rings, debug, origin, ledger, warnings) =
             outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        Ok(Started { engine: Self { requests, directory, watched: receiver }, rings, debug, origin, ledger, warnings })
+        let engine = Self { requests, directory, watched: receiver };
+        Ok(Started { engine, rings, debug, origin, ledger, warnings, closed: told })
     }
 
     /// The rules behind the numbers in events.

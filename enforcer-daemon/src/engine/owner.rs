@@ -11,11 +11,12 @@ use aya::maps::{MapData, PerCpuArray};
 use enforcer_common::{
     ids::{Generation, SkillId},
     names::map,
+    net::FoundSocket,
 };
 use tokio::sync::watch;
 
 use super::{
-    DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
+    Closed, DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
     ring::Ring,
     state::{Keeper, State},
 };
@@ -35,6 +36,7 @@ use crate::{
         migrate,
         pins::{self, PinError, Sets},
         resolve::Resolver,
+        sockets::{self, Outcome},
     },
     manifest::ValidManifest,
 };
@@ -59,6 +61,7 @@ pub(super) struct Owner {
     warnings: Vec<Remark>,
     directory: Arc<RwLock<Directory>>,
     watched: watch::Sender<BTreeSet<PathBuf>>,
+    closed: tokio::sync::mpsc::Sender<Closed>,
 }
 
 /// What a started engine hands out once.
@@ -79,6 +82,7 @@ impl Owner {
         site: Site,
         directory: Arc<RwLock<Directory>>,
         watched: watch::Sender<BTreeSet<PathBuf>>,
+        closed: tokio::sync::mpsc::Sender<Closed>,
     ) -> Result<Handover, StartError> {
         load::check_cgroup_root()?;
         pins::prepare()?;
@@ -110,6 +114,7 @@ impl Owner {
             warnings: vec![],
             directory,
             watched,
+            closed,
         };
         owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
         owner.begin(kept)?;
@@ -121,6 +126,10 @@ impl Owner {
         if let Some(before) = &before {
             migrate::tasks(&owner.kernel)?;
             migrate::budgets(before, &owner.kernel)?;
+        }
+        if before.is_some() || is_adopted {
+            // The daemon before may have ended between a change of the policy and this.
+            owner.close_withdrawn();
         }
         owner.kernel.commit(before.as_ref())?;
         sets.leftovers.extend(before);
@@ -193,7 +202,7 @@ impl Owner {
                     let _ = reply.send(self.attach_cgroup(cgroup, skill));
                 }
                 Request::Inspect(pid, skill, reply) => {
-                    let _ = reply.send(self.enroller.inspect_files(&self.kernel, pid, skill).unwrap_or(0));
+                    let _ = reply.send(self.inspect(pid, skill).unwrap_or(0));
                 }
                 Request::IsGoverned(pid, reply) => {
                     let _ = reply.send(self.enroller.is_governed(&self.kernel, pid));
@@ -284,11 +293,15 @@ impl Owner {
             directory.remember(&compiled.ruleset);
         }
         let watched = compiled.ruleset.watched.clone();
+        let network_differs = self.maps.in_force().network_differs(&compiled.ruleset);
         let (new_cgroups, _) = self.maps.apply(compiled.ruleset, &seen)?;
         self.warnings = compiled.warnings;
         // Always told, even if nothing changed: the watcher waits for it.
         self.watched.send_replace(watched);
         self.inspect_cgroups(&new_cgroups);
+        if network_differs {
+            self.close_withdrawn();
+        }
         Ok(())
     }
 
@@ -298,8 +311,45 @@ impl Owner {
             return;
         }
         for (pid, skill) in processes_in(cgroups) {
-            if let Err(e) = self.enroller.inspect_files(&self.kernel, pid, skill) {
+            if let Err(e) = self.inspect(pid, skill) {
                 tracing::warn!("open files of process {pid}: {e}");
+            }
+        }
+    }
+
+    /// Reports what a process that is in the skill already brought along, and closes the sockets among it.
+    fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+        let files = self.enroller.inspect_files(&self.kernel, pid, skill)?;
+        let sockets = self.enroller.inspect_sockets(&self.kernel, pid, skill)?;
+        self.close(&sockets, "not allowed in the skill");
+        Ok(files + u32::try_from(sockets.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Closes the connections that the policy in force does not allow and the one before did. Programs that decided by that one
+    /// are done: the maps were given the time.
+    fn close_withdrawn(&mut self) {
+        match self.enroller.withdrawn_sockets(&self.kernel) {
+            Ok(sockets) => self.close(&sockets, "no longer allowed"),
+            Err(e) => tracing::error!("connections that are no longer allowed stay open: {e}"),
+        }
+    }
+
+    /// Closes sockets and tells of each.
+    fn close(&self, sockets: &[FoundSocket], reason: &'static str) {
+        for socket in sockets {
+            let outcome = sockets::close(socket);
+            if let Outcome::Stays(e) = outcome {
+                tracing::error!(
+                    pid = socket.tgid,
+                    fd = socket.fd,
+                    "a socket that is {reason} could not be closed: {e}"
+                );
+            }
+            if outcome != Outcome::Gone {
+                // The engine never waits for those who listen to it.
+                if self.closed.try_send(Closed { socket: *socket, outcome, reason }).is_err() {
+                    tracing::error!(pid = socket.tgid, fd = socket.fd, "a closed socket could not be told of");
+                }
             }
         }
     }
@@ -324,7 +374,9 @@ impl Owner {
     }
 
     fn refuse_open_files(&mut self, pid: u32, skill: SkillId) -> Result<(), EnterError> {
-        match self.enroller.inspect_files(&self.kernel, pid, skill)? {
+        let files = self.enroller.inspect_files(&self.kernel, pid, skill)?;
+        let sockets = self.enroller.inspect_sockets(&self.kernel, pid, skill)?;
+        match files + u32::try_from(sockets.len()).unwrap_or(u32::MAX) {
             0 => Ok(()),
             count => Err(EnrolError::OpenFiles { pid, count }.into()),
         }

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     compile::ruleset::Ruleset,
-    engine::Directory,
-    kernel::load::CGROUP_ROOT,
+    engine::{Closed, Directory},
+    kernel::{load::CGROUP_ROOT, sockets::Outcome},
     manifest::Digest,
     mounts::{self, Mount},
 };
@@ -64,6 +64,53 @@ pub fn own(kind: &str, reason: String) -> Record {
 #[must_use]
 pub fn lost(count: u64, where_: &str) -> Record {
     Record { dropped: Some(count), ..own("drop", format!("{count} events {where_}")) }
+}
+
+/// A record of a socket that was taken from its process.
+#[must_use]
+pub fn closed(closed: &Closed, directory: &RwLock<Directory>) -> Record {
+    let found = &closed.socket;
+    let reason = match closed.outcome {
+        Outcome::Stays(e) => format!("{}, and could not be closed: {e}", closed.reason),
+        Outcome::Closed | Outcome::Gone => closed.reason.to_owned(),
+    };
+    let unix = found.family == net::AF_UNIX;
+    let object = Object {
+        ino: Some(found.ino),
+        address: (!unix).then(|| address(found.address)),
+        port: (!unix).then_some(found.port),
+        protocol: (!unix).then(|| protocol(found.protocol)),
+        family: Some(family(found.family)),
+        ..Object::default()
+    };
+    let name = directory.read().ok().and_then(|d| d.ruleset.names.get(&found.skill).map(|s| s.name.clone()));
+    Record { skill: name, target: Some(found.tgid), object, ..own("close", reason) }
+}
+
+/// An address, IPv4 as such.
+fn address(address: net::Address) -> String {
+    let v6 = Ipv6Addr::from(address.0);
+    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4).to_string()
+}
+
+/// A family's name, or its number.
+fn family(family: u16) -> String {
+    match family {
+        net::AF_UNIX => "unix".into(),
+        net::AF_INET => "inet".into(),
+        net::AF_INET6 => "inet6".into(),
+        net::AF_NETLINK => "netlink".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A protocol's name, or its number.
+fn protocol(protocol: u16) -> String {
+    match protocol {
+        net::IPPROTO_TCP => "tcp".into(),
+        net::IPPROTO_UDP => "udp".into(),
+        other => other.to_string(),
+    }
 }
 
 /// Turns events into records. It looks up what may have gone meanwhile, and says less then.
@@ -136,25 +183,22 @@ impl Enricher {
         if event.has_digest != 0 {
             object.sha256 = Some(Digest::new(event.digest.0).to_string());
         }
-        if kind == Some(Kind::Connect) {
-            let v6 = Ipv6Addr::from(event.address.0);
-            let address = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
-            object.address = Some(address.to_string());
+        let network = matches!(kind, Some(Kind::Connect | Kind::Bind | Kind::Listen | Kind::Receive));
+        if network && event.family == net::AF_UNIX {
+            // The kernel has an abstract name in the place of a path that lies on no filesystem.
+            if event.path.dev == 0 {
+                let name = event.path.bytes.get(..event.path.len as usize).unwrap_or_default();
+                object.path = None;
+                object.address = Some(format!("@{}", String::from_utf8_lossy(name).escape_default()));
+            }
+        } else if network {
+            object.address = Some(address(event.address));
             object.port = Some(event.port);
         }
-        if matches!(kind, Some(Kind::Connect | Kind::Socket)) {
-            object.family = Some(match event.family {
-                net::AF_UNIX => "unix".into(),
-                net::AF_INET => "inet".into(),
-                net::AF_INET6 => "inet6".into(),
-                net::AF_NETLINK => "netlink".into(),
-                other => other.to_string(),
-            });
-            object.protocol = Some(match event.protocol {
-                net::IPPROTO_TCP => "tcp".into(),
-                net::IPPROTO_UDP => "udp".into(),
-                other => other.to_string(),
-            });
+        if network || kind == Some(Kind::Socket) {
+            object.family = Some(family(event.family));
+            let unix = event.family == net::AF_UNIX && kind != Some(Kind::Socket);
+            object.protocol = (!unix).then(|| protocol(event.protocol));
         }
         object
     }

@@ -57,6 +57,7 @@ pub fn subject(record: &Record) -> String {
     let object = &record.object;
     match (&object.path, &object.address) {
         (Some(path), _) => printable(path),
+        (None, Some(address)) if object.port.is_none() => printable(address),
         (None, Some(address)) => {
             let port = object.port.unwrap_or_default();
             let protocol = object.protocol.as_deref().unwrap_or_default();

@@ -1,9 +1,9 @@
 //! Puts a process into a skill, from outside.
 
 use aya::maps::{Array, MapData};
-use enforcer_common::{ids::SkillId, names, task::Enrolment};
+use enforcer_common::{ids::SkillId, names, net::FoundSocket, task::Enrolment};
 
-use super::{Kernel, LoadError};
+use super::{Kernel, LoadError, sockets};
 
 /// How many passes over the tasks are made before giving up on a process that makes threads faster.
 const MAX_PASSES: u32 = 64;
@@ -92,6 +92,31 @@ impl Enroller {
         Ok(self.ask(kernel, "inspect_files", request)?.violations)
     }
 
+    /// The sockets of process `pid` that `skill` may not have. Each makes an event.
+    ///
+    /// # Errors
+    /// When the open files cannot be walked.
+    pub fn inspect_sockets(
+        &mut self,
+        kernel: &Kernel,
+        pid: u32,
+        skill: SkillId,
+    ) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.sockets(kernel, Enrolment { tgid: pid, skill, ..Enrolment::default() })
+    }
+
+    /// The sockets of all governed processes that the rules do not allow. None makes an event.
+    ///
+    /// # Errors
+    /// When the open files cannot be walked.
+    pub fn withdrawn_sockets(&mut self, kernel: &Kernel) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.sockets(kernel, Enrolment::default())
+    }
+
+    fn sockets(&mut self, kernel: &Kernel, request: Enrolment) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.run(kernel, "inspect_sockets", request).map(|(_, written)| sockets::records(&written))
+    }
+
     /// Whether process `pid` is in any skill.
     ///
     /// # Errors
@@ -101,13 +126,18 @@ impl Enroller {
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
 
-    /// Lets an iterator carry out a request, and returns what came of it. No request is left for whoever reads the pin.
+    /// Lets an iterator carry out a request, and returns what came of it.
     fn ask(&mut self, kernel: &Kernel, program: &str, request: Enrolment) -> Result<Enrolment, EnrolError> {
+        self.run(kernel, program, request).map(|(outcome, _)| outcome)
+    }
+
+    /// The same, with what the iterator wrote. No request is left for whoever reads the pin.
+    fn run(&mut self, kernel: &Kernel, program: &str, request: Enrolment) -> Result<(Enrolment, Vec<u8>), EnrolError> {
         let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
         self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        kernel.iterate(program).map_err(|e| failed(&e))?;
+        let written = kernel.iterate(program).map_err(|e| failed(&e))?;
         let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
         self.request.set(0, Enrolment::default(), 0).map_err(|e| failed(&e))?;
-        Ok(outcome)
+        Ok((outcome, written))
     }
 }

@@ -15,7 +15,7 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use enforcer_common::{LAYOUT_VERSION, names};
+use enforcer_common::{LAYOUT_VERSION, names, net::SocketLabel};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -106,6 +106,8 @@ impl Object {
         let sizes = sizes();
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).override_global(names::OFFSETS, offsets.as_slice(), true);
+        // Socket storage, which only the programs use.
+        loader.allow_unsupported_maps();
         for (map, size) in sizes.split(',').filter_map(|size| size.split_once('=')) {
             if let Ok(size) = size.parse() {
                 loader.map_max_entries(map, size);
@@ -113,6 +115,11 @@ impl Object {
         }
         if let Some(set) = before {
             loader.map_pin_path(names::map::TASKS_BEFORE, set.map(names::map::TASKS));
+            // Both write the same. Where they would not, each socket counts as made elsewhere, so that rules decide about it.
+            let sockets = set.map(names::map::SOCKETS);
+            if MapInfo::from_pin(&sockets).is_ok_and(|map| map.value_size() as usize == size_of::<SocketLabel>()) {
+                loader.map_pin_path(names::map::SOCKETS, sockets);
+            }
         }
         let ebpf = loader.load(object()).map_err(|e| LoadError::Object(Box::new(e)))?;
         let mut object = Self { ebpf, btf, layout };
@@ -293,13 +300,13 @@ impl Kernel {
         open_map(&self.set, name)
     }
 
-    /// Runs an iterator over all kernel objects of its kind.
+    /// Runs an iterator over all kernel objects of its kind; returns what it wrote.
     ///
     /// # Errors
     /// When the set has no such program, or it cannot be run.
-    pub fn iterate(&self, program: &str) -> io::Result<()> {
-        // The program prints nothing; reading to the end runs it for every object.
-        fs::read(self.set.link(program)).map(drop)
+    pub fn iterate(&self, program: &str) -> io::Result<Vec<u8>> {
+        // Reading to the end runs it for every object.
+        fs::read(self.set.link(program))
     }
 }
 

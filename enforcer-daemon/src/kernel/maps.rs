@@ -16,7 +16,7 @@ use enforcer_common::{
     LAYOUT_VERSION,
     ids::{Digest, Generation, RuleId, SkillId},
     names::map,
-    net::{NetKey, PortSet, SKILL_BITS},
+    net::{AbstractKey, AbstractRule, NetKey, PortSet, SKILL_BITS},
     rules::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
         PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
@@ -133,6 +133,35 @@ impl RuleMap<Digest, EntrypointRule> for HashMap<MapData, Digest, Versioned<Entr
     }
 }
 
+/// The trie of `listen`, beside that of the destinations.
+struct Listeners(LpmTrie<MapData, NetKey, Versioned<PortSet>>);
+
+impl RuleMap<NetPrefix, PortSet> for Listeners {
+    const NAME: &'static str = map::LISTENERS;
+    fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
+        self.0.put(key, value)
+    }
+    fn drop_rule(&mut self, key: &NetPrefix) -> Result<(), aya::maps::MapError> {
+        self.0.drop_rule(key)
+    }
+    fn entries(&self) -> Result<Vec<(NetPrefix, Versioned<PortSet>)>, aya::maps::MapError> {
+        self.0.entries()
+    }
+}
+
+impl RuleMap<AbstractKey, AbstractRule> for HashMap<MapData, AbstractKey, Versioned<AbstractRule>> {
+    const NAME: &'static str = map::ABSTRACT;
+    fn put(&mut self, key: &AbstractKey, value: Versioned<AbstractRule>) -> Result<(), aya::maps::MapError> {
+        self.insert(key, value, 0)
+    }
+    fn drop_rule(&mut self, key: &AbstractKey) -> Result<(), aya::maps::MapError> {
+        self.remove(key)
+    }
+    fn entries(&self) -> Result<Vec<(AbstractKey, Versioned<AbstractRule>)>, aya::maps::MapError> {
+        self.iter().collect()
+    }
+}
+
 impl RuleMap<NetPrefix, PortSet> for LpmTrie<MapData, NetKey, Versioned<PortSet>> {
     const NAME: &'static str = map::DESTINATIONS;
     fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
@@ -230,6 +259,8 @@ pub struct PolicyMaps {
     objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
     object_filter: Array<MapData, u64>,
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
+    listeners: Listeners,
+    abstract_names: HashMap<MapData, AbstractKey, Versioned<AbstractRule>>,
     entrypoints: HashMap<MapData, Digest, Versioned<EntrypointRule>>,
     budgets: HashMap<MapData, SkillId, Budget>,
     cgroups: CgroupMaps,
@@ -252,6 +283,8 @@ impl PolicyMaps {
             objects: kernel.map(map::OBJECTS)?,
             object_filter: kernel.map(map::OBJECT_FILTER)?,
             destinations: kernel.map(map::DESTINATIONS)?,
+            listeners: Listeners(kernel.map(map::LISTENERS)?),
+            abstract_names: kernel.map(map::ABSTRACT)?,
             entrypoints: kernel.map(map::ENTRYPOINTS)?,
             budgets: kernel.map(map::BUDGETS)?,
             cgroups: CgroupMaps::new(kernel)?,
@@ -267,6 +300,8 @@ impl PolicyMaps {
             binaries: recover(&mut maps.binaries, current)?,
             objects: recover(&mut maps.objects, current)?,
             destinations: recover(&mut maps.destinations, current)?,
+            listeners: recover(&mut maps.listeners, current)?,
+            abstract_names: recover(&mut maps.abstract_names, current)?,
             entrypoints: recover(&mut maps.entrypoints, current)?,
             cgroups: maps.cgroups.labels(),
             cgroup_names: maps.cgroups.named(),
@@ -316,6 +351,7 @@ impl PolicyMaps {
         check_size("binaries", next.binaries.len())?;
         check_size("path rules", next.objects.len())?;
         check_size("network prefixes", next.destinations.len())?;
+        check_size("prefixes of `listen`", next.listeners.len())?;
         check("cgroups", next.cgroups.len(), CGROUP_LIMIT)?;
         check("named cgroups", next.cgroup_names.len(), NAMED_LIMIT)?;
         let old = &self.in_force;
@@ -323,6 +359,8 @@ impl PolicyMaps {
         let binaries = changes(&old.binaries, &next.binaries);
         let objects = changes(&old.objects, &next.objects);
         let destinations = changes(&old.destinations, &next.destinations);
+        let listeners = changes(&old.listeners, &next.listeners);
+        let abstract_names = changes(&old.abstract_names, &next.abstract_names);
         let entrypoints = changes(&old.entrypoints, &next.entrypoints);
         let (from, to) = (self.generation, Generation(self.generation.0 + 1));
 
@@ -331,6 +369,8 @@ impl PolicyMaps {
             .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
             .and_then(|()| stage(&mut self.objects, &objects, from, to))
             .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
+            .and_then(|()| stage(&mut self.listeners, &listeners, from, to))
+            .and_then(|()| stage(&mut self.abstract_names, &abstract_names, from, to))
             .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
             .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
@@ -341,13 +381,21 @@ impl PolicyMaps {
             take_back(&mut self.binaries, &binaries, from);
             take_back(&mut self.objects, &objects, from);
             take_back(&mut self.destinations, &destinations, from);
+            take_back(&mut self.listeners, &listeners, from);
+            take_back(&mut self.abstract_names, &abstract_names, from);
             take_back(&mut self.entrypoints, &entrypoints, from);
             self.cgroups.take_back(&cgroups);
             return Err(error);
         }
         self.in_force = next;
         self.generation = to;
-        self.written = skills.len() + binaries.len() + objects.len() + destinations.len() + entrypoints.len();
+        self.written = skills.len()
+            + binaries.len()
+            + objects.len()
+            + destinations.len()
+            + entrypoints.len()
+            + listeners.len()
+            + abstract_names.len();
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
         let new_cgroups = self.cgroups.settle(&self.in_force, &cgroups, seen);
         std::thread::sleep(GRACE);
@@ -355,6 +403,8 @@ impl PolicyMaps {
         collect(&mut self.binaries, &binaries);
         collect(&mut self.objects, &objects);
         collect(&mut self.destinations, &destinations);
+        collect(&mut self.listeners, &listeners);
+        collect(&mut self.abstract_names, &abstract_names);
         collect(&mut self.entrypoints, &entrypoints);
         Ok((new_cgroups, to))
     }

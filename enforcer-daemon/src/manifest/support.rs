@@ -49,7 +49,12 @@ impl Feature {
     pub const fn is_built(self) -> bool {
         match self {
             // Enforced, beside every key that has no feature of its own.
-            Self::MatchEntrypoint | Self::AllowWrite | Self::Protect | Self::DeleteBudget => true,
+            Self::MatchEntrypoint
+            | Self::AllowWrite
+            | Self::Protect
+            | Self::DeleteBudget
+            | Self::UnixSockets
+            | Self::Listen => true,
             // Not yet.
             Self::MatchUnit
             | Self::MatchContainer
@@ -58,8 +63,6 @@ impl Feature {
             | Self::AllowJit
             | Self::Names
             | Self::WildcardNames
-            | Self::UnixSockets
-            | Self::Listen
             | Self::Via
             | Self::Approvals
             | Self::ApproveWrite => false,

@@ -10,8 +10,10 @@ mod net;
 mod odd;
 mod passing;
 mod process;
+mod socket;
 mod sys;
 mod tamper;
+mod unix;
 mod uring;
 mod way;
 pub(crate) mod worker;
@@ -66,6 +68,8 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         process::perform,
         passing::perform,
         uring::perform,
+        socket::perform,
+        unix::perform,
         tamper::perform,
         content::perform,
         odd::perform,

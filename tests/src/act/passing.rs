@@ -4,16 +4,17 @@ use std::{
     fs::File,
     io::Read as _,
     mem,
+    net::TcpListener,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _},
+        fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     ptr,
 };
 
 use super::{
-    Act, Failure, file,
-    sys::{check, prepare},
+    Act, Failure, file, net,
+    sys::{self, check, prepare},
     tamper,
 };
 
@@ -25,12 +26,20 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             .append(true)
             .open(path)
             .map_err(Failure::broken)
-            .and_then(|file| offer(socket, &file)),
+            .and_then(|file| give(socket, &file)),
         ("offer-read", [socket, path]) => {
-            File::open(path).map_err(Failure::broken).and_then(|file| offer(socket, &file))
+            File::open(path).map_err(Failure::broken).and_then(|file| give(socket, &file))
         }
-        ("offer-map", [socket]) => tamper::new_map().and_then(|map| offer(socket, &map)),
-        ("offer-perf", [socket]) => tamper::perf_event().and_then(|event| offer(socket, &event)),
+        ("offer-map", [socket]) => tamper::new_map().and_then(|map| give(socket, &map)),
+        ("offer-perf", [socket]) => tamper::perf_event().and_then(|event| give(socket, &event)),
+        ("offer-tcp", [socket, address]) => offered(socket, || connected(address, libc::SOCK_STREAM)),
+        ("offer-udp", [socket, address]) => offered(socket, || connected(address, libc::SOCK_DGRAM)),
+        ("offer-unix", [socket, name]) => super::unix::connected(name).and_then(|fd| give(socket, &fd)),
+        ("offer-raw", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
+        ("offer-packet", [socket]) => offered(socket, || made(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
+        ("offer-plain", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_STREAM, 0)),
+        ("receive-and-send", [socket]) => receive(socket).and_then(|file| net::send(file.as_raw_fd())),
+        ("serve-by-passing", [address]) => serve_by_passing(address),
         ("receive", [socket]) => receive(socket).map(drop),
         ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
         ("receive-and-read", [socket]) => receive(socket).and_then(|mut file| {
@@ -61,8 +70,29 @@ fn message(iov: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     message
 }
 
-/// Gives an open file to the first who connects.
-fn offer(socket: &str, file: &File) -> Act {
+fn made(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Failure> {
+    // SAFETY: no pointers; the descriptor is new and nobody else's.
+    unsafe {
+        let fd = prepare("socket", libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol))?;
+        Ok(OwnedFd::from_raw_fd(sys::fd(fd)))
+    }
+}
+
+fn connected(address: &str, kind: i32) -> Result<OwnedFd, Failure> {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(kind)?;
+    // SAFETY: the address lives through the call.
+    prepare("connect", unsafe { libc::connect(socket.as_raw_fd(), target.as_ptr(), target.len()) })?;
+    Ok(socket)
+}
+
+/// Makes a socket and gives it to the first who connects.
+fn offered(socket: &str, make: impl FnOnce() -> Result<OwnedFd, Failure>) -> Act {
+    give(socket, &make()?)
+}
+
+/// Gives a descriptor to the first who connects.
+fn give(socket: &str, file: &impl AsRawFd) -> Act {
     // Nobody can connect between bind(2) and listen(2): the name is there when both have been.
     let unlistened = format!("{socket}.new");
     let listener = UnixListener::bind(&unlistened).map_err(Failure::broken)?;
@@ -74,6 +104,10 @@ fn offer(socket: &str, file: &File) -> Act {
         return Err(Failure::broken("nobody came"));
     }
     let (stream, _) = listener.accept().map_err(Failure::broken)?;
+    hand_over(&stream, file)
+}
+
+fn hand_over(stream: &UnixStream, file: &impl AsRawFd) -> Act {
     let mut byte = *b"x";
     let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = Control([0; 24]);
@@ -92,7 +126,10 @@ fn offer(socket: &str, file: &File) -> Act {
 
 /// Takes what is offered. A descriptor that the kernel keeps back is EPERM: `recvmsg` itself succeeds without it.
 fn receive(socket: &str) -> Result<File, Failure> {
-    let stream = UnixStream::connect(socket).map_err(Failure::broken)?;
+    take(&UnixStream::connect(socket).map_err(Failure::broken)?)
+}
+
+fn take(stream: &UnixStream) -> Result<File, Failure> {
     let mut byte = [0_u8];
     let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut control = Control([0; 24]);
@@ -107,4 +144,23 @@ fn receive(socket: &str) -> Result<File, Failure> {
         }
         Ok(File::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
     }
+}
+
+/// Takes a connection and hands it to a child over a pair of sockets; the child prints what it is told.
+fn serve_by_passing(address: &str) -> Act {
+    let listener = TcpListener::bind(address).map_err(Failure::broken)?;
+    let (mine, theirs) = UnixStream::pair().map_err(Failure::broken)?;
+    super::way::fork_and_then(
+        || {
+            let mut stream = take(&theirs)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map_err(Failure::broken)?;
+            print!("{text}");
+            Ok(())
+        },
+        || {
+            let (client, _) = listener.accept().map_err(Failure::broken)?;
+            hand_over(&mine, &client)
+        },
+    )
 }

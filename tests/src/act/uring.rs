@@ -43,6 +43,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             submit(how, opcode::RenameAt::new(Fd(AT_FDCWD), from.as_ptr(), Fd(AT_FDCWD), to.as_ptr()).build())
         }),
         ["tcp", address] => tcp(how, address),
+        ["sendmsg", address] => send_message(how, address),
         ["open-write", path] => open(how, path, libc::O_WRONLY).map(drop),
         ["open-read", path] => open(how, path, libc::O_RDONLY).map(drop),
         ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
@@ -62,6 +63,19 @@ fn tcp(how: How, address: &str) -> Act {
     // SAFETY: the buffer lives through the call.
     let sent = unsafe { libc::send(socket.as_raw_fd(), text.as_ptr().cast(), text.len(), libc::MSG_NOSIGNAL) };
     check(sent as i64).map(drop)
+}
+
+fn send_message(how: How, address: &str) -> Act {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(libc::SOCK_DGRAM)?;
+    let mut iov = libc::iovec { iov_base: net::TOKEN.as_ptr().cast_mut().cast(), iov_len: net::TOKEN.len() };
+    // SAFETY: all zeroes is a valid message header; the kernel only reads what it points to.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = target.as_ptr().cast_mut().cast();
+    message.msg_namelen = target.len();
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    submit(how, opcode::SendMsg::new(Fd(socket.as_raw_fd()), &raw const message).build())
 }
 
 /// Opens by `openat2`; the descriptor lives as long as this process.

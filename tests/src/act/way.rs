@@ -66,6 +66,47 @@ fn fork(body: impl FnOnce() -> u8) -> Act {
     }
 }
 
+/// Does one thing in a child while the parent does the other; both must succeed, and the child's failure is told first.
+pub(super) fn fork_and(in_child: impl FnOnce() -> Act, here: impl FnOnce() -> Act) -> Act {
+    // SAFETY: an act runs in a process with one thread.
+    match prepare("fork", unsafe { libc::fork() })? {
+        0 => {
+            let status = of_act(&in_child());
+            // SAFETY: ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        child => {
+            let child = sys::fd(child);
+            // A child that fails has nobody to talk to here: it is waited for first, with what it said still there.
+            of_status(wait(child))?;
+            here()
+        }
+    }
+}
+
+/// Does one thing here while a child does another, which is waited for last.
+pub(super) fn fork_and_then(in_child: impl FnOnce() -> Act, here: impl FnOnce() -> Act) -> Act {
+    // SAFETY: an act runs in a process with one thread.
+    match prepare("fork", unsafe { libc::fork() })? {
+        0 => {
+            let status = of_act(&in_child());
+            let _ = std::io::Write::flush(&mut std::io::stdout());
+            // SAFETY: ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        child => here().and(of_status(wait(sys::fd(child)))),
+    }
+}
+
+/// An act's result as an exit status.
+fn of_act(act: &Act) -> i32 {
+    match act {
+        Ok(()) => 0,
+        Err(Failure::Errno(errno)) => *errno,
+        Err(Failure::Broken(_)) => i32::from(super::BROKEN),
+    }
+}
+
 /// A grandchild that init adopts before it acts; it tells its result by a pipe.
 fn orphan(act: &[&str]) -> Act {
     let mut pipe = [0; 2];

@@ -1,7 +1,7 @@
 //! Servers that note what reached them.
 
 use std::{
-    io::{ErrorKind, Read as _},
+    io::{ErrorKind, Read},
     net::{SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +20,8 @@ const ARRIVAL: Duration = Duration::from_secs(5);
 /// How long a byte that must not arrive is waited for: what was sent over loopback is there when the call returns, but
 /// for the reader's thread to wake up.
 const QUIET: Duration = Duration::from_millis(150);
+/// How long a connection may stay open.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const NAP: Duration = Duration::from_millis(5);
 
 /// A server on one address, TCP and UDP; it ends when this is dropped.
@@ -47,13 +49,10 @@ impl Server {
         server.thread = Some(thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let mut idle = true;
-                if let Ok((mut stream, _)) = tcp.accept() {
+                if let Ok((stream, _)) = tcp.accept() {
                     idle = false;
-                    let mut bytes = Vec::new();
-                    // A connection is an arrival, whatever is sent over it.
-                    let _ = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(QUIET)));
-                    let _ = stream.read_to_end(&mut bytes);
-                    note(&received, bytes);
+                    let _ = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
+                    receive(stream, &received);
                 }
                 let mut datagram = [0; 256];
                 match udp.recv(&mut datagram) {
@@ -114,6 +113,20 @@ impl Drop for Server {
     }
 }
 
-fn note(received: &Mutex<Vec<Vec<u8>>>, bytes: Vec<u8>) {
+/// Notes a connection, and then what is sent over it until it ends.
+pub(super) fn receive(mut stream: impl Read + Send + 'static, received: &Arc<Mutex<Vec<Vec<u8>>>>) {
+    // A connection is an arrival, whatever is sent over it.
+    note(received, Vec::new());
+    let received = Arc::clone(received);
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        if !bytes.is_empty() {
+            note(&received, bytes);
+        }
+    });
+}
+
+pub(super) fn note(received: &Mutex<Vec<Vec<u8>>>, bytes: Vec<u8>) {
     received.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
 }

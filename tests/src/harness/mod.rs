@@ -3,9 +3,11 @@
 pub(crate) mod daemon;
 pub(crate) mod events;
 pub(crate) mod files;
+pub(crate) mod holder;
 pub(crate) mod listener;
 pub(crate) mod runner;
 pub(crate) mod scene;
+pub(crate) mod unix;
 pub(crate) mod worker;
 
 use std::{

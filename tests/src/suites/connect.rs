@@ -2,7 +2,7 @@
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     act::TOKEN,
@@ -23,6 +23,10 @@ pub(super) const SUITE: Suite = Suite {
         ("tcp_fast_open", fast_open),
         ("io_uring", io_uring),
         ("the_unspecified_address", unspecified),
+        ("the_unspecified_address_where_it_is_listed", unspecified_listed),
+        ("broadcast_multicast_and_link_local", broadcast),
+        ("datagrams_by_other_ways", datagram_ways),
+        ("a_hundred_thousand_prefixes", many),
         ("raw_packet_and_other_sockets", sockets),
         ("a_socket_from_outside_the_skill", inherited),
         ("other_tasks_and_users", tasks),
@@ -41,8 +45,12 @@ fn policy(_: &Scene) -> anyhow::Result<String> {
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
          network_scope:\n      - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"\n      - 127.1.2.0/24:{PORT}\n      \
-         - 127.0.0.3:{PORT}/tcp\n      - 127.0.0.4:{PORT}/udp\n    reason: talk to port {PORT} alone\n  \
-         open-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"*\"]\n"
+         - 127.0.0.3:{PORT}/tcp\n      - 127.255.255.255:{PORT}\n      - 127.0.0.4:{PORT}/udp\n    reason: talk to port {PORT} alone\n  \
+         open-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"*\"]\n  \
+         v4-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"0.0.0.0/0:{PORT}\"]\n  \
+         v6-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"[::/0]:{PORT}\"]\n  \
+         both-lines:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+         network_scope: [\"0.0.0.0/0:{PORT}\", \"[::/0]:{PORT}\"]\n"
     ))
 }
 
@@ -163,6 +171,106 @@ fn unspecified(scene: &Scene) -> anyhow::Result<()> {
     good6.nothing()?;
     scene.outside(&["tcp", &format!("0.0.0.0:{PORT}")])?.done()?;
     good.got(TOKEN)
+}
+
+/// `::` may lead to 127.0.0.1: from a socket that is bound to a v4-mapped address (`net/ipv6/tcp_ipv6.c: tcp_v6_connect`).
+fn unspecified_listed(scene: &Scene) -> anyhow::Result<()> {
+    let (v4, v6) = (Server::start("127.0.0.1", PORT)?, Server::start("::1", PORT)?);
+    let (any4, any6) = (format!("0.0.0.0:{PORT}"), format!("[::]:{PORT}"));
+    for act in ["tcp", "sendto"] {
+        scene.act("v4-line", &[act, &any4])?.done()?;
+        v4.got(TOKEN)?;
+        scene.act("v6-line", &[act, &format!("[::1]:{PORT}")])?.done()?;
+        v6.got(TOKEN)?;
+        scene.act("v6-line", &[act, &any6])?.refused()?;
+        scene.act("both-lines", &[act, &any6])?.done()?;
+        v6.got(TOKEN)?;
+    }
+    scene.act("v6-line", &["tcp-from", "[::ffff:127.0.0.1]:0", &any6])?.refused()?;
+    v4.nothing()?;
+    scene.act("both-lines", &["tcp-from", "[::ffff:127.0.0.1]:0", &any6])?.done()?;
+    v4.got(TOKEN)
+}
+
+fn broadcast(scene: &Scene) -> anyhow::Result<()> {
+    let everywhere = std::net::UdpSocket::bind(format!("0.0.0.0:{PORT}"))?;
+    everywhere.set_read_timeout(Some(std::time::Duration::from_millis(500)))?;
+    let got = || {
+        let mut buffer = [0; 64];
+        everywhere.recv(&mut buffer).is_ok_and(|len| &buffer[..len] == TOKEN.as_bytes())
+    };
+    scene.act(SKILL, &["broadcast", &format!("127.255.255.255:{PORT}")])?.done()?;
+    ensure!(got(), "the listed broadcast did not arrive");
+    let others = ["127.255.255.254", "255.255.255.255", "224.0.0.1"].map(|ip| format!("{ip}:{PORT}"));
+    let others6 = ["fe80::1%1", "ff02::1%1"].map(|ip| format!("[{ip}]:{PORT}"));
+    for address in others.iter().chain(&others6) {
+        let mark = scene.mark();
+        scene.act(SKILL, &["broadcast", address])?.refused()?;
+        scene.events().wait(mark, address, |e| e.text("kind") == "connect" && e.text("verdict") == "deny")?;
+        // There may be no way to them, but nobody refuses.
+        let outcome = scene.act("open-line", &["broadcast", address])?;
+        ensure!(outcome.status != libc::EPERM, "{outcome:?}");
+    }
+    while got() {}
+    scene.act(SKILL, &["broadcast", &others[0]])?.refused()?;
+    ensure!(!got(), "a broadcast that is not listed arrived");
+    Ok(())
+}
+
+fn datagram_ways(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    for act in [
+        &["udp-unspec"][..],
+        &["connect-v4-on-v6"],
+        &["uring", "sendmsg"],
+        &["uring-worker", "sendmsg"],
+        &["uring-sqpoll", "sendmsg"],
+    ] {
+        reaches(scene, &[act, &[&good.at()]].concat(), &good)?;
+        refused(scene, &[act, &[&bad.at()]].concat(), &bad, "127.0.0.2")?;
+    }
+    reaches(scene, &["udp-then-to", &good.at(), &good.at()], &good)?;
+    refused(scene, &["udp-then-to", &good.at(), &bad.at()], &bad, "127.0.0.2")?;
+    // An address of no family dissolves an association and reaches nobody.
+    scene.act(SKILL, &["dissolve", &good.at()])?.done()?;
+    Ok(())
+}
+
+/// A policy with so many prefixes: every second address from 127.64.0.0 on.
+fn prefixes(count: u32) -> String {
+    let mut text = format!(
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope:\n"
+    );
+    for n in 0..count {
+        let [_, b, c, d] = (n * 2).to_be_bytes();
+        text.extend(["      - 127.".to_owned(), format!("{}.{c}.{d}:{PORT}\n", 64 + b)]);
+    }
+    text
+}
+
+/// The first, one in the midst, the last, and what lies between. What a connect costs grows with the depth of the tree, which is
+/// bounded by the length of an address, and not with the number of prefixes.
+fn many(scene: &Scene) -> anyhow::Result<()> {
+    let cost = |prefixes: &str| -> anyhow::Result<u64> {
+        scene.daemon(|d| d.reload(prefixes))?;
+        let outcome = scene.act(SKILL, &["connect-cost", &format!("127.64.0.0:{PORT}")])?;
+        outcome.done()?.out.trim().parse().with_context(|| format!("{outcome:?}"))
+    };
+    let (few, many) = (cost(&prefixes(10))?, cost(&prefixes(100_000))?);
+    ensure!(many < 2 * few, "a connect takes {few} ns with 10 prefixes and {many} ns with 100,000");
+    for (listed, beside) in
+        [("127.64.0.0", "127.64.0.1"), ("127.65.134.160", "127.65.134.161"), ("127.67.13.62", "127.67.13.64")]
+    {
+        let (good, bad) = (Server::start(listed, PORT)?, Server::start(beside, PORT)?);
+        for act in ["tcp", "sendto"] {
+            scene.act(SKILL, &[act, &good.at()])?.done()?;
+            good.got(TOKEN)?;
+            scene.act(SKILL, &[act, &bad.at()])?.refused()?;
+            bad.nothing()?;
+        }
+    }
+    let before = policy(scene)?;
+    scene.daemon(|d| d.reload(&before)).map(drop)
 }
 
 fn sockets(scene: &Scene) -> anyhow::Result<()> {

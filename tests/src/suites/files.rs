@@ -50,9 +50,11 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let (secret, inside) = (scene.make_dir("secret")?, scene.make_dir("allowed/secret")?);
     let island = scene.make_dir("secret/island")?;
     let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    let dir = scene.dir.display();
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    {binaries}\n    allow_write: [{allowed}, {written}, {island}]\n    \
-         allow_delete: [{allowed}, {island}]\n    protect: [{secret}, {inside}]\n  \
+         allow_delete: [{allowed}, {island}]\n    protect: [{secret}, {inside}]\n    \
+         network_scope: [\"unix:{dir}\"]\n  \
          lax:\n    {binaries}\n    allow_delete: [{allowed}]\n"
     ))
 }

@@ -12,6 +12,7 @@ mod files;
 mod full;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod modes;
 mod package;
 mod pin;
@@ -20,13 +21,16 @@ mod places;
 mod resolve;
 mod runtime;
 mod sinks;
+mod sockets;
 mod start;
 mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
+mod unix;
 mod unload;
 mod walls;
+mod withdraw;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -58,6 +62,10 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    unix::SUITE,
+    listen::SUITE,
+    sockets::SUITE,
+    withdraw::SUITE,
     pin::SUITE,
     sinks::SUITE,
     full::SUITE,

@@ -51,7 +51,8 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let binaries =
         "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n  \
+        "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n    \
+         network_scope: [\"unix:/run/enforcer/control.sock\"]\n  \
          narrow:\n    match: {{cgroup: /tests-one/narrow}}\n    {binaries}\n    allow_delete: [{two}]\n  \
          later:\n    match: {{cgroup: /tests-later/{LATER}}}\n    {binaries}\n    allow_delete: [{two}]\n  \
          other:\n    match: {{cgroup: /tests-two}}\n    {binaries}\n    allow_delete: [{two}]\n"

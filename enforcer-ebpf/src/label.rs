@@ -1,0 +1,64 @@
+//! The labels of tasks, with the filter that keeps tasks without one cheap.
+//!
+//! The map is this module's own, so that nothing gives a label, or takes one, past the filter: a slot of it counts the labels
+//! of all tasks that fall on it, and where it counts none there is none to be looked for. It may count too many, which costs a
+//! lookup, and never too few: it is raised before the label is there, and lowered after it is gone.
+
+use aya_ebpf::{
+    bindings::{BPF_EXIST, BPF_NOEXIST},
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+};
+use enforcer_common::task::{Label, TASK_FILTER_SLOTS, task_filter_slot};
+
+use crate::{atomic, kernel::Task, maps::LAZY};
+
+/// Labels by the address of the `task_struct`: a task storage is not available to the cgroup programs before 7.x, and an
+/// address is as unique as the task; `task_free` removes it.
+#[btf_map]
+static TASKS: HashMap<u64, Label, 262_144, LAZY> = HashMap::new();
+
+#[btf_map]
+static TASK_FILTER: Array<u64, { TASK_FILTER_SLOTS as usize }> = Array::new();
+
+/// The label of a task. What lies in it beside the skill and its origin is the task's own: its programs do not interrupt each
+/// other in the midst of a decision, and a governed task's label is not replaced.
+#[inline(always)]
+pub fn of(task: Task) -> Option<*mut Label> {
+    let key = task.key();
+    if TASK_FILTER.get(task_filter_slot(key)).is_none_or(|labels| *labels == 0) {
+        return None;
+    }
+    TASKS.get_ptr_mut(key)
+}
+
+/// Gives a task a label, also in place of another one. False when there is no room.
+#[inline(always)]
+pub fn give(task: Task, label: &Label) -> bool {
+    let key = task.key();
+    let Some(labels) = TASK_FILTER.get_ptr_mut(task_filter_slot(key)) else { return false };
+    // SAFETY: the element is there for as long as the map.
+    unsafe { atomic::fetch_add(labels, 1) };
+    if TASKS.insert(key, label, u64::from(BPF_NOEXIST)).is_ok() {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::fetch_add(labels, LESS) };
+    // One that it had is counted already.
+    TASKS.insert(key, label, u64::from(BPF_EXIST)).is_ok()
+}
+
+/// Takes the label of a task, if it has one.
+#[inline(always)]
+pub fn take(task: Task) {
+    let key = task.key();
+    let Some(labels) = TASK_FILTER.get_ptr_mut(task_filter_slot(key)) else { return };
+    // SAFETY: the element is there for as long as the map; a counter is read whole.
+    if unsafe { labels.read_volatile() } != 0 && TASKS.remove(key).is_ok() {
+        // SAFETY: as above.
+        unsafe { atomic::fetch_add(labels, LESS) };
+    }
+}
+
+/// Minus one.
+const LESS: u64 = u64::MAX;

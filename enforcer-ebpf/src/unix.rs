@@ -1,0 +1,111 @@
+//! Unix sockets: whom a governed process may talk to.
+//!
+//! The hooks see the socket that was found, so that a path plays no part: its inode does. Sockets that the skill made itself may
+//! be reached, and so may those without a name: a pair's other end, or a client that came by itself.
+
+use core::ptr::null;
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use enforcer_common::{
+    decide::{self, Decision},
+    event::Kind,
+    ids::{Generation, SkillId},
+    net::{ABSTRACT_NAME, AbstractKey, SocketLabel},
+};
+
+use crate::{
+    ascent::Ascent,
+    kernel::{Sock, Socket, Task, UnixSock},
+    policy::InForce,
+    report::{self, Object},
+    subject, verdict,
+};
+
+/// `security_unix_stream_connect(sock, other, newsk)`: also of sequenced packets. `newsk` will be the other end.
+#[lsm(hook = "unix_stream_connect")]
+pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let (sock, other, end) = (Sock::new(ctx.arg(0)), Sock::new(ctx.arg(1)), Sock::new(ctx.arg(2)));
+    if other.is_of(skill) {
+        let label = SocketLabel { skill, within: 1 };
+        sock.note(label);
+        end.note(label);
+        return verdict::pass();
+    }
+    verdict::of(refuses(skill, other.as_unix(), Kind::Connect))
+}
+
+/// `security_unix_may_send(sock, other)`: each datagram, and the connect of a datagram socket.
+#[lsm(hook = "unix_may_send")]
+pub fn unix_may_send(ctx: LsmContext) -> i32 {
+    const SOCK_DGRAM: u16 = 2;
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let other = Socket::new(ctx.arg(1));
+    if other.is_null() {
+        return verdict::pass();
+    }
+    let other = other.sock();
+    // What has a connection was decided about when it was made.
+    if other.is_null() || other.kind() != SOCK_DGRAM || other.is_of(skill) {
+        return verdict::pass();
+    }
+    verdict::of(refuses(skill, other.as_unix(), Kind::Connect))
+}
+
+/// The peer of a unix socket; null when it has none.
+#[inline(always)]
+fn peer_of(sock: Sock) -> UnixSock {
+    let own = sock.as_unix();
+    if own.is_null() {
+        return UnixSock::new(null());
+    }
+    let peer = own.peer();
+    if peer.is_null() { UnixSock::new(null()) } else { peer.as_unix() }
+}
+
+/// Decides and reports the peer of a unix socket that was made elsewhere; true when it is refused.
+#[inline(never)]
+pub fn refuses_peer(skill: SkillId, sock: Sock) -> bool {
+    refuses(skill, peer_of(sock), Kind::Receive)
+}
+
+/// Decides and reports a socket by its name; true when it is refused.
+#[inline(always)]
+fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
+    decided(skill, other, |generation, decision, object| report::decision(kind, skill, generation, decision, object))
+}
+
+/// Decides about the peer of a socket that a process has, and reports it when the process is entering.
+#[inline(never)]
+pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> bool {
+    // By its connection to the daemon `enforcer run` asks for entry; what a governed process says there the daemon refuses.
+    if sock.peer_process().and_then(subject::of) == Some(SkillId::RESOLVER) {
+        return false;
+    }
+    decided(skill, peer_of(sock), |generation, decision, object| {
+        if entering && !decision.allows() {
+            report::brought_along(Kind::Receive, skill, generation, decision, task, object);
+        }
+        decision.refuses()
+    })
+}
+
+/// Decides about a socket by its name and tells `report` of it, which says whether it is refused.
+#[inline(always)]
+fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Decision, &Object<'_>) -> bool) -> bool {
+    if other.is_null() {
+        return false;
+    }
+    let rules = InForce::now();
+    let dentry = other.dentry();
+    if !dentry.is_null() {
+        let decision = decide::unix_path(&rules, skill, &mut Ascent::from(dentry));
+        return report(rules.generation, &decision, &Object::UnixPath(dentry));
+    }
+    let mut key = AbstractKey { skill, len: 0, name: [0; ABSTRACT_NAME + 1] };
+    if !other.read_name(&mut key) {
+        return false;
+    }
+    let decision = decide::unix_name(&rules, &key);
+    report(rules.generation, &decision, &Object::UnixName(&key))
+}

@@ -1,0 +1,273 @@
+//! Sockets that were made elsewhere, families that no rule can name, and what is set or sent to lead packets elsewhere.
+
+use std::{fs, sync::Arc, thread, time::Duration};
+
+use anyhow::ensure;
+
+use crate::{
+    act::TOKEN,
+    harness::{
+        ENFORCER, command, eventually,
+        holder::{Holder, Patient},
+        listener::Server,
+        runner::Suite,
+        scene::Scene,
+        unix::UnixServer,
+    },
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "sockets",
+    policy: Some(policy),
+    tests: &[
+        ("received_and_connected", received),
+        ("received_and_connected_to_a_unix_socket", received_unix),
+        ("received_raw_and_packet_sockets", received_raw),
+        ("received_from_the_skill_itself", received_own),
+        ("brought_along_by_attach", attached),
+        ("brought_along_into_a_cgroup", by_cgroup),
+        ("families_that_no_rule_can_name", families),
+        ("netlink_reads_and_does_not_change", netlink),
+        ("source_routes", source_routes),
+    ],
+};
+
+const SKILL: &str = "holder";
+const PORT: u16 = 18_090;
+const OTHER: u16 = 18_091;
+const CGROUP: &str = "/sys/fs/cgroup/tests-sockets";
+
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    fs::create_dir_all(CGROUP)?;
+    let (offers, listed) = (scene.make_dir("offers")?, scene.make_dir("listed")?);
+    scene.make_dir("unlisted")?;
+    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-sockets}}\n    {binaries}\n    network_scope:\n      \
+         - 127.0.0.1:{PORT}\n      - unix:{offers}\n      - unix:{listed}\n    listen: [\"127.0.0.1:{PORT}\"]\n  \
+         open-line:\n    {binaries}\n    network_scope: [\"*\"]\n"
+    ))
+}
+
+/// Lets an outside process offer what `offer` says, and an agent take it as `receive` says; returns the agent's errno.
+fn passed(scene: &Scene, offer: &[&str], receive: &str) -> anyhow::Result<i32> {
+    let socket = scene.dir.join("offers/socket").to_string_lossy().into_owned();
+    if fs::metadata(&socket).is_ok() {
+        fs::remove_file(&socket)?;
+    }
+    let friend = scene.outsider()?;
+    let mut words = vec![offer[0].to_owned(), socket.clone()];
+    words.extend(offer[1..].iter().map(|word| (*word).to_owned()));
+    let offering = thread::spawn(move || friend.act(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+    let there = eventually(Duration::from_secs(5), || fs::metadata(&socket).is_ok());
+    let outcome = if there { Some(scene.act(SKILL, &[receive, &socket])?) } else { None };
+    let offered = offering.join().map_err(|_| anyhow::anyhow!("the friend panicked"))??;
+    let outcome = outcome.ok_or_else(|| anyhow::anyhow!("nothing is offered: {offered:?}"))?;
+    ensure!(offered.status == 0, "{offered:?}, {outcome:?}");
+    Ok(outcome.status)
+}
+
+fn received(scene: &Scene) -> anyhow::Result<()> {
+    for (offer, protocol) in [("offer-tcp", "tcp"), ("offer-udp", "udp")] {
+        let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.1", OTHER)?);
+        let status = passed(scene, &[offer, &good.at()], "receive-and-send")?;
+        ensure!(status == 0, "{offer} to what is listed: {status}");
+        good.got(TOKEN)?;
+        let mark = scene.mark();
+        let status = passed(scene, &[offer, &bad.at()], "receive-and-send")?;
+        ensure!(status == libc::EPERM, "{offer} to what is not listed: {status}");
+        let event = scene.events().wait(mark, "the refused socket", |e| {
+            e.text("kind") == "receive" && e.text("verdict") == "deny" && e.port() == u64::from(OTHER)
+        })?;
+        ensure!(event.object("address") == "127.0.0.1" && event.object("protocol") == protocol, "{}", event.0);
+        ensure!(event.text("reason") == "destination not listed", "{}", event.0);
+        ensure!(bad.got(TOKEN).is_err(), "{offer}: what the agent said arrived");
+    }
+    Ok(())
+}
+
+fn received_unix(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let (good, bad) = (UnixServer::start(&at("listed/s"))?, UnixServer::start(&at("unlisted/s"))?);
+    let status = passed(scene, &["offer-unix", good.at()], "receive-and-send")?;
+    ensure!(status == 0, "to what is listed: {status}");
+    good.got(TOKEN)?;
+    let mark = scene.mark();
+    let status = passed(scene, &["offer-unix", bad.at()], "receive-and-send")?;
+    ensure!(status == libc::EPERM, "to what is not listed: {status}");
+    scene.event(mark, "receive", "deny", bad.at())?;
+    ensure!(bad.got(TOKEN).is_err(), "what the agent said arrived");
+    Ok(())
+}
+
+fn received_raw(scene: &Scene) -> anyhow::Result<()> {
+    for offer in ["offer-raw", "offer-packet"] {
+        let mark = scene.mark();
+        let status = passed(scene, &[offer], "receive")?;
+        ensure!(status == libc::EPERM, "{offer}: {status}");
+        scene.events().wait(mark, offer, |e| e.text("kind") == "receive" && e.text("verdict") == "deny")?;
+    }
+    let status = passed(scene, &["offer-plain"], "receive")?;
+    ensure!(status == 0, "a plain socket: {status}");
+    Ok(())
+}
+
+/// A server that hands the connections it takes to its workers.
+fn received_own(scene: &Scene) -> anyhow::Result<()> {
+    let (server, at) = (scene.worker(SKILL)?, format!("127.0.0.1:{PORT}"));
+    let (words, worker) = (at.clone(), Arc::clone(&server));
+    let serving = thread::spawn(move || worker.act(&["serve-by-passing", &words]));
+    let said = eventually(Duration::from_secs(8), || {
+        use std::io::Write as _;
+        std::net::TcpStream::connect(&at).and_then(|mut s| s.write_all(TOKEN.as_bytes())).is_ok()
+    });
+    let outcome = serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    ensure!(said && outcome.done()?.out == TOKEN, "{outcome:?}");
+    Ok(())
+}
+
+fn attach(holder: &Holder) -> anyhow::Result<crate::harness::Output> {
+    command(&[ENFORCER, "attach", "--skill", SKILL, "--pid", &holder.pid().to_string()])
+}
+
+fn attached(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let unlisted = UnixServer::start(&at("unlisted/held"))?;
+    let (good, bad) = (Patient::start(&format!("127.0.0.1:{PORT}"))?, Patient::start(&format!("127.0.0.1:{OTHER}"))?);
+    for (kind, address) in [
+        ("tcp", bad.at()),
+        ("raw", String::new()),
+        ("listen", "127.0.0.1:18092".into()),
+        ("unix", unlisted.at().into()),
+    ] {
+        let holder = Holder::outside(kind, &address)?;
+        let mark = scene.mark();
+        let outcome = attach(&holder)?;
+        ensure!(outcome.status == 1 && outcome.err.contains("open"), "{kind} {address}: {outcome:?}");
+        let pid = u64::from(holder.pid());
+        scene.events().wait(mark, "the socket", |e| {
+            e.text("kind") == "receive" && e.text("verdict") == "deny" && e.number("target") == pid
+        })?;
+    }
+    ensure!(bad.received()?.is_empty(), "nobody said anything");
+    let holder = Holder::outside("tcp", &good.at())?;
+    let outcome = attach(&holder)?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    ensure!(holder.send()? == 0 && good.received()? == TOKEN, "an allowed connection goes on");
+    Ok(())
+}
+
+fn by_cgroup(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let (good, bad) = (Patient::start(&format!("127.0.0.1:{PORT}"))?, Patient::start(&format!("127.0.0.1:{OTHER}"))?);
+    let unlisted = UnixServer::start(&at("unlisted/cgroup"))?;
+    let (kept, broken) = (Holder::outside("tcp", &good.at())?, Holder::outside("tcp", &bad.at())?);
+    let listening = Holder::outside("listen", "127.0.0.1:18093")?;
+    let speaking = Holder::outside("unix", unlisted.at())?;
+    for holder in [&kept, &broken, &listening, &speaking] {
+        let (mark, pid) = (scene.mark(), holder.pid());
+        fs::write(format!("{CGROUP}/cgroup.procs"), pid.to_string())?;
+        scene
+            .events()
+            .wait(mark, "the entry", |e| e.text("kind") == "enter" && e.number("target") == u64::from(pid))?;
+        if pid != kept.pid() {
+            let event = scene
+                .events()
+                .wait(mark, "the closing", |e| e.text("kind") == "close" && e.number("target") == u64::from(pid))?;
+            ensure!(event.text("reason") == "not allowed in the skill" && event.text("skill") == SKILL, "{}", event.0);
+        }
+    }
+    ensure!(kept.send()? == 0 && good.received()? == TOKEN, "an allowed connection goes on");
+    ensure!(broken.send()? != 0 && bad.received()?.is_empty(), "a connection that is not allowed carries on");
+    ensure!(std::net::TcpStream::connect("127.0.0.1:18093").is_err(), "somebody listens");
+    ensure!(speaking.send()? != 0 && unlisted.got(TOKEN).is_err(), "a unix connection carries on");
+    Ok(())
+}
+
+/// Numbers that `libc` may not have: `include/linux/socket.h`.
+const FAMILIES: [(&str, i32, i32, i32); 14] = [
+    ("MPTCP", libc::AF_INET, libc::SOCK_STREAM, 262),
+    ("SCTP", libc::AF_INET, libc::SOCK_STREAM, 132),
+    ("SCTP, one to many", libc::AF_INET6, libc::SOCK_SEQPACKET, 132),
+    ("DCCP", libc::AF_INET, 6, 33),
+    ("UDP-Lite", libc::AF_INET, libc::SOCK_DGRAM, 136),
+    ("ping", libc::AF_INET, libc::SOCK_DGRAM, 1),
+    ("packet", libc::AF_PACKET, libc::SOCK_DGRAM, 0x0300),
+    ("key", 15, libc::SOCK_RAW, 2),
+    ("netfilter", libc::AF_NETLINK, libc::SOCK_RAW, 12),
+    ("generic netlink", libc::AF_NETLINK, libc::SOCK_RAW, 16),
+    ("TIPC", 30, libc::SOCK_DGRAM, 0),
+    ("ALG", libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
+    ("vsock", libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+    ("XDP", 44, libc::SOCK_RAW, 0),
+];
+
+fn families(scene: &Scene) -> anyhow::Result<()> {
+    for (what, family, kind, protocol) in FAMILIES {
+        let words = [family, kind, protocol].map(|number| number.to_string());
+        let act = ["socket", &words[0], &words[1], &words[2]];
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &act)?;
+        ensure!(outcome.status == libc::EPERM, "{what}: {outcome:?}");
+        let event = scene.events().wait(mark, what, |e| e.text("kind") == "socket" && e.text("verdict") == "deny")?;
+        ensure!(event.text("reason") == "protocol not allowed", "{}", event.0);
+        // Not there, or of another user, but never refused by us.
+        for outcome in [scene.outside(&act)?, scene.act("open-line", &act)?] {
+            ensure!(outcome.status != libc::EPERM, "{what}: {outcome:?}");
+        }
+    }
+    for (kind, protocol) in
+        [(libc::SOCK_STREAM, 0), (libc::SOCK_DGRAM, 0), (libc::SOCK_STREAM, 6), (libc::SOCK_DGRAM, 17)]
+    {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let words = [family, kind, protocol].map(|number| number.to_string());
+            scene.act(SKILL, &["socket", &words[0], &words[1], &words[2]])?.done()?;
+        }
+    }
+    Ok(())
+}
+
+fn mtu() -> anyhow::Result<u32> {
+    Ok(fs::read_to_string("/sys/class/net/lo/mtu")?.trim().parse()?)
+}
+
+fn netlink(scene: &Scene) -> anyhow::Result<()> {
+    let before = mtu()?;
+    scene.act(SKILL, &["netlink-read"])?.done()?;
+    for act in ["netlink-mtu", "netlink-read-and-mtu"] {
+        let mark = scene.mark();
+        scene.act(SKILL, &[act, "4321"])?.refused()?;
+        ensure!(mtu()? == before, "{act} changed the network");
+        let event = scene.events().wait(mark, act, |e| e.text("kind") == "socket" && e.text("verdict") == "deny")?;
+        ensure!(event.text("reason") == "changing the network is not allowed", "{}", event.0);
+        scene.outside(&[act, "4321"])?.done()?;
+        ensure!(mtu()? == 4321, "{act} from outside changed nothing");
+        scene.act("open-line", &[act, &before.to_string()])?.done()?;
+        ensure!(mtu()? == before, "{act} under a star changed nothing");
+    }
+    Ok(())
+}
+
+/// A loose source route to 127.0.0.1 by way of 127.0.0.2, and a routing header of type 2 to `::2`.
+fn source_routes(scene: &Scene) -> anyhow::Result<()> {
+    const LSRR: &str = "830b047f0000027f00000100";
+    const ROUTING_HEADER: &str = "000202010000000000000000000000000000000000000002";
+    let n = |number: i32| number.to_string();
+    let (v4, v6) = (n(libc::AF_INET), n(libc::AF_INET6));
+    for (family, level, option, bytes) in [(&v4, "0", "4", LSRR), (&v6, "41", "57", ROUTING_HEADER)] {
+        let act = ["set-option", family, level, option, bytes];
+        let mark = scene.mark();
+        scene.act(SKILL, &act)?.refused()?;
+        let event =
+            scene.events().wait(mark, "the option", |e| e.text("kind") == "socket" && e.text("verdict") == "deny")?;
+        ensure!(event.text("reason") == "source routes are not allowed", "{}", event.0);
+        for outcome in [scene.outside(&act)?, scene.act("open-line", &act)?] {
+            ensure!(outcome.status != libc::EPERM, "{outcome:?}");
+        }
+    }
+    // Time to live, and the type of service.
+    for option in ["2", "1"] {
+        scene.act(SKILL, &["set-option", &v4, "0", option, "10000000"])?.done()?;
+    }
+    Ok(())
+}

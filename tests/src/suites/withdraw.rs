@@ -1,0 +1,111 @@
+//! A reload that takes a destination away: what is connected to it is closed, and what is still allowed is not.
+
+use std::net::TcpStream;
+
+use anyhow::ensure;
+
+use crate::{
+    act::TOKEN,
+    harness::{
+        holder::{Holder, Patient},
+        runner::Suite,
+        scene::Scene,
+        unix::UnixServer,
+    },
+};
+
+pub(super) const SUITE: Suite = Suite {
+    name: "withdraw",
+    policy: Some(policy),
+    tests: &[
+        ("connections_are_closed", connections),
+        ("listening_ends", listening),
+        ("unix_connections_are_closed", unix),
+        ("audit_closes_nothing", audit),
+    ],
+};
+
+const SKILL: &str = "tied";
+const KEPT: u16 = 18_094;
+const LOST: u16 = 18_095;
+
+fn policy(scene: &Scene) -> anyhow::Result<String> {
+    scene.make_dir("box")?;
+    manifest(scene, &scope(scene, true), &[LOST])
+}
+
+/// What may be connected to, with or without what is to be taken away.
+fn scope(scene: &Scene, all: bool) -> Vec<String> {
+    let mut scope = vec![format!("127.0.0.1:{KEPT}")];
+    if all {
+        scope.push(format!("127.0.0.0/8:{LOST}"));
+        scope.push(format!("[::1]:{LOST}"));
+        scope.push(format!("unix:{}/box", scene.dir.display()));
+    }
+    scope
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
+fn manifest(_: &Scene, scope: &[String], listen: &[u16]) -> anyhow::Result<String> {
+    let list = |entries: Vec<String>| entries.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(", ");
+    let (scope, listen) = (list(scope.to_vec()), list(listen.iter().map(|port| format!("127.0.0.1:{port}")).collect()));
+    let rest = format!(
+        "allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [{listen}]"
+    );
+    Ok(format!("version: 1\nskills:\n  {SKILL}:\n    {rest}\n  audited:\n    mode: audit\n    {rest}\n"))
+}
+
+fn connections(scene: &Scene) -> anyhow::Result<()> {
+    let (kept, lost) = (Patient::start(&format!("127.0.0.1:{KEPT}"))?, Patient::start(&format!("127.0.0.2:{LOST}"))?);
+    let lost6 = Patient::start(&format!("[::1]:{LOST}"))?;
+    let goes_on = Holder::inside(SKILL, "tcp", &kept.at())?;
+    let (ends, ends6) = (Holder::inside(SKILL, "tcp", &lost.at())?, Holder::inside(SKILL, "tcp", &lost6.at())?);
+    let datagrams = Holder::inside(SKILL, "udp", &format!("127.0.0.1:{LOST}"))?;
+    let mark = scene.mark();
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
+    for (address, protocol) in [("127.0.0.2", "tcp"), ("::1", "tcp"), ("127.0.0.1", "udp")] {
+        let event = scene.events().wait(mark, &format!("the end of {address}"), |e| {
+            e.text("kind") == "close" && e.object("address") == address
+        })?;
+        ensure!(event.text("reason") == "no longer allowed" && event.text("skill") == SKILL, "{}", event.0);
+        ensure!(event.port() == u64::from(LOST) && event.object("protocol") == protocol, "{}", event.0);
+    }
+    for holder in [ends, ends6, datagrams] {
+        ensure!(holder.send()? != 0, "a connection that is not allowed any more carries on");
+    }
+    ensure!(lost.received()?.is_empty() && lost6.received()?.is_empty(), "what the agent said arrived");
+    ensure!(goes_on.send()? == 0 && kept.received()? == TOKEN, "an allowed connection ended");
+    restore(scene)
+}
+
+fn restore(scene: &Scene) -> anyhow::Result<()> {
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
+}
+
+fn listening(scene: &Scene) -> anyhow::Result<()> {
+    let at = format!("127.0.0.1:{LOST}");
+    let _server = Holder::inside(SKILL, "listen", &at)?;
+    TcpStream::connect(&at)?;
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, true), &[KEPT])?))?;
+    ensure!(TcpStream::connect(&at).is_err(), "somebody listens");
+    restore(scene)
+}
+
+fn unix(scene: &Scene) -> anyhow::Result<()> {
+    let server = UnixServer::start(&scene.dir.join("box/s").to_string_lossy())?;
+    let holder = Holder::inside(SKILL, "unix", server.at())?;
+    let mark = scene.mark();
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
+    scene.events().wait(mark, "the end", |e| e.text("kind") == "close" && e.object("family") == "unix")?;
+    ensure!(holder.send()? != 0 && server.got(TOKEN).is_err(), "a unix connection carries on");
+    restore(scene)
+}
+
+fn audit(scene: &Scene) -> anyhow::Result<()> {
+    let lost = Patient::start(&format!("127.0.0.3:{LOST}"))?;
+    let holder = Holder::inside("audited", "tcp", &lost.at())?;
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
+    ensure!(holder.send()? == 0 && lost.received()? == TOKEN, "audit mode closed a connection");
+    restore(scene)
+}
