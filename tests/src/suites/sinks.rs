@@ -117,6 +117,13 @@ fn full(scene: &Scene) -> anyhow::Result<()> {
     };
     ensure!(eventually(Duration::from_secs(20), || all().is_ok_and(|n| n == EVENTS)), "{:?} of {EVENTS}", all());
     ensure!(rotated.with_file_name("log.2").exists(), "it was not rotated");
+    // Nobody but the daemon writes them, though the skill's writes are not governed.
+    for name in ["log", "log.1"] {
+        let (file, mark) = (rotated.with_file_name(name).to_string_lossy().into_owned(), daemon.events.mark());
+        worker.act(&["append", &file, "forged"])?.refused()?;
+        let event = daemon.events.wait(mark, "the refusal", |e| e.is("write", "deny", &file))?;
+        ensure!(event.text("reason") == "it is Enforcer's own", "{}", event.0);
+    }
     let status = daemon.status()?;
     ensure!(state(&status, "journald:")?.1 > EVENTS, "{status}");
     ensure!(state(&status, "stdout")?.1 == 0, "{status}");
