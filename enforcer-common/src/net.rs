@@ -1,5 +1,7 @@
 //! Network destinations: keys and values of the `DESTINATIONS` trie.
 
+use core::net::IpAddr;
+
 use crate::ids::{RuleId, SkillId};
 
 /// An IPv4 or IPv6 address as IPv6: IPv4 is written `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2), so that a v4-mapped IPv6
@@ -40,6 +42,13 @@ impl Address {
     #[must_use]
     pub fn is_v4(&self) -> bool {
         self.0[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+    }
+}
+
+/// As it is written: IPv4 as such.
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Self::from(address.0).to_canonical()
     }
 }
 

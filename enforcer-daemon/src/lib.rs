@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod manifest;
 pub mod measure;
 pub mod mounts;
+pub mod names;
 pub mod notify;
 pub mod own;
 pub mod pins;

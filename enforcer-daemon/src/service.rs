@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, RwLock},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
@@ -19,7 +20,6 @@ use tokio::{
 
 use crate::{
     checks,
-    compile::Remark,
     control::server,
     engine::{Closed, Directory, Engine, Origin, Site, Started},
     events::{
@@ -30,8 +30,18 @@ use crate::{
         stream::{self, Records, Stream},
     },
     kernel::pins::Sets,
-    manifest, own, watch,
+    manifest,
+    names::{
+        Addresses,
+        service::{Names, Policy, Report},
+        sources::Files,
+        table::Limits,
+    },
+    own, watch,
 };
+
+/// How long a start or a reload waits for the addresses of its names. What comes later opens later.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the daemon keeps its lock, and its socket unless it is told otherwise.
 pub const RUNTIME_DIR: &str = "/run/enforcer";
@@ -92,6 +102,7 @@ pub struct Service {
     pub answered: Notify,
     /// Ends the reader of the ring when it has read all, with a last record.
     finish: Mutex<Option<oneshot::Sender<Record>>>,
+    names: Names,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
     /// The group whose members may use the control socket beside root.
@@ -99,21 +110,23 @@ pub struct Service {
     sinks: OnceLock<Vec<Arc<SinkState>>>,
 }
 
-/// Who may talk to the daemon, and what it writes.
+/// What the command line says beside the policy.
 #[derive(Clone, Debug, Default)]
-pub struct Access {
+pub struct Options {
     /// The group whose members may use the control socket beside root.
     pub group: Option<u32>,
     /// The files that events go to: no governed process may change them.
     pub files: Vec<PathBuf>,
+    /// How long addresses of names hold.
+    pub names: Limits,
 }
 
 /// A service with what keeps it going.
 pub struct Running {
     /// The service.
     pub service: Arc<Service>,
-    /// What the compiler warned of.
-    pub warnings: Vec<Remark>,
+    /// What the author of the manifest should know.
+    pub warnings: Vec<String>,
     /// Where what is in force came from.
     pub origin: Origin,
     /// The records, from the first one on, with the count of those that were handed on; not for a [`Lifetime::Private`] one.
@@ -154,11 +167,11 @@ impl Service {
     /// # Errors
     /// When the manifest, the kernel, or another instance stands against it; then what was in force before still is, and
     /// nothing else.
-    pub fn start(
+    pub async fn start(
         policy: &Path,
         runtime: &Path,
         home: PathBuf,
-        access: Access,
+        options: Options,
         lifetime: Lifetime,
     ) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
@@ -181,14 +194,15 @@ impl Service {
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
-        let socket = server::bind(runtime, access.group)?;
-        let Started { engine, rings, debug, origin, ledger, warnings, closed } =
-            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, access.files) })?;
+        let socket = server::bind(runtime, options.group)?;
+        let Started { engine, rings, debug, origin, ledger, closed, .. } =
+            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, options.files) })?;
         let private = private.then(|| Private);
-        let listener = socket.publish()?;
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);
+        let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
+        let names = Names::start(engine.names(), resolving, options.names, Files::of_the_host());
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
         if let Some(record) = ended {
@@ -204,14 +218,18 @@ impl Service {
         let service = Arc::new(Self {
             engine,
             stream,
+            names,
             answered: Notify::new(),
             finish: Mutex::new(Some(finish)),
             policy: Mutex::new(policy.to_owned()),
             runtime: runtime.to_owned(),
-            group: access.group,
+            group: options.group,
             sinks: OnceLock::new(),
         });
         let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
+        // Before the socket is served: who enters a skill finds its names open.
+        let warnings = service.settled().await;
+        let listener = socket.publish()?;
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
@@ -230,14 +248,33 @@ impl Service {
         })
     }
 
+    /// Waits for the names of the policy in force, within bounds; returns what its author should know.
+    async fn settled(&self) -> Vec<String> {
+        let serial = self.engine.names().borrow().serial;
+        self.names.settle(serial, NAMES_PATIENCE).await;
+        let mut warnings = self.engine.status().await.map(|status| status.warnings).unwrap_or_default();
+        warnings.extend(self.names.report().await.iter().flat_map(Report::warnings));
+        warnings
+    }
+
     /// What is in force, and who enforces it.
     ///
     /// # Errors
     /// When the engine has ended.
     pub async fn status(&self) -> Result<Value, String> {
-        let status = self.engine.status().await.ok_or("the engine has ended")?;
+        let mut status = self.engine.status().await.ok_or("the engine has ended")?;
+        let names = self.names.report().await;
+        match &names {
+            Some(names) => status.warnings.extend(names.warnings()),
+            None => status.warnings.push("names are not resolved any more: their addresses stay as they are".into()),
+        }
         let mut value = serde_json::to_value(status).map_err(|e| e.to_string())?;
         if let Some(map) = value.as_object_mut() {
+            map.insert(
+                "names".into(),
+                names.as_ref().map_or_else(Vec::new, |names| names.lines(Instant::now())).into(),
+            );
+            map.insert("resolvers".into(), json!(names.map(|names| names.resolvers)));
             map.insert("pid".into(), json!(std::process::id()));
             map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
             map.insert("kernel".into(), json!(rustix::system::uname().release().to_string_lossy()));
@@ -280,12 +317,12 @@ impl Service {
         let manifest = manifest::load(&file).map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         let level = manifest.manifest().audit_level;
         let outcome = self.engine.apply(manifest, file.clone()).await.ok_or("the engine has ended")?;
-        let (generation, warnings) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
+        let (generation, _) = outcome.map_err(|e| format!("{e}\nthe policy in force stays in force"))?;
         self.stream.set_level(level);
         if let Ok(mut policy) = self.policy.lock() {
             policy.clone_from(&file);
         }
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let warnings = self.settled().await;
         Ok(json!({ "policy": file, "generation": generation.0, "warnings": warnings }))
     }
 }
@@ -294,6 +331,27 @@ impl Service {
 async fn tell_of_closed(mut closed: Receiver<Closed>, directory: Arc<RwLock<Directory>>, stream: Stream) {
     while let Some(closed) = closed.recv().await {
         stream.publish(enrich::closed(&closed, &directory));
+    }
+}
+
+/// Hands the names' addresses to the engine, and their changes to whoever listens.
+struct Resolving {
+    engine: Engine,
+    stream: Stream,
+}
+
+impl Policy for Resolving {
+    async fn put(&self, addresses: Addresses) -> bool {
+        match self.engine.resolve(addresses).await {
+            None => return false,
+            Some(Ok(_)) => {}
+            Some(Err(e)) => tracing::error!("the names' addresses are not in force: {e}"),
+        }
+        true
+    }
+
+    fn tell(&self, text: String) {
+        self.stream.publish(enrich::own("names", text));
     }
 }
 

@@ -27,19 +27,34 @@ const GATHER: Duration = Duration::from_millis(5);
 const BUFFER: usize = 16 * 1024;
 
 /// The directories that are watched, and which names matter in each.
-struct Watches {
+pub(crate) struct Watches {
     inotify: Inotify,
+    /// A descriptor of its own for waiting: `Inotify` keeps the other.
+    waker: AsyncFd<OwnedFd>,
+    /// What is watched for beside that names come and go.
+    more: WatchMask,
     names: HashMap<WatchDescriptor, (PathBuf, BTreeSet<OsString>)>,
     asker: Asker,
 }
 
 impl Watches {
-    fn new() -> io::Result<Self> {
-        Ok(Self { inotify: Inotify::init()?, names: HashMap::new(), asker: Asker::default() })
+    /// Watches nothing yet. Must be called within a tokio runtime.
+    pub(crate) fn new(more: WatchMask) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        let waker = inotify.as_fd().try_clone_to_owned()?;
+        // SAFETY: it owns its descriptor, which stays the same and open as long as it lives.
+        let waker = unsafe { AsyncFd::register_with_interest(waker, Interest::READABLE) }?;
+        Ok(Self { inotify, waker, more, names: HashMap::new(), asker: Asker::default() })
+    }
+
+    /// Waits until there is something to [`drain`](Self::drain).
+    pub(crate) async fn ready(&self) -> io::Result<()> {
+        self.waker.readable().await?.clear_ready();
+        Ok(())
     }
 
     /// Watches the way to each path; returns whether a directory is watched that was not before.
-    fn set(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
+    pub(crate) fn set(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
         let mut wanted: HashMap<PathBuf, BTreeSet<OsString>> = HashMap::new();
         for path in paths {
             let asked = path.clone();
@@ -65,7 +80,8 @@ impl Watches {
             | WatchMask::MOVED_TO
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
-            | WatchMask::ONLYDIR;
+            | WatchMask::ONLYDIR
+            | self.more;
         let known: BTreeSet<PathBuf> = self.names.values().map(|(dir, _)| dir.clone()).collect();
         let mut fresh = false;
         let mut names = HashMap::new();
@@ -91,7 +107,7 @@ impl Watches {
     }
 
     /// Reads what has happened; true when it may concern a path.
-    fn drain(&mut self) -> io::Result<bool> {
+    pub(crate) fn drain(&mut self) -> io::Result<bool> {
         let mut buffer = [0; BUFFER];
         let mut concerned = false;
         loop {
@@ -117,17 +133,10 @@ impl Watches {
 /// # Errors
 /// When the kernel gives no watches.
 pub async fn run(engine: Engine) -> io::Result<()> {
-    let mut watches = Watches::new()?;
-    // A descriptor of its own for waiting: `Inotify` keeps the other.
-    let waker: OwnedFd = watches.inotify.as_fd().try_clone_to_owned()?;
-    // SAFETY: both own their descriptor, which stays the same and open as long as they live.
-    let (ready, mounts) = unsafe {
-        let mountinfo = File::open("/proc/self/mountinfo")?;
-        (
-            AsyncFd::register_with_interest(waker, Interest::READABLE)?,
-            AsyncFd::register_with_interest(mountinfo, Interest::PRIORITY)?,
-        )
-    };
+    let mut watches = Watches::new(WatchMask::empty())?;
+    let mountinfo = File::open("/proc/self/mountinfo")?;
+    // SAFETY: it owns its descriptor, which stays the same and open as long as it lives.
+    let mounts = unsafe { AsyncFd::register_with_interest(mountinfo, Interest::PRIORITY) }?;
     let mut paths = engine.watched();
     loop {
         let wanted = paths.borrow_and_update().clone();
@@ -141,8 +150,8 @@ pub async fn run(engine: Engine) -> io::Result<()> {
                     }
                     continue;
                 }
-                guard = ready.readable() => {
-                    guard?.clear_ready();
+                outcome = watches.ready() => {
+                    outcome?;
                     sleep(GATHER).await;
                     concerned = watches.drain()?;
                 }

@@ -43,8 +43,7 @@ pub enum Object<'a> {
     None,
 }
 
-/// A decision in one word, of which the verifier knows nothing: it would follow each decision, of which there are many, through
-/// the writing of the event, and to the end of the program.
+/// A decision in one word.
 #[derive(Clone, Copy)]
 struct Told(u64);
 
@@ -57,16 +56,24 @@ impl Told {
 
     #[inline(always)]
     fn of(kind: Kind, decision: Decision) -> Self {
-        let told = kind as u64
-            | (decision.verdict as u64) << Self::VERDICT
-            | u64::from(decision.reason.0) << Self::REASON
-            | u64::from(decision.report) << Self::REPORT
-            | u64::from(decision.refuses()) << Self::REFUSES
-            | u64::from(decision.rule.0) << Self::RULE;
+        Self(
+            kind as u64
+                | (decision.verdict as u64) << Self::VERDICT
+                | u64::from(decision.reason.0) << Self::REASON
+                | u64::from(decision.report) << Self::REPORT
+                | u64::from(decision.refuses()) << Self::REFUSES
+                | u64::from(decision.rule.0) << Self::RULE,
+        )
+    }
+
+    /// The same word, of which the verifier knows nothing: it would follow each decision, of which there are many, through the
+    /// writing of the event, and to the end of the program.
+    #[inline(always)]
+    fn unknown(self) -> Self {
         let mut word = 0;
         // SAFETY: the word is on this program's stack.
         unsafe {
-            atomic::store(&raw mut word, told);
+            atomic::store(&raw mut word, self.0);
             Self((&raw const word).read_volatile())
         }
     }
@@ -81,7 +88,24 @@ impl Told {
 #[inline(always)]
 pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) -> bool {
     debug(kind, skill, decision);
-    let told = Told::of(kind, *decision);
+    write(Told::of(kind, *decision).unknown(), skill, generation, object)
+}
+
+/// The same where the stack has no room for one more word.
+#[inline(always)]
+pub fn deep_decision(
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    decision: &Decision,
+    object: &Object<'_>,
+) -> bool {
+    debug(kind, skill, decision);
+    write(Told::of(kind, *decision), skill, generation, object)
+}
+
+#[inline(always)]
+fn write(told: Told, skill: SkillId, generation: Generation, object: &Object<'_>) -> bool {
     if told.has(Told::REPORT)
         && let Some(mut entry) = reserve()
     {

@@ -14,8 +14,9 @@ use crate::{
         sinks::{self, FileSpec, Sinks, Spec},
         text::Format,
     },
+    names::table::Limits,
     notify,
-    service::{Access, Lifetime, Running, Service},
+    service::{Lifetime, Options, Running, Service},
     users,
 };
 
@@ -38,6 +39,12 @@ pub struct Args {
     /// A group, by name or number, whose members may use the control socket beside root.
     #[arg(long, value_name = "GROUP")]
     control_group: Option<String>,
+    /// The least seconds that an answer of a name server counts for.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 5)]
+    names_min_ttl: u64,
+    /// The seconds that an address of a name stays after its answer's time.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 60)]
+    names_grace: u64,
     #[command(flatten)]
     instance: Instance,
 }
@@ -55,10 +62,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
         let format = if args.json { Format::Json } else { Format::of_stdout() };
         sinks::check(&args.sink)?;
-        let access = Access { group: args.group()?, files: args.files() };
+        let names = Limits {
+            min_ttl: Duration::from_secs(args.names_min_ttl),
+            grace: Duration::from_secs(args.names_grace),
+            ..Limits::default()
+        };
+        let options = Options { group: args.group()?, files: args.files(), names };
         // Before anything is put in force: a start that fails changes nothing.
         let sinks = Sinks::open(&args.sink, format)?;
-        let mut running = Service::start(&policy, &args.instance.runtime_dir, super::home(), access, Lifetime::Stays)?;
+        let mut running =
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), options, Lifetime::Stays).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }

@@ -23,7 +23,7 @@ use super::{Instance, run::exit_code};
 use crate::{
     events::{Record, text::Format, text::subject},
     manifest,
-    service::{Access, Lifetime, Service},
+    service::{Lifetime, Options, Service},
 };
 
 /// The demo agent.
@@ -60,7 +60,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let skill = skill_of(&policy)?;
         let stage = if args.command.is_empty() { Some(Stage::set().await?) } else { None };
         let running =
-            Service::start(&policy, &args.instance.runtime_dir, super::home(), Access::default(), Lifetime::Private)?;
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), Options::default(), Lifetime::Private)
+                .await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }

@@ -15,7 +15,7 @@ use super::Instance;
 use crate::{
     control::{Request, client},
     events::{Record, text::Format},
-    service::{Access, Lifetime, Service},
+    service::{Lifetime, Options, Service},
     users,
 };
 
@@ -57,9 +57,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     &policy,
                     &args.instance.runtime_dir,
                     super::home(),
-                    Access::default(),
+                    Options::default(),
                     Lifetime::Private,
-                )?;
+                )
+                .await?;
                 for warning in &running.warnings {
                     eprintln!("warning: {warning}");
                 }

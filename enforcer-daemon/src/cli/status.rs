@@ -73,6 +73,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             text("destinations")
         );
     }
+    for name in status["names"].as_array().into_iter().flatten() {
+        print_name(name);
+    }
     for warning in status["warnings"].as_array().into_iter().flatten() {
         println!("warning: {}", warning.as_str().unwrap_or_default());
     }
@@ -94,6 +97,16 @@ fn without_daemon(args: &Args, left: &Left) -> anyhow::Result<ExitCode> {
     println!("policy   {} (generation {})", left.policy.display(), left.generation);
     println!("skills   {}", left.skills.join(", "));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A name with its addresses and how long each holds.
+fn print_name(name: &Value) {
+    let text = |key: &str| name[key].as_str().unwrap_or_default();
+    let left = |address: &Value| address["seconds_left"].as_u64().map_or_else(String::new, |s| format!(" ({s} s)"));
+    let address = |a: &Value| format!("{}{}", a["address"].as_str().unwrap_or_default(), left(a));
+    let addresses: Vec<String> = name["addresses"].as_array().into_iter().flatten().map(address).collect();
+    let addresses = if addresses.is_empty() { "no address".into() } else { addresses.join(", ") };
+    println!("name     {:<30} {:<8} {addresses}", text("name"), text("state"));
 }
 
 /// Whether what was asked for is in force.

@@ -3,6 +3,7 @@
 //! What the manifest names is resolved here, once: a path of a binary to the digest of its content, a path rule to the
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
+pub mod names;
 mod net;
 mod own;
 pub mod ruleset;
@@ -172,8 +173,12 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn remark(&self, key: &KeyPath, text: String) -> Remark {
+        Remark { place: self.place(key), text }
+    }
+
+    fn place(&self, key: &KeyPath) -> String {
         let place = self.manifest.position(key).map_or_else(String::new, |p| format!(":{}:{}", p.line, p.column));
-        Remark { place: format!("{}{place}: {key}", self.manifest.file()), text }
+        format!("{}{place}: {key}", self.manifest.file())
     }
 
     fn warn(&mut self, key: &KeyPath, text: String) {
@@ -460,6 +465,8 @@ fn two_factor(set: TwoFactor) -> u32 {
     })
 }
 
+#[cfg(test)]
+mod name_tests;
 #[cfg(test)]
 mod net_model_tests;
 #[cfg(test)]

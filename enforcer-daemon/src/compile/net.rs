@@ -12,7 +12,11 @@ use enforcer_common::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Compiler, Slot, ruleset::NetPrefix};
+use super::{
+    Compiler, Slot,
+    names::{DNS_RULE, NameRule, Scope},
+    ruleset::NetPrefix,
+};
 use crate::manifest::{Destination, KeyPath, ListenAddress, Protocol, SkillName};
 
 /// Where IPv4 begins in the address space of the trie: `::ffff:0:0/96`.
@@ -27,17 +31,21 @@ impl Compiler<'_> {
         destinations: &[Destination],
     ) {
         let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
+        let mut hosts = vec![];
         for (index, destination) in destinations.iter().enumerate() {
             match destination {
                 Destination::Net { prefix, port, protocol } => {
                     let rule = self.rule(name, format!("network_scope: {destination}"));
                     named.entry(net_prefix(skill, prefix)).or_default().push(port_rule(*port, *protocol, rule));
                 }
-                Destination::Name { .. } => {
-                    self.warn(
-                        &at.index(index),
-                        format!("{destination} is not resolved by this build: connects to it are denied"),
-                    );
+                Destination::Name { name: host, wildcard: false, port, protocol } => {
+                    let rule = self.rule(name, format!("network_scope: {destination}"));
+                    let ports = port_rule(*port, *protocol, rule);
+                    hosts.push(NameRule { name: host.clone(), ports, place: self.place(&at.index(index)) });
+                }
+                // The validator refuses these until they are enforced.
+                Destination::Name { wildcard: true, .. } => {
+                    self.error(&at.index(index), "wildcard names are not supported by this build".into());
                 }
                 // Those are no addresses: see `unix_sockets`.
                 Destination::UnixPath(_) | Destination::UnixAbstract(_) => {}
@@ -45,6 +53,10 @@ impl Compiler<'_> {
         }
         let sets = self.port_sets(skill, at, &named);
         self.ruleset.destinations.extend(sets);
+        if !hosts.is_empty() {
+            let dns = self.rule(name, DNS_RULE.into());
+            self.ruleset.scopes.insert(skill, Scope { listed: named, names: hosts, dns });
+        }
     }
 
     /// The local addresses that a skill may take connections and datagrams at.
@@ -121,7 +133,7 @@ fn local_prefixes(prefix: &IpNet) -> Vec<IpNet> {
 }
 
 /// The trie's key for a prefix.
-fn net_prefix(skill: SkillId, prefix: &IpNet) -> NetPrefix {
+pub(super) fn net_prefix(skill: SkillId, prefix: &IpNet) -> NetPrefix {
     let (address, len) = match prefix.network() {
         IpAddr::V4(v4) => (Address::from_v4(v4.octets()), V4_BITS + u32::from(prefix.prefix_len())),
         IpAddr::V6(v6) => (Address(v6.octets()), u32::from(prefix.prefix_len())),
@@ -139,15 +151,13 @@ fn port_rule(port: Option<u16>, protocol: Option<Protocol>, rule: RuleId) -> Por
 }
 
 /// Adds to each prefix what its wider ones allow, and closes IPv4 where an IPv6 prefix would reach into it.
-fn merge(skill: SkillId, named: &HashMap<NetPrefix, Vec<PortRule>>) -> HashMap<NetPrefix, Vec<PortRule>> {
+pub(super) fn merge(skill: SkillId, named: &HashMap<NetPrefix, Vec<PortRule>>) -> HashMap<NetPrefix, Vec<PortRule>> {
     let lengths: BTreeSet<u32> = named.keys().map(|p| p.len).collect();
     let v4_root = NetPrefix { key: NetKey { skill, address: Address::from_v4([0; 4]) }, len: V4_BITS };
     let mut merged: HashMap<NetPrefix, Vec<PortRule>> = HashMap::with_capacity(named.len() + 1);
     for (prefix, own) in named {
         let mut ports = own.clone();
-        // IPv4 lies below some IPv6 prefixes as the trie sees it; a rule for IPv6 says nothing of IPv4.
-        let widest = if prefix.len >= V4_BITS && prefix.key.address.is_v4() { V4_BITS } else { 0 };
-        for len in lengths.range(widest..prefix.len).rev() {
+        for len in lengths.range(family_start(prefix)..prefix.len).rev() {
             let wider = NetPrefix { key: NetKey { skill, address: truncate(prefix.key.address, *len) }, len: *len };
             ports.extend(named.get(&wider).into_iter().flatten());
         }
@@ -160,6 +170,20 @@ fn merge(skill: SkillId, named: &HashMap<NetPrefix, Vec<PortRule>>) -> HashMap<N
     merged
 }
 
+/// Whether a prefix of this family in `named` holds all of `prefix`.
+pub(super) fn covers(named: &HashMap<NetPrefix, Vec<PortRule>>, prefix: &NetPrefix) -> bool {
+    (family_start(prefix)..=prefix.len).any(|len| {
+        let wider = NetPrefix { key: NetKey { address: truncate(prefix.key.address, len), ..prefix.key }, len };
+        named.contains_key(&wider)
+    })
+}
+
+/// How long a prefix of the same family is at the least. IPv4 lies below some IPv6 prefixes as the trie sees it; a rule for
+/// IPv6 says nothing of IPv4.
+fn family_start(prefix: &NetPrefix) -> u32 {
+    if prefix.len >= V4_BITS && prefix.key.address.is_v4() { V4_BITS } else { 0 }
+}
+
 /// The address with the bits behind `len` cleared.
 fn truncate(address: Address, len: u32) -> Address {
     let bits = u128::from_be_bytes(address.0);
@@ -168,7 +192,7 @@ fn truncate(address: Address, len: u32) -> Address {
 }
 
 /// The ports as the map holds them, without those that another one covers; `None` when there are too many.
-fn port_set(ports: &[PortRule]) -> Option<PortSet> {
+pub(super) fn port_set(ports: &[PortRule]) -> Option<PortSet> {
     let mut set = PortSet::default();
     for port in ports {
         let used = &set.ports[..set.count as usize];

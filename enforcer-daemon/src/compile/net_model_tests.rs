@@ -148,7 +148,7 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 /// A host of which nothing is asked.
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl World for Nowhere {
     fn expand(&self, path: &ManifestPath) -> String {

@@ -12,6 +12,8 @@ use enforcer_common::{
     task::{CgroupLabel, CgroupName},
 };
 
+use super::names::Scope;
+
 /// A network prefix of a skill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetPrefix {
@@ -53,6 +55,8 @@ pub struct Ruleset {
     pub listeners: HashMap<NetPrefix, PortSet>,
     /// Abstract names of unix sockets that may be reached.
     pub abstract_names: HashMap<AbstractKey, AbstractRule>,
+    /// The skills that list names, with what their destinations are made of.
+    pub scopes: BTreeMap<SkillId, Scope>,
     /// Governed cgroups by id, descendants included.
     pub cgroups: HashMap<u64, CgroupLabel>,
     /// The skills of the cgroups that the manifest names, by path, whether or not they exist.

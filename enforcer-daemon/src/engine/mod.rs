@@ -10,7 +10,8 @@ mod ring;
 mod state;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, mpsc},
     thread,
@@ -22,7 +23,7 @@ use enforcer_common::{
 };
 use tokio::sync::{oneshot, watch};
 
-use self::owner::{Handover, Owner};
+use self::owner::{Handover, Owner, Told};
 pub use self::{
     left::{Left, is_governed, left},
     ring::{Ring, RingError},
@@ -39,7 +40,8 @@ use crate::{
         pins::PinError,
         sockets::Outcome,
     },
-    manifest::{ManifestErrors, ValidManifest},
+    manifest::{HostName, ManifestErrors, ValidManifest},
+    names::{Addresses, Wanted},
 };
 
 /// How many requests may wait.
@@ -172,6 +174,8 @@ pub struct SkillStatus {
 pub struct Directory {
     /// The policy in force and the texts of those before it.
     pub ruleset: Ruleset,
+    /// Which name has an address now.
+    pub names: HashMap<IpAddr, HostName>,
 }
 
 impl Directory {
@@ -213,7 +217,7 @@ impl std::fmt::Display for Origin {
 }
 
 /// A socket that was closed because its process may not have it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Closed {
     /// The socket.
     pub socket: FoundSocket,
@@ -221,6 +225,8 @@ pub struct Closed {
     pub outcome: Outcome,
     /// Why.
     pub reason: &'static str,
+    /// The name that led to its peer.
+    pub name: Option<HostName>,
 }
 
 /// How many closed sockets may wait for being told of.
@@ -229,6 +235,7 @@ const CLOSED_QUEUE: usize = 4096;
 enum Request {
     Apply(Box<ValidManifest>, PathBuf, oneshot::Sender<Result<(Generation, Vec<Remark>), PolicyError>>),
     Refresh(oneshot::Sender<Result<bool, PolicyError>>),
+    Names(Addresses, oneshot::Sender<Result<bool, PolicyError>>),
     Enter(u32, String, oneshot::Sender<Result<u32, EnterError>>),
     AttachCgroup(String, String, oneshot::Sender<Result<usize, EnterError>>),
     Inspect(u32, SkillId, oneshot::Sender<u32>),
@@ -244,6 +251,7 @@ pub struct Engine {
     requests: mpsc::SyncSender<Request>,
     directory: Arc<RwLock<Directory>>,
     watched: watch::Receiver<BTreeSet<PathBuf>>,
+    names: watch::Receiver<Wanted>,
 }
 
 /// What a started engine hands out once.
@@ -274,11 +282,12 @@ impl Engine {
         let (ready, outcome) = mpsc::sync_channel(1);
         let directory = Arc::new(RwLock::new(Directory::default()));
         let (watched, receiver) = watch::channel(BTreeSet::new());
+        let (wanted, names) = watch::channel(Wanted::default());
         let (closed, told) = tokio::sync::mpsc::channel(CLOSED_QUEUE);
         let (file, shared) = (file.to_owned(), Arc::clone(&directory));
         thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Owner::start(manifest, file, site, shared, watched, closed) {
+            .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted, closed }) {
                 Ok(Handover { owner, rings, debug, origin, ledger }) => {
                     let warnings = owner.warnings().to_vec();
                     let _ = ready.send(Ok((rings, debug, origin, ledger, warnings)));
@@ -291,7 +300,7 @@ impl Engine {
             .map_err(StartError::Thread)?;
         let (rings, debug, origin, ledger, warnings) =
             outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        let engine = Self { requests, directory, watched: receiver };
+        let engine = Self { requests, directory, watched: receiver, names };
         Ok(Started { engine, rings, debug, origin, ledger, warnings, closed: told })
     }
 
@@ -350,6 +359,20 @@ impl Engine {
     #[must_use]
     pub fn watched(&self) -> watch::Receiver<BTreeSet<PathBuf>> {
         self.watched.clone()
+    }
+
+    /// The names that the policy in force lists, as they change.
+    #[must_use]
+    pub fn names(&self) -> watch::Receiver<Wanted> {
+        self.names.clone()
+    }
+
+    /// Gives the policy in force the addresses that its names have now; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// When the change is not taken: the policy in force stays as it is.
+    pub async fn resolve(&self, addresses: Addresses) -> Option<Result<bool, PolicyError>> {
+        self.ask(|reply| Request::Names(addresses, reply)).await
     }
 
     /// Puts a process into a skill; returns how many of its threads got the label.

@@ -38,7 +38,8 @@ use crate::{
         resolve::Resolver,
         sockets::{self, Outcome},
     },
-    manifest::ValidManifest,
+    manifest::{AuditLevel, ValidManifest},
+    names::{Addresses, Wanted},
 };
 
 /// The engine's thread.
@@ -60,8 +61,20 @@ pub(super) struct Owner {
     keeper: Keeper,
     warnings: Vec<Remark>,
     directory: Arc<RwLock<Directory>>,
-    watched: watch::Sender<BTreeSet<PathBuf>>,
-    closed: tokio::sync::mpsc::Sender<Closed>,
+    told: Told,
+    /// What is known of the policy's names, and what its author should know of that.
+    names: Addresses,
+    name_warnings: Vec<Remark>,
+}
+
+/// Who is told of a policy that was put in force.
+pub(super) struct Told {
+    /// The paths that it names.
+    pub(super) watched: watch::Sender<BTreeSet<PathBuf>>,
+    /// The host names that it names.
+    pub(super) wanted: watch::Sender<Wanted>,
+    /// The sockets that were closed.
+    pub(super) closed: tokio::sync::mpsc::Sender<Closed>,
 }
 
 /// What a started engine hands out once.
@@ -81,8 +94,7 @@ impl Owner {
         file: PathBuf,
         site: Site,
         directory: Arc<RwLock<Directory>>,
-        watched: watch::Sender<BTreeSet<PathBuf>>,
-        closed: tokio::sync::mpsc::Sender<Closed>,
+        told: Told,
     ) -> Result<Handover, StartError> {
         load::check_cgroup_root()?;
         pins::prepare()?;
@@ -113,8 +125,9 @@ impl Owner {
             keeper: Keeper::new(kept.clone().unwrap_or_default(), is_adopted),
             warnings: vec![],
             directory,
-            watched,
-            closed,
+            told,
+            names: Addresses::default(),
+            name_warnings: vec![],
         };
         owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
         owner.begin(kept)?;
@@ -194,6 +207,9 @@ impl Owner {
                 }
                 Request::Refresh(reply) => {
                     let _ = reply.send(self.refresh());
+                }
+                Request::Names(names, reply) => {
+                    let _ = reply.send(self.resolve_names(names));
                 }
                 Request::Enter(pid, skill, reply) => {
                     let _ = reply.send(self.enter(pid, &skill));
@@ -289,20 +305,45 @@ impl Owner {
         // Before the flip: a label of a new skill must mean the same to the next daemon, and the first event of the new policy
         // must find its rule.
         self.keeper.keep_ids(&self.ids, self.kernel.set())?;
+        let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
         let watched = compiled.ruleset.watched.clone();
         let network_differs = self.maps.in_force().network_differs(&compiled.ruleset);
+        let names = compiled.ruleset.host_names();
         let (new_cgroups, _) = self.maps.apply(compiled.ruleset, &seen)?;
         self.warnings = compiled.warnings;
+        self.name_warnings = name_warnings;
         // Always told, even if nothing changed: the watcher waits for it.
-        self.watched.send_replace(watched);
+        self.told.watched.send_replace(watched);
+        let report = manifest.manifest().audit_level != AuditLevel::Basic;
+        self.told.wanted.send_modify(|wanted| {
+            *wanted = Wanted { serial: wanted.serial + 1, names: Arc::new(names), report };
+        });
         self.inspect_cgroups(&new_cgroups);
         if network_differs {
             self.close_withdrawn();
         }
         Ok(())
+    }
+
+    /// Gives the policy in force the addresses that its names have now.
+    fn resolve_names(&mut self, names: Addresses) -> Result<bool, PolicyError> {
+        let before = self.maps.generation();
+        let mut next = self.maps.in_force().clone();
+        let warnings = next.resolve_names(&names);
+        for warning in warnings.iter().filter(|warning| !self.name_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.name_warnings = warnings;
+        if let Ok(mut directory) = self.directory.write() {
+            directory.names = compile::names::by_address(&names);
+        }
+        self.names = names;
+        // What the kernel added since the policy was compiled stays.
+        let (_, generation) = self.maps.apply(next, &HashSet::new())?;
+        Ok(generation != before)
     }
 
     /// Reports what processes of newly governed cgroups brought along.
@@ -336,6 +377,7 @@ impl Owner {
 
     /// Closes sockets and tells of each.
     fn close(&self, sockets: &[FoundSocket], reason: &'static str) {
+        let names = compile::names::by_address(&self.names);
         for socket in sockets {
             let outcome = sockets::close(socket);
             if let Outcome::Stays(e) = outcome {
@@ -347,7 +389,8 @@ impl Owner {
             }
             if outcome != Outcome::Gone {
                 // The engine never waits for those who listen to it.
-                if self.closed.try_send(Closed { socket: *socket, outcome, reason }).is_err() {
+                let name = names.get(&socket.address.into()).cloned();
+                if self.told.closed.try_send(Closed { socket: *socket, outcome, reason, name }).is_err() {
                     tracing::error!(pid = socket.tgid, fd = socket.fd, "a closed socket could not be told of");
                 }
             }
@@ -422,7 +465,7 @@ impl Owner {
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
             digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
-            warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            warnings: self.warnings.iter().chain(&self.name_warnings).map(ToString::to_string).collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -26,10 +26,10 @@ use super::{
     record::{Object, Record},
 };
 use crate::{
-    compile::ruleset::Ruleset,
+    compile::{names::DNS_RULE, ruleset::Ruleset},
     engine::{Closed, Directory},
     kernel::{load::CGROUP_ROOT, sockets::Outcome},
-    manifest::Digest,
+    manifest::{self, Digest, HostName},
     mounts::{self, Mount},
 };
 
@@ -77,7 +77,8 @@ pub fn closed(closed: &Closed, directory: &RwLock<Directory>) -> Record {
     let unix = found.family == net::AF_UNIX;
     let object = Object {
         ino: Some(found.ino),
-        address: (!unix).then(|| address(found.address)),
+        address: (!unix).then(|| IpAddr::from(found.address).to_string()),
+        name: closed.name.as_ref().map(ToString::to_string),
         port: (!unix).then_some(found.port),
         protocol: (!unix).then(|| protocol(found.protocol)),
         family: Some(family(found.family)),
@@ -85,12 +86,6 @@ pub fn closed(closed: &Closed, directory: &RwLock<Directory>) -> Record {
     };
     let name = directory.read().ok().and_then(|d| d.ruleset.names.get(&found.skill).map(|s| s.name.clone()));
     Record { skill: name, target: Some(found.tgid), object, ..own("close", reason) }
-}
-
-/// An address, IPv4 as such.
-fn address(address: net::Address) -> String {
-    let v6 = Ipv6Addr::from(address.0);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4).to_string()
 }
 
 /// A family's name, or its number.
@@ -163,6 +158,9 @@ impl Enricher {
             if event.rule != RuleId::NONE {
                 record.rule = directory.ruleset.rules.get(&event.rule).map(|r| r.text.clone());
             }
+            if event.kind == Kind::Connect as u8 || event.kind == Kind::Receive as u8 {
+                record.object.name = host_name(record.rule.as_deref(), &event.address.into(), &directory.names);
+            }
         }
         record
     }
@@ -192,7 +190,7 @@ impl Enricher {
                 object.address = Some(format!("@{}", String::from_utf8_lossy(name).escape_default()));
             }
         } else if network {
-            object.address = Some(address(event.address));
+            object.address = Some(IpAddr::from(event.address).to_string());
             object.port = Some(event.port);
         }
         if network || kind == Some(Kind::Socket) {
@@ -225,6 +223,18 @@ fn changed(ruleset: &Ruleset, event: &Event, path: Option<&str>) -> Option<Reaso
     let is_pinned = |path: &str| ruleset.pinned.get(&event.skill).is_some_and(|paths| paths.contains(Path::new(path)));
     let is_unlisted = event.kind == Kind::Exec as u8 && event.reason == Reason::BinaryNotListed as u8;
     (is_unlisted && path.is_some_and(is_pinned)).then_some(Reason::BinaryChanged)
+}
+
+/// The name that the deciding rule has; where a rule of another kind or none decided, the name that has the address now. A
+/// query to a resolver goes to no name.
+fn host_name(rule: Option<&str>, address: &IpAddr, names: &HashMap<IpAddr, HostName>) -> Option<String> {
+    if rule == Some(DNS_RULE) {
+        return None;
+    }
+    match rule.and_then(|text| text.strip_prefix("network_scope: ")).map(str::parse) {
+        Some(Ok(manifest::Destination::Name { name, .. })) => Some(name.to_string()),
+        _ => names.get(address).map(ToString::to_string),
+    }
 }
 
 /// The process's cgroup, if it is still the one with this id.
@@ -312,6 +322,19 @@ mod tests {
         assert_eq!(below_mount(&mounts, 1, Path::new("/srv/a")), Some("/srv/a".into()));
         assert_eq!(below_mount(&mounts, 2, Path::new("/")), Some("/tmp".into()));
         assert_eq!(below_mount(&mounts, 3, Path::new("/x")), None);
+    }
+
+    #[test]
+    fn the_name_is_the_rules_or_else_the_addresses() {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let names = HashMap::from([(address, "b.example".parse().expect("a name"))]);
+        let name = |rule: Option<&str>| host_name(rule, &address, &names);
+        assert_eq!(name(Some("network_scope: a.example:443/tcp")).as_deref(), Some("a.example"));
+        for rule in [Some("network_scope: 10.0.0.0/8"), Some("network_scope: *"), None] {
+            assert_eq!(name(rule).as_deref(), Some("b.example"), "{rule:?}");
+        }
+        assert_eq!(name(Some(DNS_RULE)), None);
+        assert_eq!(host_name(None, &IpAddr::from([10, 0, 0, 2]), &names), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub struct Record {
     pub time: String,
     /// Unique on this host: the boot and a number that counts up.
     pub id: String,
-    /// `exec`, `delete`, `write`, `connect`, `socket`, `fork`; `drop`, `policy`, `start`, `stop` are the daemon's own.
+    /// `exec`, `delete`, `write`, `connect`, `socket`, `fork`; `drop`, `names`, `policy`, `start`, `stop` are the daemon's own.
     pub kind: String,
     /// `allow`, `deny`, `audit` or `hold`; absent for the daemon's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +86,9 @@ pub struct Object {
     /// The inode number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ino: Option<u64>,
+    /// The host name of the policy that led to the address, or has it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,

@@ -61,10 +61,11 @@ pub fn subject(record: &Record) -> String {
         (None, Some(address)) => {
             let port = object.port.unwrap_or_default();
             let protocol = object.protocol.as_deref().unwrap_or_default();
+            let name = object.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
             if address.contains(':') {
-                format!("[{address}]:{port}/{protocol}")
+                format!("[{address}]:{port}/{protocol}{name}")
             } else {
-                format!("{address}:{port}/{protocol}")
+                format!("{address}:{port}/{protocol}{name}")
             }
         }
         (None, None) => match (&object.family, &object.protocol) {

@@ -27,7 +27,7 @@ pub enum Feature {
     Protect,
     /// `delete_budget`.
     DeleteBudget,
-    /// Resolution of names in `network_scope`; without it, a name is accepted and allows nothing.
+    /// Names in `network_scope`.
     Names,
     /// `*.example.com` in `network_scope`.
     WildcardNames,
@@ -53,6 +53,7 @@ impl Feature {
             | Self::AllowWrite
             | Self::Protect
             | Self::DeleteBudget
+            | Self::Names
             | Self::UnixSockets
             | Self::Listen => true,
             // Not yet.
@@ -61,7 +62,6 @@ impl Feature {
             | Self::Parents
             | Self::AllowLibraries
             | Self::AllowJit
-            | Self::Names
             | Self::WildcardNames
             | Self::Via
             | Self::Approvals
@@ -93,6 +93,18 @@ impl Feature {
     }
 }
 
+impl Feature {
+    /// What to do about it.
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::WildcardNames => {
+                "it needs the daemon's resolver in the path, not built yet; list the names one by one"
+            }
+            _ => "a rule that is not enforced is refused rather than ignored; remove it",
+        }
+    }
+}
+
 /// A use of a part of the schema that this build does not enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsupported {
@@ -112,7 +124,7 @@ impl Unsupported {
             path: self.path,
             found: name.to_owned(),
             expected: "what this build enforces".to_owned(),
-            hint: Some("a rule that is not enforced is refused rather than ignored; remove it".to_owned()),
+            hint: Some(self.feature.hint().to_owned()),
             message: Some(format!("{name} is not supported by this build")),
         }
     }
@@ -168,8 +180,8 @@ fn uses(manifest: &Manifest, skill: &Skill, path: &KeyPath, report: &mut impl Fn
     }
     for (n, destination) in skill.network_scope.iter().flat_map(Listed::entries).enumerate() {
         let feature = match destination {
-            // A name is accepted without its resolution: validation warns of it.
-            Destination::Net { .. } | Destination::Name { wildcard: false, .. } => continue,
+            Destination::Net { .. } => continue,
+            Destination::Name { wildcard: false, .. } => Feature::Names,
             Destination::Name { wildcard: true, .. } => Feature::WildcardNames,
             Destination::UnixPath(_) | Destination::UnixAbstract(_) => Feature::UnixSockets,
         };

@@ -8,7 +8,6 @@ use super::digest::Digest;
 use super::error::{ErrorKind, KeyPath, ManifestError, ManifestErrors, Position, quoted};
 use super::matching::CgroupPath;
 use super::model::{DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Skill, SkillName};
-use super::network::Destination;
 use super::path::ManifestPath;
 use super::support::{self, Feature};
 
@@ -149,7 +148,6 @@ pub(crate) fn warnings(manifest: &Manifest, is_built: impl Fn(Feature) -> bool) 
             warnings.push(Warning { file: manifest.file().to_owned(), position, path, message });
         };
         absent(skill, &path, &mut warn);
-        network(skill, &path, &is_built, &mut warn);
         libraries(skill, &path, &mut warn);
         two_factor(manifest, skill, &path, &is_built, &mut warn);
         nested(&cgroups, name, skill, &path, &mut warn);
@@ -169,24 +167,6 @@ fn absent(skill: &Skill, path: &KeyPath, warn: &mut impl FnMut(KeyPath, String))
         if absent {
             warn(path.clone(), format!("{key} is absent: {meaning}"));
         }
-    }
-}
-
-fn network(skill: &Skill, path: &KeyPath, is_built: impl Fn(Feature) -> bool, warn: &mut impl FnMut(KeyPath, String)) {
-    let scope = path.key("network_scope");
-    let entries = skill.network_scope.iter().flat_map(Listed::entries);
-    let mut names = entries.enumerate().filter(|(_, entry)| matches!(entry, Destination::Name { .. }));
-    if let Some((n, name)) = names.next().filter(|_| !is_built(Feature::Names)) {
-        let name = quoted(&name.to_string());
-        let message = match names.count() {
-            0 => format!("the name {name} is not resolved by this build: connects to it are denied until then"),
-            more => {
-                format!(
-                    "{name} and {more} more names are not resolved by this build: connects to them are denied until then"
-                )
-            }
-        };
-        warn(scope.index(n), message);
     }
 }
 

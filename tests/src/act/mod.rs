@@ -4,6 +4,7 @@
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
 mod content;
+mod dns;
 mod exec;
 mod file;
 mod net;
@@ -73,6 +74,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         tamper::perform,
         content::perform,
         odd::perform,
+        dns::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

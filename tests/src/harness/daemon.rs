@@ -192,7 +192,8 @@ fn spawn(
     events: &Events,
 ) -> anyhow::Result<Child> {
     let mut child = Command::new(program)
-        .args(["daemon", "--json", "--policy"])
+        // Names come and go quickly enough for a test.
+        .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
         .arg(policy)
         .args(options)
         .envs(environment.iter().copied())

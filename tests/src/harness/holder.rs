@@ -14,7 +14,7 @@ use anyhow::{Context as _, ensure};
 use super::{ENFORCER, SELF, exit_status};
 
 /// How long bytes may take, and how long a connection is held open for them.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A program with a socket; it is ended when this is dropped.
 pub(crate) struct Holder {

@@ -1,6 +1,7 @@
 //! What the tests stand on: the runner, the daemon under test, governed workers, files and listeners.
 
 pub(crate) mod daemon;
+pub(crate) mod dns;
 pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod holder;

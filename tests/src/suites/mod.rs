@@ -14,6 +14,7 @@ mod kernel;
 mod lifecycle;
 mod listen;
 mod modes;
+mod names;
 mod package;
 mod pin;
 mod pins;
@@ -62,6 +63,7 @@ const PLAIN: &[Suite] = &[
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
+    names::SUITE,
     unix::SUITE,
     listen::SUITE,
     sockets::SUITE,

@@ -35,8 +35,6 @@ fn the_community_example() {
         [
             "claw.policy.yaml:3:3: skills.file_manager: warning: allow_delete is absent: no delete is allowed",
             "claw.policy.yaml:3:3: skills.file_manager: warning: allow_write is absent: writing is not governed",
-            "claw.policy.yaml:5:21: skills.file_manager.network_scope[0]: warning: the name \"api.github.com\" is not \
-             resolved by this build: connects to it are denied until then",
             "claw.policy.yaml:6:5: skills.file_manager.require_2fa: warning: nobody can approve in this build, so it \
              denies: exec, delete, connect, write",
         ]
