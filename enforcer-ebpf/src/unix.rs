@@ -72,7 +72,9 @@ pub fn refuses_peer(skill: SkillId, sock: Sock) -> bool {
 /// Decides and reports a socket by its name; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
-    decided(skill, other, |generation, decision, object| report::deep_decision(kind, skill, generation, decision, object))
+    decided(skill, other, |generation, decision, object| {
+        report::deep_decision(kind, skill, generation, decision, object)
+    })
 }
 
 /// Decides about the peer of a socket that a process has, and reports it when the process is entering.

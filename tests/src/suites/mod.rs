@@ -21,6 +21,7 @@ mod pins;
 mod places;
 mod resolve;
 mod runtime;
+mod servers;
 mod sinks;
 mod sockets;
 mod start;
@@ -44,7 +45,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     }
 }
 
-const AGENTS: &[Suite] = &[runtime::SUITE, kernel::SUITE];
+const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, kernel::SUITE];
 
