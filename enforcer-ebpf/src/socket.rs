@@ -240,7 +240,7 @@ fn refuses_endpoint(skill: SkillId, sock: Sock) -> bool {
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
     let object = Object::Destination { destination: found.end(), family: sock.family() };
-    report::decision(Kind::Receive, skill, rules.generation, &decision, &object)
+    report::deep_decision(Kind::Receive, skill, rules.generation, &decision, &object)
 }
 
 /// Looks at the sockets of the process that `ENROL` names, or, when it names none, of every governed process: what the rules do
