@@ -167,7 +167,7 @@ fn dead_mount(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn dead_rules(scene: &Scene) -> anyhow::Result<()> {
-    let (work, sealed) = (scene.make_dir("tree/work")?, scene.make_dir("tree/sealed")?);
+    let (work, sealed) = (scene.make_dir("tree/scratch")?, scene.make_dir("tree/sealed")?);
     let (tree, dir) = (scene.dir.join("tree").to_string_lossy().into_owned(), scene.make_dir("tree/dead")?);
     let dead = Dead::mount(&dir)?;
     let rules = |allowed: &[&str], protected: &str| {
@@ -191,7 +191,7 @@ fn dead_rules(scene: &Scene) -> anyhow::Result<()> {
         .map_or(0, |all| all.iter().filter(|w| w.as_str().is_some_and(|w| w.contains("no answer within"))).count());
     ensure!(silent == 3, "{status}");
     let acts = || -> anyhow::Result<()> {
-        let (mine, kept) = (scene.make_file("tree/work/mine")?, scene.make_file("tree/sealed/kept")?);
+        let (mine, kept) = (scene.make_file("tree/scratch/mine")?, scene.make_file("tree/sealed/kept")?);
         let other = scene.make_file("other")?;
         scene.act(SKILL, &["unlink", &mine])?.done()?;
         gone(&mine)?;

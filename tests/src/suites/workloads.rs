@@ -37,11 +37,11 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// How long the daemon may take to notice, under emulation.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The manifest names paths of the containers: `/bin/busybox` and `/work` are not the host's.
+/// The manifest names paths of the containers: `/bin/busybox` and `/scratch` are not the host's.
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     image(scene)?;
-    let lists = "allow_binaries: [/bin/busybox]\n    allow_delete: [/work, /data, /escape]\n    \
-                 allow_write: [/work, /data, /escape, /dev, /tmp]\n    protect: [/secret]";
+    let lists = "allow_binaries: [/bin/busybox]\n    allow_delete: [/scratch, /data, /escape]\n    \
+                 allow_write: [/scratch, /data, /escape, /dev, /tmp]\n    protect: [/secret]";
     let unit = scene.make_dir("unit")?;
     let of_unit =
         format!("allow_binaries: [{SELF}, /usr/bin/bash, /usr/bin/rm, /usr/bin/sleep]\n    allow_delete: [{unit}]");
@@ -60,7 +60,7 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
         return Ok(());
     }
     let root = scene.make_dir("image")?;
-    for dir in ["bin/other", "work", "keep", "secret", "data", "tmp", "etc", "proc", "sys", "dev"] {
+    for dir in ["bin/other", "scratch", "keep", "secret", "data", "tmp", "etc", "proc", "sys", "dev"] {
         fs::create_dir_all(format!("{root}/{dir}"))?;
     }
     fs::copy("/usr/bin/busybox", format!("{root}/bin/busybox")).context("busybox")?;
@@ -72,7 +72,7 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
     for name in ["sh", "rm", "cat", "sleep", "ls", "touch", "mv"] {
         std::os::unix::fs::symlink("busybox", format!("{root}/bin/{name}"))?;
     }
-    for file in ["work/f", "work/g", "work/h", "work/i", "keep/f", "secret/f"] {
+    for file in ["scratch/f", "scratch/g", "scratch/h", "scratch/i", "keep/f", "secret/f"] {
         fs::write(format!("{root}/{file}"), file)?;
     }
     // Whoever followed it on the host would open the host's files to the container.
@@ -81,7 +81,7 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// What an agent in a container tries, and says what it could do.
-const TRY: &str = "rm /work/f && echo removed; rm -f /keep/f; [ -e /keep/f ] && echo kept; \
+const TRY: &str = "rm /scratch/f && echo removed; rm -f /keep/f; [ -e /keep/f ] && echo kept; \
                    cat /secret/f || echo hidden; echo x > /data/made && echo made; echo x > /keep/new || echo refused; \
                    /bin/other/true || echo denied";
 /// What it says when its skill governs it.
@@ -241,25 +241,25 @@ fn attached_container(scene: &Scene) -> anyhow::Result<()> {
 
 /// The paths lead to the container's own files by whatever way, and to nothing of the same name elsewhere.
 fn paths(scene: &Scene) -> anyhow::Result<()> {
-    let (victim, same) = (scene.make_file("victim/f")?, "/work/f");
-    fs::create_dir_all("/work")?;
+    let (victim, same) = (scene.make_file("victim/f")?, "/scratch/f");
+    fs::create_dir_all("/scratch")?;
     fs::write(same, "the host's")?;
-    let mounts = [&format!("{}:/victim", scene.make_dir("victim")?), "/work:/host"];
+    let mounts = [&format!("{}:/victim", scene.make_dir("victim")?), "/scratch:/host"];
     let options = ["--rm", "--name", "web", "-v", mounts[0], "-v", mounts[1], "--cap-add", "SYS_ADMIN"];
-    let script = "rm /keep/../work/g && echo dots; rm /proc/self/root/work/h && echo root; \
-                  busybox mount --bind /work /tmp && rm /tmp/i && echo bound; \
-                  rm -f /work/../keep/f /proc/self/root/keep/f; [ -e /keep/f ] && echo kept; \
-                  busybox ln -s /keep/f /work/link; (echo x > /work/link) || echo link; \
+    let script = "rm /keep/../scratch/g && echo dots; rm /proc/self/root/scratch/h && echo root; \
+                  busybox mount --bind /scratch /tmp && rm /tmp/i && echo bound; \
+                  rm -f /scratch/../keep/f /proc/self/root/keep/f; [ -e /keep/f ] && echo kept; \
+                  busybox ln -s /keep/f /scratch/link; (echo x > /scratch/link) || echo link; \
                   rm -f /host/f /host/../host/f; [ -e /host/f ] && echo host; (echo x > /host/new) || echo new; \
                   rm -f /victim/f /escape/f; [ -e /victim/f ] && echo victim; \
-                  busybox mount --bind /keep /work && rm -f /work/f; [ -e /keep/f ] && echo bind";
+                  busybox mount --bind /keep /scratch && rm -f /scratch/f; [ -e /keep/f ] && echo bind";
     let mark = scene.mark();
     let outcome = run(scene, &[&options[..], &["--security-opt", "seccomp=unconfined"]].concat(), script)?;
     let said: Vec<&str> = outcome.out.lines().collect();
     let all = ["dots", "root", "bound", "kept", "link", "host", "new", "victim", "bind"];
     ensure!(said == all, "{outcome:?}");
     holds(same, "the host's")?;
-    gone("/work/new")?;
+    gone("/scratch/new")?;
     there(&victim)?;
     // The path in an event is as the container or as the host sees it, whichever could still be asked.
     for path in [same, &victim] {
@@ -285,19 +285,19 @@ fn two_containers(scene: &Scene) -> anyhow::Result<()> {
     // The first, from the host.
     let merged = succeed(&["podman", "mount", "first"])?;
     let merged = merged.trim();
-    fs::create_dir_all("/work")?;
-    fs::write("/work/f", "the host's")?;
+    fs::create_dir_all("/scratch")?;
+    fs::write("/scratch/f", "the host's")?;
     let mark = scene.mark();
     let remove = |path: &str| {
         command(&[ENFORCER, "run", "--skill", "labelled", "--", "/usr/bin/busybox", "rm", "-f", path]).map(|o| o.status)
     };
-    ensure!(remove(&format!("{merged}/work/g"))? == 0, "the container's own file could not be removed");
-    gone(&format!("{merged}/work/g"))?;
+    ensure!(remove(&format!("{merged}/scratch/g"))? == 0, "the container's own file could not be removed");
+    gone(&format!("{merged}/scratch/g"))?;
     ensure!(remove(&format!("{merged}/keep/f"))? != 0, "a file that no rule names was removed");
     there(&format!("{merged}/keep/f"))?;
-    ensure!(remove("/work/f")? != 0, "the host's file was removed");
-    holds("/work/f", "the host's")?;
-    scene.event(mark, "delete", "deny", "/work/f")?;
+    ensure!(remove("/scratch/f")? != 0, "the host's file was removed");
+    holds("/scratch/f", "the host's")?;
+    scene.event(mark, "delete", "deny", "/scratch/f")?;
     succeed(&["podman", "umount", "first"])?;
     // Nor has the second's end taken anything from the first.
     fs::write(format!("{data}/go"), "")?;
