@@ -14,12 +14,14 @@ mod process;
 mod socket;
 mod sys;
 mod tamper;
+mod tty;
 mod unix;
 mod uring;
 mod way;
 pub(crate) mod worker;
 
 pub(crate) use net::TOKEN;
+pub(crate) use tty::NO_ENTRY;
 
 use std::fmt;
 
@@ -75,6 +77,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         content::perform,
         odd::perform,
         dns::perform,
+        tty::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))
