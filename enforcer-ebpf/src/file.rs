@@ -7,6 +7,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Act, Device},
+    event::{Kind, Reason},
     ids::SkillId,
     rules::action,
 };
@@ -18,7 +19,7 @@ use crate::{
     policy::InForce,
     report::{self, Object},
     subject,
-    tamper::{is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
+    tamper::{self, is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
     verdict,
     wall::refuses_proc_file,
 };
