@@ -106,7 +106,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     };
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
-    report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
+    report::decision(Kind::Write, skill, rules.generation, &decision, &object);
     verdict::of(decision.refuses())
 }
 
