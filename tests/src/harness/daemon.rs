@@ -18,7 +18,7 @@ use super::{ENFORCER, events::Events, eventually, exit_status};
 /// Where the daemon's socket is.
 pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
 /// How long a start may take: the verifier looks at every program, under emulation.
-const START_LIMIT: Duration = Duration::from_mins(4);
+const START_LIMIT: Duration = Duration::from_mins(8);
 /// How long the daemon may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
