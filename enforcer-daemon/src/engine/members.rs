@@ -1,7 +1,7 @@
 //! The containers and units that are governed: which there are, whose skill each is in, and where its files are.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -62,6 +62,8 @@ pub struct Members {
     /// What was found in each container.
     pub found: HashMap<u64, Found>,
     wanted: Vec<(String, Selector)>,
+    /// The skills that an earlier daemon put some into by hand.
+    expected: BTreeMap<u64, String>,
 }
 
 impl Members {
@@ -78,10 +80,21 @@ impl Members {
             .collect();
     }
 
+    /// Those that were put into a skill by hand, by the id of their cgroup, for the next daemon.
+    #[must_use]
+    pub fn by_hand(&self) -> BTreeMap<u64, String> {
+        self.all.iter().filter_map(|(id, member)| Some((*id, member.by_hand.clone()?))).collect()
+    }
+
+    /// Takes over [what an earlier daemon had](Self::by_hand); a cgroup's id is given once.
+    pub fn expect(&mut self, by_hand: BTreeMap<u64, String>) {
+        self.expected = by_hand;
+    }
+
     /// Whether the daemon has to know of cgroups that are made and removed.
     #[must_use]
     pub fn is_curious(&self) -> bool {
-        !self.wanted.is_empty() || self.all.values().any(|m| m.by_hand.is_some())
+        !(self.wanted.is_empty() && self.expected.is_empty()) || self.all.values().any(|m| m.by_hand.is_some())
     }
 
     /// Looks which containers and units there are. What has gone is forgotten.
@@ -97,6 +110,8 @@ impl Members {
         for workload in workload::scan()? {
             self.meet(workload);
         }
+        // Those that are still expected have gone.
+        self.expected.clear();
         self.all.retain(|id, member| Workload::at_id(&member.workload.path) == Some(*id));
         self.found.retain(|id, _| self.all.contains_key(id));
         let wanted = std::mem::take(&mut self.wanted);
@@ -114,7 +129,8 @@ impl Members {
                 Kind::Container(id) => Some(Facts::of(id, Path::new("/"))),
                 Kind::Unit(_) => None,
             };
-            Member { workload, skill: None, facts, by_hand: None, root: None, runs: false }
+            let by_hand = self.expected.remove(&workload.id);
+            Member { workload, skill: None, facts, by_hand, root: None, runs: false }
         });
         // An engine may have told nothing yet.
         if let (Kind::Container(id), Some(facts)) = (&member.workload.kind, &mut member.facts)

@@ -57,7 +57,7 @@ impl Owner {
             if !self.members.runs_its_own(workload.id, pid) {
                 continue;
             }
-            match self.enroller.enrol(&mut self.kernel, pid, skill) {
+            match self.enroller.enrol(&self.kernel, pid, skill) {
                 Ok(0) | Err(EnrolError::NoProcess(_)) => {}
                 Ok(_) => tracing::warn!("process {pid} of {} ran before it was governed", workload.path),
                 Err(e) => tracing::error!("{}: {e}", workload.path),
@@ -119,6 +119,7 @@ impl Owner {
             return Err(EnterError::Cgroup(format!("container {id} could not be governed by skill {skill}")));
         }
         self.again().map_err(|e| EnterError::Cgroup(e.to_string()))?;
+        self.keep_members();
         Ok(Some(skill))
     }
 
@@ -138,7 +139,15 @@ impl Owner {
             return Err(EnterError::Cgroup(e.to_string()));
         }
         self.enrol_members(&before, &found);
+        self.keep_members();
         Ok(found.len())
+    }
+
+    /// The next daemon knows of those that were put into a skill by hand.
+    fn keep_members(&mut self) {
+        if let Err(e) = self.keep() {
+            tracing::error!("what was attached by hand is not kept for the next daemon: {e}");
+        }
     }
 
     /// Labels the processes of members that came into a skill while they were running; `before` are those that were in one.
@@ -155,7 +164,7 @@ impl Owner {
                 }
                 for pid in new {
                     done.insert(pid);
-                    match self.enroller.enrol(&mut self.kernel, pid, skill) {
+                    match self.enroller.enrol(&self.kernel, pid, skill) {
                         Ok(_) | Err(EnrolError::NoProcess(_)) => {}
                         Err(e) => tracing::error!("{}: {e}", workload.path),
                     }

@@ -9,10 +9,10 @@ use crate::engine::CgroupNews;
 /// Reads an event. `None` when the record is not one of this build's.
 #[must_use]
 pub fn event(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < size_of::<Event>() {
+    if bytes.len() != size_of::<Event>() {
         return None;
     }
-    // SAFETY: the slice is long enough; `Event` is plain integers without padding, for which every bit pattern is valid;
+    // SAFETY: the slice is as long; `Event` is plain integers without padding, for which every bit pattern is valid;
     // the read does not ask for alignment.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel programs write these maps, too: they add what appears and take out what is removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap as StdHashMap, HashSet};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
@@ -36,11 +36,11 @@ pub struct Staged {
 }
 
 impl CgroupMaps {
-    /// Takes the maps of a freshly loaded object.
+    /// Opens the maps.
     ///
     /// # Errors
     /// When one of them is missing or of another type.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         Ok(Self {
             cgroups: kernel.map(map::CGROUPS)?,
             spare: kernel.map(map::CGROUP_SPARE)?,
@@ -55,6 +55,36 @@ impl CgroupMaps {
     #[must_use]
     pub fn governed(&self) -> HashSet<u64> {
         self.cgroups.keys().chain(self.spare.keys()).flatten().collect()
+    }
+
+    /// The cgroups that are governed now, with their labels.
+    #[must_use]
+    pub fn labels(&self) -> StdHashMap<u64, CgroupLabel> {
+        self.spare.iter().chain(self.cgroups.iter()).flatten().collect()
+    }
+
+    /// The paths of cgroups that are governed as soon as they appear.
+    #[must_use]
+    pub fn names(&self) -> StdHashMap<CgroupName, SkillId> {
+        self.names.iter().flatten().filter(|(name, _)| *name != CgroupName::ANY).collect()
+    }
+
+    /// Whether the programs tell of every cgroup.
+    #[must_use]
+    pub fn is_curious(&self) -> bool {
+        self.names.get(&CgroupName::ANY, 0).is_ok()
+    }
+
+    /// The programs that execute those that are meant.
+    #[must_use]
+    pub fn launchers(&self) -> Vec<ObjectId> {
+        self.launchers.keys().flatten().collect()
+    }
+
+    /// The patterns of units.
+    #[must_use]
+    pub fn units(&self) -> Vec<UnitRule> {
+        self.units.iter().flatten().take_while(|rule| *rule != UnitRule::NONE).collect()
     }
 
     /// Makes room for what `next` names and the maps do not have. Nobody is governed by it yet, because the filter does not

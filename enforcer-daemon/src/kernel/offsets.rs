@@ -44,7 +44,7 @@ pub enum OffsetsError {
 pub struct Layout {
     /// Where the fields are.
     pub offsets: Offsets,
-    /// How many arguments each LSM hook takes that was asked for; a hook that the kernel does not have is not in it.
+    /// How many arguments each LSM hook and function takes that was asked for; one that the kernel does not have is not in it.
     hooks: HashMap<&'static str, usize>,
 }
 
@@ -52,7 +52,7 @@ impl Layout {
     /// Whether a program is used on this kernel.
     #[must_use]
     pub fn wants(&self, program: &Program) -> bool {
-        let Hook::Lsm(hook) = program.hook else { return true };
+        let (Hook::Lsm(hook) | Hook::Function(hook)) = program.hook else { return true };
         match program.when {
             When::Always => true,
             When::HookExists => self.hooks.contains_key(hook),
@@ -68,15 +68,16 @@ impl Layout {
 pub fn read(path: &Path) -> Result<Layout, OffsetsError> {
     let btf = Btf::from_file(path).map_err(|source| OffsetsError::Btf { path: path.display().to_string(), source })?;
     let hooks = PROGRAMS.iter().filter_map(|program| match program.hook {
-        Hook::Lsm(hook) => Some((hook, arguments(&btf, hook)?)),
-        _ => None,
+        Hook::Lsm(hook) => Some((hook, arguments(&btf, &format!("bpf_lsm_{hook}"))?)),
+        Hook::Function(function) => Some((function, arguments(&btf, function)?)),
+        Hook::Tracepoint(_) | Hook::CgroupSockAddr | Hook::Iterator(_) => None,
     });
     Ok(Layout { offsets: read_offsets(&btf)?, hooks: hooks.collect() })
 }
 
-/// How many arguments an LSM hook takes.
-fn arguments(btf: &Btf, hook: &str) -> Option<usize> {
-    let types = btf.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+/// How many arguments a function of the kernel takes.
+fn arguments(btf: &Btf, function: &str) -> Option<usize> {
+    let types = btf.resolve_types_by_name(function).ok()?;
     types.iter().find_map(|t| match t {
         Type::Func(function) => match btf.resolve_chained_type(function) {
             Ok(Type::FuncProto(prototype)) => Some(prototype.parameters.len()),

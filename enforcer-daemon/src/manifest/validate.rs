@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
+use super::digest::Digest;
 use super::error::{ErrorKind, KeyPath, ManifestError, ManifestErrors, Position, quoted};
 use super::matching::CgroupPath;
 use super::model::{DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Skill, SkillName};
@@ -18,6 +19,8 @@ use super::support::{self, Feature};
 pub struct ValidManifest {
     manifest: Manifest,
     warnings: Vec<Warning>,
+    /// The SHA-256 of its text.
+    pub(super) text: Option<Digest>,
 }
 
 impl ValidManifest {
@@ -25,6 +28,12 @@ impl ValidManifest {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The SHA-256 of its text, if it was read from a file.
+    #[must_use]
+    pub fn text(&self) -> Option<Digest> {
+        self.text
     }
 
     /// What its author should know, in the order of the file.
@@ -82,7 +91,7 @@ impl Manifest {
             return Err(errors);
         }
         let warnings = warnings(&self, Feature::is_built);
-        Ok(ValidManifest { manifest: self, warnings })
+        Ok(ValidManifest { manifest: self, warnings, text: None })
     }
 }
 

@@ -3,6 +3,7 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod code;
 mod content;
 mod dns;
 mod exec;
@@ -19,6 +20,7 @@ mod uring;
 mod way;
 pub(crate) mod worker;
 
+pub(crate) use code::RAN;
 pub(crate) use net::TOKEN;
 
 use std::fmt;
@@ -64,6 +66,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
     [
         way::perform,
         file::perform,
+        code::perform,
         net::perform,
         exec::perform,
         process::perform,

@@ -50,8 +50,8 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
     fs::create_dir_all(BRINGING_CGROUP)?;
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n  \
-         bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n    \
+         allow_jit: true\n  bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
          allow_write: [{one}]\n    allow_delete: [{one}]\n  \
          closed:\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{one}]\n  \
          beyond:\n    match: {{entrypoint: \"sha256:{digest}\"}}\n    allow_binaries: [{BINARIES}, {{path: /usr/bin/rm}}]\n    \

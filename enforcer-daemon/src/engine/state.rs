@@ -1,0 +1,72 @@
+//! What the daemon knows and the maps do not say. It is pinned beside them, so that the next daemon goes on where this one was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    compile::{Ids, world::Loaded},
+    kernel::{
+        contents,
+        pins::{PinError, Set},
+    },
+    names::Addresses,
+};
+
+/// What is kept. A build that knows more keys reads those of an older one with what stands for "nothing", and one that knows
+/// fewer leaves the others out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct State {
+    /// The manifest in force.
+    pub(super) policy: PathBuf,
+    /// The SHA-256 of its text, by which the next daemon knows whether it is the same.
+    pub(super) manifest: String,
+    /// What `~` means in it.
+    pub(super) home: PathBuf,
+    /// The numbers of skills and rules: labels and events have them.
+    pub(super) ids: Ids,
+    /// What was found when the policy was loaded.
+    pub(super) loaded: Loaded,
+    /// Cgroups that were attached by hand, with their skills; they stay over reloads.
+    pub(super) attached: BTreeMap<String, String>,
+    /// Containers and units that were attached by hand, by the id of their cgroup, with their skills.
+    pub(super) members: BTreeMap<u64, String>,
+    /// The addresses that names had: they are open until the next daemon has asked.
+    pub(super) names: Addresses,
+    /// The names of skills that are in force.
+    pub(super) skills: BTreeSet<String>,
+}
+
+/// Keeps the state in the set of pins, written only when it changed.
+pub(super) struct Keeper {
+    state: State,
+    /// Whether the set has it.
+    written: bool,
+}
+
+impl Keeper {
+    /// With what the daemon before kept; `written` says that it lies in the very set.
+    pub(super) fn new(state: State, written: bool) -> Self {
+        Self { state, written }
+    }
+
+    /// Keeps a state.
+    pub(super) fn keep(&mut self, state: State, set: &Set) -> Result<(), PinError> {
+        if !self.written || self.state != state {
+            contents::write_state(&state, set)?;
+            self.state = state;
+            self.written = true;
+        }
+        Ok(())
+    }
+
+    /// Keeps new numbers, before anything has them. The rest stays: it is of the policy in force.
+    pub(super) fn keep_ids(&mut self, ids: &Ids, set: &Set) -> Result<(), PinError> {
+        let state = State { ids: ids.clone(), ..self.state.clone() };
+        self.keep(state, set)
+    }
+}
