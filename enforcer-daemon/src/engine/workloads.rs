@@ -33,7 +33,11 @@ impl Owner {
                     is_new
                 }
                 CgroupNews::Lost => self.members.is_curious(),
-                CgroupNews::Gone { id } => self.members.forget(id),
+                CgroupNews::Gone { id } => {
+                    // The kernel forgot its label when it went, but `govern` may have written it once more just after.
+                    self.maps.cgroups().leave(id);
+                    self.members.forget(id)
+                }
                 CgroupNews::Begun { cgroup } => {
                     self.maps.cgroups().named(cgroup).is_some_and(|named| self.members.begins(named))
                 }
