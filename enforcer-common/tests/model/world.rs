@@ -52,7 +52,7 @@ impl Tree {
 /// A tree: `deep` directories in each other, others around and at the end of them, and some hard links.
 pub(crate) fn tree() -> impl Strategy<Value = Tree> {
     // Around the bound of the walk, where one more or less matters.
-    let deep = prop_oneof![14 => Just(0_usize), 1 => 57_usize..67];
+    let deep = prop_oneof![13 => Just(0_usize), 2 => 59_usize..68];
     let links = vec((any::<Index>(), any::<Index>(), 0..NAMES.len()), 0..3);
     (deep, vec((any::<Index>(), 0..NAMES.len()), 1..9), links).prop_map(|(deep, nodes, links)| {
         let mut tree = Tree { names: vec!["/".into()], twins: vec![] };
