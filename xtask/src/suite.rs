@@ -196,8 +196,18 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, &matrix, boot)?;
-                        *lock(&total) += tally;
+                        match guest(paths, args, binaries, &matrix, boot) {
+                            Ok(Some(tally)) => *lock(&total) += tally,
+                            Ok(None) => {
+                                lock(&queue).by_ref().for_each(drop);
+                                anyhow::bail!("interrupted");
+                            }
+                            // A guest that could not be had says nothing about the others.
+                            Err(error) => {
+                                println!("[{}] {error:#}", boot.0);
+                                *lock(&total) += Tally::BROKEN;
+                            }
+                        }
                     }
                 })
             })
@@ -219,14 +229,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The suite in one guest.
+/// The suite in one guest; `None` when it was interrupted.
 fn guest(
     paths: &Paths,
     args: &TestArgs,
     binaries: &Binaries,
     matrix: &Mutex<Matrix>,
     (series, root): Boot,
-) -> Result<Tally> {
+) -> Result<Option<Tally>> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -236,7 +246,7 @@ fn guest(
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
             println!("{prefix}{error:#}");
-            return Ok(Tally::BROKEN);
+            return Ok(Some(Tally::BROKEN));
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
@@ -262,13 +272,13 @@ fn guest(
             if let Some(wrong) = wrong {
                 println!("{prefix}{wrong}");
             }
-            Ok(tally)
+            Ok(Some(tally))
         }
         Ending::Lost(why) => {
             println!("{prefix}{why}");
-            Ok(suite.died())
+            Ok(Some(suite.died()))
         }
-        Ending::Interrupted => anyhow::bail!("interrupted"),
+        Ending::Interrupted => Ok(None),
     }
 }
 
