@@ -26,6 +26,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("unix-datagram-within", [socket]) => datagram_within(socket),
         ("unix-serve", [socket]) => serve(socket),
         ("unix-pair", []) => pair(),
+        ("control-then-into-cgroup", [dir]) => control_then(dir),
         _ => return None,
     })
 }
@@ -130,4 +131,28 @@ fn pair() -> Act {
     let len = other.recv(&mut buffer).map_err(|e| of(&e))?;
     print!("{}", String::from_utf8_lossy(&buffer[..len]));
     Ok(())
+}
+
+/// Asks the daemon something over a connection that it has, comes into a cgroup, and asks again; EPERM when that is refused.
+fn control_then(dir: &str) -> Act {
+    use std::io::{BufRead as _, BufReader};
+    let mut connection = UnixStream::connect("/run/enforcer/control.sock").map_err(Failure::broken)?;
+    let mut answers = BufReader::new(connection.try_clone().map_err(Failure::broken)?);
+    let mut ask = || {
+        let mut answer = String::new();
+        connection.write_all(b"{\"op\":\"status\"}\n").map_err(Failure::broken)?;
+        answers.read_line(&mut answer).map_err(Failure::broken)?;
+        Ok::<_, Failure>(answer)
+    };
+    let first = ask()?;
+    if !first.contains("generation") {
+        return Err(Failure::broken(first));
+    }
+    std::fs::write(format!("{dir}/cgroup.procs"), "0").map_err(Failure::broken)?;
+    let second = ask()?;
+    println!("{second}");
+    if second.contains("generation") {
+        return Ok(());
+    }
+    if second.contains("a governed process") { Err(Failure::Errno(libc::EPERM)) } else { Err(Failure::broken(second)) }
 }
