@@ -15,6 +15,7 @@ mod process;
 mod socket;
 mod sys;
 mod tamper;
+mod tty;
 mod unix;
 mod uring;
 mod way;
@@ -22,6 +23,7 @@ pub(crate) mod worker;
 
 pub(crate) use code::RAN;
 pub(crate) use net::TOKEN;
+pub(crate) use tty::NO_ENTRY;
 
 use std::fmt;
 
@@ -78,6 +80,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         content::perform,
         odd::perform,
         dns::perform,
+        tty::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))
