@@ -253,10 +253,11 @@ fn guest(
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
-    let ending = guest::run(paths, binaries, &job, &mut out, &mut err)?;
+    let ending = guest::run(paths, binaries, &job, &mut out, &mut err);
     out.end();
     err.end();
-    match ending {
+    // One guest that cannot be run says nothing about the others.
+    match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
         Ending::Exited(status) => {
             let (tally, wrong) = suite.end(status);
             if let Some(wrong) = wrong {
