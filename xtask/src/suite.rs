@@ -197,15 +197,10 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
                         match guest(paths, args, binaries, &matrix, boot) {
-                            Ok(Some(tally)) => *lock(&total) += tally,
-                            Ok(None) => {
+                            Some(tally) => *lock(&total) += tally,
+                            None => {
                                 lock(&queue).by_ref().for_each(drop);
                                 anyhow::bail!("interrupted");
-                            }
-                            // A guest that could not be had says nothing about the others.
-                            Err(error) => {
-                                println!("[{}] {error:#}", boot.0);
-                                *lock(&total) += Tally::BROKEN;
                             }
                         }
                     }
@@ -236,7 +231,7 @@ fn guest(
     binaries: &Binaries,
     matrix: &Mutex<Matrix>,
     (series, root): Boot,
-) -> Result<Option<Tally>> {
+) -> Option<Tally> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -246,7 +241,7 @@ fn guest(
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
             println!("{prefix}{error:#}");
-            return Ok(Some(Tally::BROKEN));
+            return Some(Tally::BROKEN);
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
@@ -263,22 +258,23 @@ fn guest(
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
-    let ending = guest::run(paths, binaries, &job, &mut out, &mut err)?;
+    let ending = guest::run(paths, binaries, &job, &mut out, &mut err);
     out.end();
     err.end();
-    match ending {
+    // One guest that cannot be run says nothing about the others.
+    match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
         Ending::Exited(status) => {
             let (tally, wrong) = suite.end(status);
             if let Some(wrong) = wrong {
                 println!("{prefix}{wrong}");
             }
-            Ok(Some(tally))
+            Some(tally)
         }
         Ending::Lost(why) => {
             println!("{prefix}{why}");
-            Ok(Some(suite.died()))
+            Some(suite.died())
         }
-        Ending::Interrupted => Ok(None),
+        Ending::Interrupted => None,
     }
 }
 

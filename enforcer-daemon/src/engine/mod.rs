@@ -4,6 +4,7 @@
 //! answers questions about files to the thread that asked. Requests come through a bounded channel, one at a time, so
 //! that no two policies are ever applied at once.
 
+mod first;
 mod left;
 pub mod members;
 mod owner;

@@ -181,6 +181,7 @@ impl Owner {
         }
         self.loaded.clone_from(&kept.loaded);
         self.loaded.settle();
+        self.members.first = kept.first;
         self.members.want(manifest.manifest());
         self.put_in_force(&manifest)?;
         self.keep()?;
@@ -197,6 +198,7 @@ impl Owner {
             loaded: self.loaded.written(),
             attached: self.attached.clone(),
             members: self.members.by_hand(),
+            first: self.members.first.clone(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())?;
@@ -272,6 +274,7 @@ impl Owner {
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
         let found = std::mem::take(&mut self.members.found);
+        let first = std::mem::take(&mut self.members.first);
         self.members.want(manifest.manifest());
         let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
@@ -286,7 +289,7 @@ impl Owner {
             }
         } else {
             self.loaded = before;
-            self.members.found = found;
+            (self.members.found, self.members.first) = (found, first);
             self.members.want(self.manifest.manifest());
         }
         outcome
@@ -322,9 +325,12 @@ impl Owner {
             self.put_in_force_once(manifest)?;
             let now = self.maps.in_force();
             if now.cgroups == cgroups && now.cgroup_names == names {
-                break;
+                return Ok(self.maps.generation());
             }
         }
+        tracing::warn!(
+            "cgroups come and go faster than the policy is compiled: some may have the label of the policy before"
+        );
         Ok(self.maps.generation())
     }
 
@@ -559,7 +565,9 @@ fn processes_in(cgroups: &[(u64, SkillId)]) -> Vec<(u32, SkillId)> {
         let Ok(meta) = std::fs::metadata(&dir) else { continue };
         if let Some((_, skill)) = cgroups.iter().find(|(id, _)| *id == meta.ino()) {
             let processes = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(processes.lines().filter_map(|pid| Some((pid.parse().ok()?, *skill))));
+            let own = std::process::id();
+            let pids = processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1 && *pid != own);
+            found.extend(pids.map(|pid| (pid, *skill)));
         }
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         pending.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));

@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::first::FirstDigests;
 use crate::{
     compile::{Ids, world::Loaded},
     kernel::{
@@ -35,6 +36,8 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<String, String>,
     /// Containers and units that were attached by hand, by the id of their cgroup, with their skills.
     pub(super) members: BTreeMap<u64, String>,
+    /// What the binaries of containers were when they were first measured.
+    pub(super) first: FirstDigests,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }

@@ -64,6 +64,16 @@ pub enum LoadError {
         /// The kernel's words.
         cause: String,
     },
+    /// A hook has a shape that no program is written for.
+    #[error(
+        "this kernel's LSM hook `{hook}` takes {count} arguments, for which this build has no program: what it decides would not be enforced; a newer build of Enforcer may know it"
+    )]
+    Shape {
+        /// The hook.
+        hook: &'static str,
+        /// How many arguments it takes.
+        count: usize,
+    },
     /// cgroup v2 is not where it is expected.
     #[error("cannot open the root of cgroup v2 at {CGROUP_ROOT}: {0}")]
     Cgroup(#[source] io::Error),
@@ -113,6 +123,9 @@ impl Object {
     /// Creates the maps alone.
     fn create(before: Option<&Set>) -> Result<Self, LoadError> {
         let layout = offsets::read(Path::new(BTF_PATH))?;
+        if let Some((hook, count)) = layout.unfit(PROGRAMS) {
+            return Err(LoadError::Shape { hook, count });
+        }
         let offsets = layout.offsets.to_bytes();
         let btf = Btf::from_sys_fs()?;
         let sizes = sizes();

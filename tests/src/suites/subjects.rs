@@ -31,6 +31,7 @@ pub(super) const SUITE: Suite = Suite {
         ("two_skills_differ", two_skills),
         ("the_narrower_cgroup_wins", narrower),
         ("a_governed_root_process_and_the_control_socket", control_socket),
+        ("a_connection_to_the_control_socket_from_before", connected_before),
         ("a_process_of_another_user_and_the_control_socket", other_user),
         ("a_skill_that_was_removed_denies", removed_skill),
         ("a_cgroup_that_is_not_there_yet", appears),
@@ -218,6 +219,14 @@ fn control_socket(scene: &Scene) -> anyhow::Result<()> {
         let outcome = command(&[&[ENFORCER], words].concat())?;
         ensure!(outcome.status == 0, "{words:?}: {outcome:?}");
     }
+    Ok(())
+}
+
+/// Its skill may connect there, so that the connection stays.
+fn connected_before(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = scene.outside(&["control-then-into-cgroup", &cgroup("tests-one")])?;
+    ensure!(!outcome.refused()?.out.contains("generation"), "{outcome:?}");
+    scene.outside(&["control-then-into-cgroup", &cgroup("tests-free")])?.done()?;
     Ok(())
 }
 
