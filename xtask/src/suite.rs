@@ -196,13 +196,11 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        match guest(paths, args, binaries, &matrix, boot) {
-                            Some(tally) => *lock(&total) += tally,
-                            None => {
-                                lock(&queue).by_ref().for_each(drop);
-                                anyhow::bail!("interrupted");
-                            }
-                        }
+                        let Some(tally) = guest(paths, args, binaries, &matrix, boot) else {
+                            lock(&queue).by_ref().for_each(drop);
+                            anyhow::bail!("interrupted");
+                        };
+                        *lock(&total) += tally;
                     }
                 })
             })
