@@ -142,14 +142,15 @@ fn labels(scene: &Scene) -> anyhow::Result<()> {
 /// The daemon comes to know of it when there is no room, and it is governed all the same.
 fn container(scene: &Scene) -> anyhow::Result<()> {
     const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-    fs::create_dir_all(format!("{CGROUPS}/tests-full/there"))?;
+    // Cgroups of its own: what other tests left would not fit.
+    fs::create_dir_all(format!("{CGROUPS}/tests-full-own/there"))?;
     fs::create_dir_all(format!("{CGROUPS}/tests-full-free"))?;
     let boxed = format!("  boxed:\n    match: {{container: {}}}\n    allow_binaries: [\"*\"]\n", &ID[..12]);
-    let text = manifest(scene, &boxed)?;
+    let text = manifest(scene, &boxed)?.replace("/tests-full", "/tests-full-own");
     let mut daemon = Daemon::start_with(&scene.dir.join("daemon"), &text, &[("ENFORCER_MAP_SIZES", "CGROUPS=4")])?;
     // Two are there, and two fit.
     for n in 0..4 {
-        fs::create_dir_all(format!("{CGROUPS}/tests-full/more-{n}"))?;
+        fs::create_dir_all(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
     }
     let dir = format!("tests-full-box/libpod-{ID}.scope");
     fs::create_dir_all(format!("{CGROUPS}/{dir}/below"))?;
@@ -170,7 +171,7 @@ fn container(scene: &Scene) -> anyhow::Result<()> {
     drop(free);
     daemon.stop()?;
     for n in 0..4 {
-        fs::remove_dir(format!("{CGROUPS}/tests-full/more-{n}"))?;
+        fs::remove_dir(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
     }
     Ok(())
 }

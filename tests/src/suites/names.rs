@@ -272,9 +272,12 @@ fn sources(scene: &Scene) -> anyhow::Result<()> {
             .events()
             .wait(mark, "the refusal", |e| e.is("write", "deny", path) && e.text("reason") == "it is Enforcer's own")?;
         holds(path, &before)?;
-        let other = scene.make_file("other")?;
-        scene.act(SKILL, &["rename", &other, path])?.refused()?;
+        // On the same filesystem.
+        let other = "/etc/other.tests";
+        fs::write(other, "other")?;
+        scene.act(SKILL, &["rename", other, path])?.refused()?;
         holds(path, &before)?;
+        fs::remove_file(other)?;
         scene.act(SKILL, &["read", path])?.done()?;
     }
     refused(scene, &["tcp", &server.at()], &server)?;

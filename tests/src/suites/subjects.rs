@@ -202,6 +202,9 @@ fn control_socket(scene: &Scene) -> anyhow::Result<()> {
         let run: &[&str] = &[ENFORCER, "run", "--skill", SKILL, "--", ENFORCER];
         command(&[run, words].concat())
     };
+    // The socket that a rule names has come since the daemon began, which may be resolved any moment.
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
     let policy = scene.daemon(|d| Ok(d.policy().to_string_lossy().into_owned()))?;
     let cases: [&[&str]; 4] = [
         &["status"],
