@@ -205,7 +205,6 @@ fn values_of_a_skill() {
             "match: {container: 'image=a*'}",
             "3:24 match.container found \"image=a*\" (it has '*', and there are no wildcards), expected a container's name, id prefix, image=… or label=KEY=VALUE",
         ),
-        ("delete_budget: 4097/s", "3:20 delete_budget found \"4097/s\", expected at most 4096 deletes per window"),
         (
             "match: {container: label=a}",
             "3:24 match.container found \"label=a\", expected a container's name, id prefix, image=… or label=KEY=VALUE",
