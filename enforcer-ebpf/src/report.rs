@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
-    event::{Event, Kind, PATH_CAPACITY, RawPath},
+    event::{Event, Kind, PATH_CAPACITY, RawPath, Verdict},
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{ABSTRACT_NAME, AF_UNIX, AbstractKey, Address},
 };
@@ -81,6 +81,11 @@ impl Told {
     #[inline(always)]
     fn has(self, bit: u32) -> bool {
         self.0 >> bit & 1 != 0
+    }
+
+    #[inline(always)]
+    fn allows(self) -> bool {
+        (self.0 >> Self::VERDICT) as u8 == Verdict::Allow as u8
     }
 }
 
@@ -167,11 +172,34 @@ pub fn about_task(
     task: Task,
     object: &Object<'_>,
 ) {
+    write_about(Told::of(kind, *what).unknown(), skill, generation, task, object);
+}
+
+/// The same of what a process has and may not have, if it is to be told. Returns whether that is refused.
+#[inline(always)]
+pub fn found(
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    what: &Decision,
+    task: Task,
+    object: &Object<'_>,
+    tells: bool,
+) -> bool {
+    let told = Told::of(kind, *what).unknown();
+    if tells && !told.allows() {
+        write_about(told, skill, generation, task, object);
+    }
+    told.has(Told::REFUSES)
+}
+
+#[inline(always)]
+fn write_about(told: Told, skill: SkillId, generation: Generation, task: Task, object: &Object<'_>) {
     let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`.
     unsafe {
-        fill(event, Told::of(kind, *what), skill, generation, object);
+        fill(event, told, skill, generation, object);
         (*event).target = task.tgid();
     }
     entry.submit(0);

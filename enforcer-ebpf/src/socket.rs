@@ -298,10 +298,7 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
 fn refuses_kind_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> bool {
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, sock.family(), sock.kind(), sock.protocol());
-    if entering && !decision.allows() {
-        report::about_task(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock));
-    }
-    decision.refuses()
+    report::found(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock), entering)
 }
 
 /// Decides about the ends of a TCP or UDP socket that a process has; true when it is refused.
@@ -314,11 +311,8 @@ fn refuses_endpoint_found(skill: SkillId, sock: Sock, task: Task, entering: bool
     }
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
-    if entering && !decision.allows() {
-        let object = Object::Destination { destination: found.end(), family: sock.family() };
-        report::about_task(Kind::Receive, skill, rules.generation, &decision, task, &object);
-    }
-    decision.refuses()
+    let object = Object::Destination { destination: found.end(), family: sock.family() };
+    report::found(Kind::Receive, skill, rules.generation, &decision, task, &object, entering)
 }
 
 /// Writes a record for the daemon.

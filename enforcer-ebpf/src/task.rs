@@ -198,11 +198,8 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     let rules = InForce::now();
     let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
-    if !decision.allows() {
-        let object = Object::File { dentry: file.dentry(), digest: None };
-        report::about_task(kind, skill, rules.generation, &decision, task, &object);
-    }
-    if decision.refuses() {
+    let object = Object::File { dentry: file.dentry(), digest: None };
+    if report::found(kind, skill, rules.generation, &decision, task, &object, true) {
         // SAFETY: as above.
         unsafe { (*request).violations += 1 };
     }

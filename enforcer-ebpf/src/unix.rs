@@ -85,10 +85,7 @@ pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> 
         return false;
     }
     decided(skill, peer_of(sock), |generation, decision, object| {
-        if entering && !decision.allows() {
-            report::about_task(Kind::Receive, skill, generation, decision, task, object);
-        }
-        decision.refuses()
+        report::found(Kind::Receive, skill, generation, decision, task, object, entering)
     })
 }
 
