@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     Record, decode,
     enrich::{self, Enricher},
-    ledger::Taken,
+    ledger::{Given, Taken},
 };
 use crate::{
     engine::{CgroupNews, Engine, Ring},
@@ -39,6 +39,19 @@ const KEPT: usize = 1024;
 const LOSS_CHECK: Duration = Duration::from_secs(1);
 /// What happened to an event that the kernel could not report.
 const RING_FULL: &str = "found the ring buffer full";
+
+/// The words of a `drop` that tells one listener what it alone lost.
+pub(super) const TOO_FAST: &str = "came faster than this listener took them";
+
+/// A listener whose records count as handed on.
+pub struct Records {
+    /// The first ones.
+    pub recent: Vec<Arc<Record>>,
+    /// Those to come.
+    pub to_come: Receiver<Arc<Record>>,
+    /// Counts them.
+    pub given: Given,
+}
 
 /// The stream of records.
 #[derive(Clone, Default)]
@@ -83,7 +96,7 @@ impl Listener {
         if self.lost == 0 {
             return !self.sender.is_closed();
         }
-        match self.send(Arc::new(enrich::lost(self.lost, "came faster than this listener took them"))) {
+        match self.send(Arc::new(enrich::lost(self.lost, TOO_FAST))) {
             Ok(()) => self.lost = 0,
             Err(TrySendError::Full(())) => {}
             Err(TrySendError::Closed(())) => return false,
@@ -113,6 +126,11 @@ impl Stream {
         let mut shared = self.shared();
         shared.listeners.push(Listener { sender, lost: 0 });
         (shared.recent.iter().cloned().collect(), receiver)
+    }
+
+    /// Lets every listener go, when it has taken what waits for it.
+    pub fn close(&self) {
+        self.shared().listeners.clear();
     }
 
     /// Says which records are wanted from now on.
