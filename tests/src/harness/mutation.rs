@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options, suites: &[Suite]) -> ExitCode {
         runner::flush();
     }
     stage.clear();
-    println!("{killed} passed, {} failed", survivors);
+    println!("{killed} passed, {survivors} failed");
     if survivors == 0 && killed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
