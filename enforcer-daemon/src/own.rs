@@ -13,6 +13,7 @@ const FIXED: &[&str] = &[
     "/etc/systemd/system/enforcer.service",
     "/etc/systemd/system/enforcer.service.d",
     "/usr/lib/systemd/system/enforcer.service",
+    "/usr/lib/systemd/system/enforcer-check@.service",
 ];
 
 /// All of it but the manifest, which may change while the daemon runs: this program, the runtime directory, what is fixed, and

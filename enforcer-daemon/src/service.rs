@@ -210,8 +210,8 @@ impl Service {
         }
         // Before the reader begins, so that it has every record.
         let records = (lifetime == Lifetime::Stays).then(|| {
-            let (recent, to_come) = stream.listen();
-            Records { recent, to_come, given }
+            let (recent, to_come, losses) = stream.listen_watched();
+            Records { recent, to_come, losses, given }
         });
         let (finish, finished) = oneshot::channel();
         let pump = tokio::spawn(stream::pump(rings, enricher, engine.clone(), stream.clone(), finished));

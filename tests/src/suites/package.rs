@@ -29,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
         ("reload_takes_a_good_manifest_and_refuses_a_bad_one", reload),
         ("an_agent_starts_only_under_enforcement", agent),
         ("the_watchdog_restarts_a_daemon_that_hangs", watchdog),
+        ("a_kill_brings_it_back_and_an_unload_does_not", unloaded),
         ("an_upgrade_keeps_the_configuration", upgrade),
         ("removed_and_purged", purge),
     ],
@@ -185,6 +186,23 @@ fn watchdog(_: &Scene) -> anyhow::Result<()> {
     ensure!(run("/usr/bin/id >/dev/null")? == 0 && run("/usr/bin/cat /dev/null")? == 126);
     fs::remove_dir_all(dir)?;
     succeed(&["systemctl", "daemon-reload"]).map(drop)
+}
+
+fn unloaded(_: &Scene) -> anyhow::Result<()> {
+    let killed = pid()?;
+    signal_process(killed, libc::SIGKILL);
+    let back = || -> anyhow::Result<bool> { Ok(is_active(UNIT)? && !matches!(pid()?, 0) && pid()? != killed) };
+    ensure!(eventually(START_LIMIT, || back().is_ok_and(|back| back)), "{:?}", property("Result"));
+    ensure!(run("/usr/bin/id >/dev/null")? == 0 && run("/usr/bin/cat /dev/null")? == 126);
+    unload()?;
+    ensure!(eventually(Duration::from_mins(1), || is_active(UNIT).is_ok_and(|active| !active)), "it goes on");
+    // Longer than it waits before it restarts.
+    std::thread::sleep(Duration::from_secs(5));
+    ensure!(!is_active(UNIT)? && property("ActiveState")? == "inactive" && property("Result")? == "success");
+    ensure!(command(&[ENFORCER, "status"])?.status == 1, "something is in force");
+    succeed(&["systemctl", "start", UNIT])?;
+    ensure!(run("/usr/bin/id >/dev/null")? == 0 && run("/usr/bin/cat /dev/null")? == 126);
+    Ok(())
 }
 
 /// The package in another version, with another manifest in it.

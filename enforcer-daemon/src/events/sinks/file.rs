@@ -1,7 +1,7 @@
 //! A file of JSON lines that is rotated by size and by age.
 //!
-//! What is written is handed to the kernel at once, and to the disk when nothing is waiting, at most once a second, and before the
-//! file is rotated or closed (`fdatasync`). A line that does not fit on the disk is taken back as a whole.
+//! What is written is handed to the kernel at once, and to the disk (`fdatasync`) once a second while there is something new, and
+//! before the file is rotated or closed. A line that does not fit on the disk is taken back as a whole.
 
 use std::{
     fs::{self, File as Handle, OpenOptions},
@@ -9,6 +9,8 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     time::{Duration, Instant},
 };
+
+use rustix::fs::OFlags;
 
 use super::{FileSpec, Sink};
 use crate::events::{Record, text::Format};
@@ -32,7 +34,10 @@ pub(super) struct File {
 impl File {
     /// Opens it for appending, and makes it if it is not there: root's alone.
     pub(super) fn open(spec: FileSpec) -> io::Result<Self> {
-        let handle = OpenOptions::new().append(true).create(true).mode(0o600).open(&spec.path)?;
+        let mut options = OpenOptions::new();
+        // A named pipe that nobody reads is an error and no place to wait; it means nothing to a regular file.
+        options.append(true).create(true).mode(0o600).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let handle = options.open(&spec.path)?;
         let meta = handle.metadata()?;
         if !meta.is_file() {
             return Err(io::Error::other("it is not a regular file"));
@@ -58,29 +63,37 @@ impl File {
 
     /// Renames the files, oldest first, and begins a new one.
     fn rotate(&mut self) -> io::Result<()> {
-        self.sync();
-        let absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
-        if self.spec.keep == 0 {
-            fs::remove_file(&self.spec.path).or_else(|e| if absent(&e) { Ok(()) } else { Err(e) })?;
-        }
-        for n in (1..=self.spec.keep).rev() {
-            let from = if n == 1 { self.spec.path.clone() } else { self.spec.rotated(n - 1) };
-            match fs::rename(from, self.spec.rotated(n)) {
-                Err(e) if !absent(&e) => return Err(e),
-                _ => {}
-            }
+        self.sync()?;
+        // When a new one could not be begun the last time, for want of room, the others have moved already.
+        if self.spec.path.try_exists()? {
+            self.make_way()?;
         }
         *self = Self::open(self.spec.clone())?;
         Ok(())
     }
 
-    fn sync(&mut self) {
+    fn make_way(&self) -> io::Result<()> {
+        if self.spec.keep == 0 {
+            return fs::remove_file(&self.spec.path);
+        }
+        for n in (1..=self.spec.keep).rev() {
+            let from = if n == 1 { self.spec.path.clone() } else { self.spec.rotated(n - 1) };
+            match fs::rename(from, self.spec.rotated(n)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
-            // What the disk does not keep cannot be kept by asking again.
-            let _ = self.handle.sync_data();
+            // What the disk did not keep cannot be kept by asking again.
             self.dirty = false;
             self.synced = Instant::now();
+            self.handle.sync_data()?;
         }
+        Ok(())
     }
 }
 
@@ -100,15 +113,66 @@ impl Sink for File {
         Ok(())
     }
 
-    fn rest(&mut self) {
-        if self.synced.elapsed() >= SYNC_EVERY {
-            self.sync();
+    fn settle(&mut self) -> io::Result<Option<Duration>> {
+        if !self.dirty {
+            return Ok(None);
+        }
+        match SYNC_EVERY.checked_sub(self.synced.elapsed()) {
+            Some(wait) if !wait.is_zero() => Ok(Some(wait)),
+            _ => self.sync().map(|()| None),
         }
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        self.sync();
+        if let Err(e) = self.sync() {
+            tracing::warn!("{}: what was written last may be lost: {e}", self.spec.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::enrich;
+
+    fn file(options: &str) -> (tempfile::TempDir, File) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spec = format!("file:{}{options}", dir.path().join("log").display());
+        let Ok(super::super::Spec::File(spec)) = spec.parse() else { panic!("a file") };
+        (dir, File::open(spec).expect("it opens"))
+    }
+
+    fn record() -> Record {
+        enrich::own("delete", "test".into())
+    }
+
+    #[test]
+    fn what_is_written_is_on_the_disk_within_a_second() {
+        let (_dir, mut file) = file("");
+        assert_eq!(file.settle().expect("no disk is asked"), None);
+        file.write(&record()).expect("there is room");
+        let wait = file.settle().expect("no disk is asked").expect("it is to be asked again");
+        assert!(file.dirty && wait <= SYNC_EVERY);
+        std::thread::sleep(wait);
+        assert_eq!(file.settle().expect("the disk has it"), None);
+        assert!(!file.dirty);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_begun_anew_costs_no_older_one() {
+        let (dir, mut file) = file(",max_size=1,keep=2");
+        let text = |name: &str| fs::read_to_string(dir.path().join(name)).ok();
+        for _ in 0..3 {
+            file.write(&record()).expect("there is room");
+        }
+        fs::remove_file(dir.path().join("log")).expect("it is there");
+        let before = [text("log.1"), text("log.2")];
+        assert!(before.iter().all(Option::is_some));
+        file.rotate().expect("there is room");
+        assert_eq!([text("log.1"), text("log.2")], before);
+        file.write(&record()).expect("there is room");
+        assert!(text("log").is_some_and(|text| text.lines().count() == 1));
     }
 }

@@ -12,7 +12,7 @@ mod syslog;
 use std::{
     io::{self, Write as _},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -20,13 +20,17 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::sync::mpsc::{Receiver, error::TryRecvError};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
 
 pub use self::spec::{FileSpec, Spec, SpecError, check};
 use super::{
     Record, enrich,
     ledger::Given,
-    stream::{Records, Stream},
+    stream::{Losses, Records, Stream, TOO_SLOW},
     text::Format,
 };
 
@@ -38,8 +42,11 @@ trait Sink: Send {
     /// Writes one record.
     fn write(&mut self, record: &Record) -> io::Result<()>;
 
-    /// Nothing is waiting: the time to see to it that what was written stays.
-    fn rest(&mut self) {}
+    /// Sees to it that what was written stays, if it is time. Returns how long it may wait to be asked again, if it must be; it is
+    /// asked after each record, too.
+    fn settle(&mut self) -> io::Result<Option<Duration>> {
+        Ok(None)
+    }
 }
 
 /// What has become of a sink's records.
@@ -47,7 +54,10 @@ trait Sink: Send {
 pub struct SinkState {
     name: String,
     written: AtomicU64,
+    /// Those that it was given and did not take.
     lost: AtomicU64,
+    /// Those that it was never given, because it was not done with those before.
+    missed: OnceLock<Arc<Losses>>,
     error: Mutex<Option<String>>,
 }
 
@@ -67,7 +77,8 @@ pub struct SinkStatus {
 
 impl SinkState {
     fn new(name: String) -> Self {
-        Self { name, written: AtomicU64::new(0), lost: AtomicU64::new(0), error: Mutex::default() }
+        let (written, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { name, written, lost, missed: OnceLock::new(), error: Mutex::default() }
     }
 
     fn set_error(&self, error: Option<String>) -> bool {
@@ -80,11 +91,13 @@ impl SinkState {
     /// What has become of its records so far.
     #[must_use]
     pub fn status(&self) -> SinkStatus {
+        let missed = self.missed.get();
+        let slow = || missed.is_some_and(|missed| missed.is_losing()).then(|| TOO_SLOW.to_owned());
         SinkStatus {
             sink: self.name.clone(),
             written: self.written.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            lost: self.lost.load(Ordering::Relaxed) + missed.map_or(0, |missed| missed.count()),
+            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(slow),
         }
     }
 }
@@ -97,20 +110,24 @@ impl Opened {
     /// counts as handed on.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// When there is no thread, or no timer for it.
     pub fn start(self, stream: &Stream, records: Option<Records>) -> io::Result<Sinks> {
         let mut sinks = Sinks { stream: stream.clone(), states: vec![], threads: vec![] };
         let mut first = records;
         for (sink, state) in self.0 {
             sinks.states.push(Arc::clone(&state));
-            let driver = Driver { sink, state, stream: stream.clone() };
             // Here, so that it has every record.
-            let (recent, to_come, given) = if let Some(Records { recent, to_come, given }) = first.take() {
-                (recent, to_come, Some(given))
-            } else {
-                let (recent, to_come) = stream.listen();
-                (recent, to_come, None)
-            };
+            let (recent, to_come, losses, given) =
+                if let Some(Records { recent, to_come, losses, given }) = first.take() {
+                    (recent, to_come, losses, Some(given))
+                } else {
+                    let (recent, to_come, losses) = stream.listen_watched();
+                    (recent, to_come, losses, None)
+                };
+            losses.name(state.name.clone());
+            // This is the one time that it is set.
+            let _ = state.missed.set(losses);
+            let driver = Driver::new(sink, state, stream.clone())?;
             let thread = thread::Builder::new().name("sink".into()).spawn(move || driver.run(recent, to_come, given));
             sinks.threads.push(thread?);
         }
@@ -171,9 +188,15 @@ struct Driver {
     sink: Box<dyn Sink>,
     state: Arc<SinkState>,
     stream: Stream,
+    /// Has the timer.
+    runtime: Runtime,
 }
 
 impl Driver {
+    fn new(sink: Box<dyn Sink>, state: Arc<SinkState>, stream: Stream) -> io::Result<Self> {
+        Ok(Self { sink, state, stream, runtime: Builder::new_current_thread().enable_time().build()? })
+    }
+
     fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
         // Lost since the sink last took a record, the record that tells of it included.
         let mut untold = 0;
@@ -184,24 +207,32 @@ impl Driver {
                 given.count(&record);
             }
         }
-        self.sink.rest();
     }
 
+    /// The next record. The sink settles what it has, also when none comes.
     fn next(&mut self, records: &mut Receiver<Arc<Record>>) -> Option<Arc<Record>> {
-        match records.try_recv() {
-            Ok(record) => Some(record),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => {
-                self.sink.rest();
-                records.blocking_recv()
+        loop {
+            let again = self.sink.settle().unwrap_or_else(|e| {
+                self.fails(&e);
+                None
+            });
+            let Some(wait) = again else { return records.blocking_recv() };
+            if let Ok(record) = self.runtime.block_on(async { timeout(wait, records.recv()).await }) {
+                return record;
             }
         }
     }
 
-    fn take(&mut self, record: &Record, untold: &mut u64) {
-        if record.kind == "drop" && record.reason.ends_with(super::stream::TOO_FAST) {
-            self.state.lost.fetch_add(record.dropped.unwrap_or(0), Ordering::Relaxed);
+    /// It takes events no more, or what it has taken may not stay. The others are told when that begins.
+    fn fails(&self, e: &io::Error) {
+        if self.state.set_error(Some(e.to_string())) {
+            tracing::warn!("sink {} loses events: {e}", self.state.name);
+            // Once, when it begins: the others have it then, also while this one has no more room.
+            self.stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
         }
+    }
+
+    fn take(&mut self, record: &Record, untold: &mut u64) {
         let tell = || enrich::lost(*untold, &format!("were not taken by sink {}", self.state.name));
         let outcome = if *untold > 0 { self.sink.write(&tell()) } else { Ok(()) };
         if outcome.is_ok() {
@@ -215,11 +246,7 @@ impl Driver {
             Err(e) => {
                 *untold += record.dropped.unwrap_or(1);
                 self.state.lost.fetch_add(1, Ordering::Relaxed);
-                if self.state.set_error(Some(e.to_string())) {
-                    tracing::warn!("sink {} loses events: {e}", self.state.name);
-                    // Once, when it begins: the others have it then, also while this one has no more room.
-                    self.stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
-                }
+                self.fails(&e);
             }
         }
     }

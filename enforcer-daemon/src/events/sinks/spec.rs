@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -140,19 +141,37 @@ impl fmt::Display for Spec {
 /// # Errors
 /// The place that two go to.
 pub fn check(specs: &[Spec]) -> Result<(), SpecError> {
-    let mut places: Vec<PathBuf> = vec![];
+    let mut places: Vec<Place> = vec![];
     for spec in specs {
-        let taken: Vec<PathBuf> = match spec {
-            Spec::Stdout => vec![PathBuf::from("/dev/stdout")],
-            Spec::File(file) => file.names().map(|name| real(&name)).collect(),
-            Spec::Syslog(path) | Spec::Journald(path) => vec![real(path)],
+        let taken: Vec<Place> = match spec {
+            Spec::Stdout => vec![Place::of(Path::new("/dev/stdout"))],
+            Spec::File(file) => file.names().map(|name| Place::of(&name)).collect(),
+            Spec::Syslog(path) | Spec::Journald(path) => vec![Place::of(path)],
         };
-        if let Some(twice) = taken.iter().find(|place| places.contains(place)) {
-            return Err(SpecError::Twice(twice.display().to_string()));
+        if let Some(twice) = taken.iter().find(|place| places.iter().any(|other| place.is(other))) {
+            return Err(SpecError::Twice(twice.path.display().to_string()));
         }
         places.extend(taken);
     }
     Ok(())
+}
+
+/// Where a name leads, and what lies there.
+struct Place {
+    path: PathBuf,
+    /// Its device and inode: a file may have two names.
+    object: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        let object = path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+        Self { path: real(path), object }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.path == other.path || self.object.is_some() && self.object == other.object
+    }
 }
 
 /// Where a name leads, as far as it exists: two names may be one file.

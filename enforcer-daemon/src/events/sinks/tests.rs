@@ -60,9 +60,12 @@ fn two_sinks_to_one_file_are_an_error() {
     let path = dir.path().join("log");
     symlink(dir.path(), dir.path().join("link")).expect("a link");
     let other = dir.path().join("link/log");
+    let (one, other_name) = (dir.path().join("a file"), dir.path().join("its other name"));
+    fs::write(&one, "").and_then(|()| fs::hard_link(&one, &other_name)).expect("two names");
     for (a, b) in [
         (file(&path, ""), file(&path, ",keep=2")),
         (file(&path, ""), file(&other, "")),
+        (file(&one, ""), file(&other_name, "")),
         (file(&path, ",keep=2"), file(&dir.path().join("log.2"), "")),
         (Spec::Stdout, Spec::Stdout),
         (spec("syslog"), spec("syslog:/dev/log")),
@@ -129,7 +132,7 @@ fn a_full_disk_loses_whole_lines_is_counted_and_slows_nobody() {
     let room = Arc::new(AtomicU64::new(0));
     let taken = Arc::new(Mutex::new(vec![]));
     let sink = Box::new(Bounded { room: Arc::clone(&room), taken: Arc::clone(&taken) });
-    let driver = Driver { sink, state: Arc::clone(&state), stream: stream.clone() };
+    let driver = Driver::new(sink, Arc::clone(&state), stream.clone()).expect("a timer");
     let watched = Arc::clone(&state);
     let (recent, to_come) = stream.listen();
     let thread = thread::spawn(move || driver.run(recent, to_come, None));
@@ -190,15 +193,30 @@ fn a_blocked_sink_slows_nobody() {
     let specs = [spec(&format!("syslog:{}", socket.display())), file(&path, "")];
     let sinks = start(&specs, &stream);
     let shown = sinks.states();
-    (1..=2000).for_each(|n| stream.publish(event(n)));
-    // Syslog alone would take hours.
-    while shown[1].status().written < 2000 && started.elapsed() < Duration::from_mins(1) {
-        thread::sleep(Duration::from_millis(5));
+    // More than syslog's queue takes, which alone would take hours; in portions, so that the file keeps up.
+    let (portion, count) = (2000, 12_000);
+    for n in 1..=count {
+        stream.publish(event(n));
+        while n % portion == 0 && shown[1].status().written < n && started.elapsed() < Duration::from_mins(2) {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
     let status: Vec<SinkStatus> = shown.iter().map(|state| state.status()).collect();
-    assert!(status[1].written >= 2000 && status[1].lost == 0, "the file waited for syslog: {status:?}");
-    assert!(status[0].written < 2000, "{status:?}");
+    assert!(status[1].written >= count && status[1].lost == 0, "the file waited for syslog: {status:?}");
+    // It is counted and told while it is blocked, and not only when it goes on.
+    assert!(status[0].written < 1000 && status[0].lost > 500, "{status:?}");
+    assert!(status[0].error.is_some(), "{status:?}");
     sinks.end();
+    let told = |r: &Record| r.kind == "drop" && r.reason.contains("sink syslog:") && r.reason.contains("too slowly");
+    assert!(lines(&path).iter().any(told));
+}
+
+#[test]
+fn a_named_pipe_that_nobody_reads_is_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    assert!(Sinks::open(&[file(&path, "")], Format::Json).is_err());
 }
 
 #[test]
