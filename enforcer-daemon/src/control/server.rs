@@ -41,7 +41,8 @@ pub struct Socket {
     path: PathBuf,
 }
 
-/// Binds the socket in a runtime directory: root's alone, or also for the members of a group. Nobody finds it before it is [published](Socket::publish).
+/// Binds the socket in a runtime directory: root's alone, or also for the members of a group. Nobody finds it before it is
+/// [published](Socket::publish).
 ///
 /// # Errors
 /// When it cannot be bound.
