@@ -192,6 +192,8 @@ wire_enum! {
         BpfMount = 75 => "pins are made in a bpffs",
         /// The clock that dates events.
         Clock = 76 => "the clock dates events",
+        /// Characters that whoever reads the terminal takes for typed, such as the shell that started the agent.
+        TerminalInput = 77 => "it would type into a terminal",
     }
 }
 

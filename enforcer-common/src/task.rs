@@ -78,6 +78,9 @@ pub mod stage {
     pub const EARLY: u32 = 1 << 5;
     /// The exec under way has passed its first file, which is the one that counts for `parents`: of a script the script.
     pub const NAMED: u32 = 1 << 6;
+    /// It came into its skill by its cgroup, and nobody was told: its next exec tells the daemon, which looks at what it has
+    /// open.
+    pub const UNTOLD: u32 = 1 << 7;
 }
 
 impl Label {

@@ -25,16 +25,16 @@ use crate::{
 };
 
 /// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass. In a container or a unit, the first exec is where
-/// the skill begins.
+/// the skill begins; that it has begun is told when the exec has happened, and what it leaves open is all that is open.
 #[lsm(hook = "bprm_creds_for_exec")]
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let file = Binprm::new(ctx.arg(0)).file();
     if let Some(skill) = subject::entered_by_exec(file) {
-        let entered =
-            Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        let room = label::give(Task::current(), skill, Origin::Cgroup, 0);
-        let decision = if room { entered } else { decide::no_room() };
-        return verdict::of(report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None));
+        if label::give_untold(Task::current(), skill, Origin::Cgroup) {
+            return verdict::pass();
+        }
+        let generation = InForce::now().generation;
+        return verdict::of(report::decision(Kind::Enter, skill, generation, &decide::no_room(), &Object::None));
     }
     if subject::current().is_some()
         && let Some(label) = subject::own_label()
@@ -86,10 +86,11 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
 }
 
 /// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to
-/// its skill.
+/// its skill. The daemon is told of who has come into a skill, and looks at what it brought along.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
     let Some(label) = subject::own_label() else { return verdict::pass() };
+    let mut enters = label.stage & stage::UNTOLD != 0;
     label.stage = stage::EXECUTING | (label.stage & stage::TO_LOADER);
     label.lineage |= label.heir;
     let target = label.pending;
@@ -97,10 +98,13 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
         label.skill = target;
         label.origin = Origin::Entrypoint as u32;
         label.pending = SkillId(0);
-        let generation = InForce::now().generation;
+        enters = true;
+    }
+    if enters {
         let decision =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        report::decision(Kind::Enter, target, generation, &decision, &Object::None);
+        let generation = InForce::now().generation;
+        report::about_task(Kind::Enter, label.skill, generation, &decision, Task::current(), &Object::None);
     }
     verdict::pass()
 }

@@ -245,9 +245,10 @@ pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
     verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
 }
 
-/// `security_file_ioctl(file, cmd, arg)`: calls that change a file through a descriptor that may be open for reading alone.
-#[lsm(hook = "file_ioctl")]
-pub fn file_ioctl(ctx: LsmContext) -> i32 {
+/// Decides an ioctl: those that change a file through a descriptor that may be open for reading alone, and those that type into
+/// a terminal.
+#[inline(always)]
+fn of_ioctl(file: File, command: u32) -> i32 {
     // `include/uapi/linux/fs.h` and `btrfs.h`: flags, the end of a filesystem, the deletion of a subvolume.
     const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
     const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
@@ -255,14 +256,34 @@ pub fn file_ioctl(ctx: LsmContext) -> i32 {
     const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
     const BTRFS_IOC_SNAP_DESTROY: u32 = 0x5000_940f;
     const BTRFS_IOC_SNAP_DESTROY_V2: u32 = 0x5000_943f;
+    // `include/uapi/asm-generic/ioctls.h`: a character as if it were typed; on a console also the paste of what is selected.
+    const TIOCSTI: u32 = 0x5412;
+    const TIOCLINUX: u32 = 0x541c;
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let dentry = File::new(ctx.arg(0)).dentry();
-    let act = match ctx.arg(1) {
+    let dentry = file.dentry();
+    let act = match command {
         FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR | FS_IOC_SHUTDOWN => Act::WRITE,
         BTRFS_IOC_SNAP_DESTROY | BTRFS_IOC_SNAP_DESTROY_V2 => Act::DELETE,
+        TIOCSTI | TIOCLINUX => {
+            let object = Object::File { dentry, digest: None };
+            return verdict::of(tamper::refuses(skill, Kind::Tamper, Reason::TerminalInput, &object));
+        }
         _ => return verdict::pass(),
     };
     verdict::of(!dentry.superblock().is_internal() && refuses(skill, act, dentry))
+}
+
+/// `security_file_ioctl(file, cmd, arg)`.
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    of_ioctl(File::new(ctx.arg(0)), ctx.arg(1))
+}
+
+/// `security_file_ioctl_compat(file, cmd, arg)`, from 6.8 on and in the stable kernels of that time: ioctls by the entry for 32-bit
+/// programs, which any program can use. Kernels without it ask `security_file_ioctl` (`fs/ioctl.c`).
+#[lsm(hook = "file_ioctl_compat")]
+pub fn file_ioctl_compat(ctx: LsmContext) -> i32 {
+    of_ioctl(File::new(ctx.arg(0)), ctx.arg(1))
 }
 
 /// `security_inode_file_setattr(dentry, fa)`, from 6.17 on: a file's flags, by `file_setattr` too, which is no ioctl.

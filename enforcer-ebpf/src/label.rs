@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     ids::SkillId,
-    task::{Label, Origin, TASK_FILTER_SLOTS, task_filter_slot},
+    task::{Label, Origin, TASK_FILTER_SLOTS, stage, task_filter_slot},
 };
 
 use crate::{atomic, kernel::Task, maps::LAZY};
@@ -42,6 +42,17 @@ static BLANK: Label = Label::new(SkillId(0), Origin::Parent);
 /// policy has and nobody is in.
 #[inline(always)]
 pub fn give(task: Task, skill: SkillId, origin: Origin, lineage: u64) -> bool {
+    give_at(task, skill, origin, lineage, 0)
+}
+
+/// The same to a task that nobody knows to have come into its skill.
+#[inline(always)]
+pub fn give_untold(task: Task, skill: SkillId, origin: Origin) -> bool {
+    give_at(task, skill, origin, 0, stage::UNTOLD)
+}
+
+#[inline(always)]
+fn give_at(task: Task, skill: SkillId, origin: Origin, lineage: u64, stage: u32) -> bool {
     let key = task.key();
     if !insert(key) {
         return false;
@@ -51,6 +62,7 @@ pub fn give(task: Task, skill: SkillId, origin: Origin, lineage: u64) -> bool {
     unsafe {
         (*label).origin = origin as u32;
         (*label).lineage = lineage;
+        (*label).stage = stage;
         (*label).skill = skill;
     }
     true

@@ -64,9 +64,9 @@ pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::
 #[btf_map]
 pub static CGROUP_OVERFLOW: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
 
-/// As large as [`CGROUP_NAMES`]: a path has one cgroup at a time, so there is always room for it.
+/// Named cgroups, containers and units that found no room in [`CGROUPS`].
 #[btf_map]
-pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 4096, LAZY> = HashMap::new();
+pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CGROUP_NAMES: HashMap<CgroupName, SkillId, 4096, LAZY> = HashMap::new();

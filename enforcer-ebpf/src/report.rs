@@ -156,9 +156,10 @@ pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision
     entry.submit(0);
 }
 
-/// Writes the event of an open file that a process has and may not have. The daemon asks, so that the process is the target.
+/// Writes an event about a process: of an open file that it has and may not have, where the daemon asks; or that it entered a
+/// skill, so that the daemon will ask. That process is the target.
 #[inline(always)]
-pub fn brought_along(
+pub fn about_task(
     kind: Kind,
     skill: SkillId,
     generation: Generation,

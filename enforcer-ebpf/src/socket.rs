@@ -299,7 +299,7 @@ fn refuses_kind_found(skill: SkillId, sock: Sock, task: Task, entering: bool) ->
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, sock.family(), sock.kind(), sock.protocol());
     if entering && !decision.allows() {
-        report::brought_along(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock));
+        report::about_task(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock));
     }
     decision.refuses()
 }
@@ -316,7 +316,7 @@ fn refuses_endpoint_found(skill: SkillId, sock: Sock, task: Task, entering: bool
     let decision = decide::arrival(&rules, skill, &found);
     if entering && !decision.allows() {
         let object = Object::Destination { destination: found.end(), family: sock.family() };
-        report::brought_along(Kind::Receive, skill, rules.generation, &decision, task, &object);
+        report::about_task(Kind::Receive, skill, rules.generation, &decision, task, &object);
     }
     decision.refuses()
 }

@@ -38,7 +38,7 @@ pub fn label() -> Option<SkillId> {
         return None;
     }
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = label::give(task, cgroup.skill, Origin::Cgroup, 0);
+    let _ = label::give_untold(task, cgroup.skill, Origin::Cgroup);
     Some(cgroup.skill)
 }
 

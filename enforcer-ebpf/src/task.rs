@@ -200,7 +200,7 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
     if !decision.allows() {
         let object = Object::File { dentry: file.dentry(), digest: None };
-        report::brought_along(kind, skill, rules.generation, &decision, task, &object);
+        report::about_task(kind, skill, rules.generation, &decision, task, &object);
     }
     if decision.refuses() {
         // SAFETY: as above.

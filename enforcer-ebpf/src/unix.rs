@@ -86,7 +86,7 @@ pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> 
     }
     decided(skill, peer_of(sock), |generation, decision, object| {
         if entering && !decision.allows() {
-            report::brought_along(Kind::Receive, skill, generation, decision, task, object);
+            report::about_task(Kind::Receive, skill, generation, decision, task, object);
         }
         decision.refuses()
     })

@@ -204,7 +204,10 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, package.as_ref(), &matrix, boot)?;
+                        let Some(tally) = guest(paths, args, binaries, package.as_ref(), &matrix, boot) else {
+                            lock(&queue).by_ref().for_each(drop);
+                            anyhow::bail!("interrupted");
+                        };
                         *lock(&total) += tally;
                     }
                 })
@@ -227,7 +230,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The suite in one guest.
+/// The suite in one guest; `None` when it was interrupted.
 fn guest(
     paths: &Paths,
     args: &TestArgs,
@@ -235,7 +238,7 @@ fn guest(
     package: Option<&Copied>,
     matrix: &Mutex<Matrix>,
     (series, root): Boot,
-) -> Result<Tally> {
+) -> Option<Tally> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -245,7 +248,7 @@ fn guest(
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
             println!("{prefix}{error:#}");
-            return Ok(Tally::BROKEN);
+            return Some(Tally::BROKEN);
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
@@ -263,22 +266,23 @@ fn guest(
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
-    let ending = guest::run(paths, binaries, &job, &mut out, &mut err)?;
+    let ending = guest::run(paths, binaries, &job, &mut out, &mut err);
     out.end();
     err.end();
-    match ending {
+    // One guest that cannot be run says nothing about the others.
+    match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
         Ending::Exited(status) => {
             let (tally, wrong) = suite.end(status);
             if let Some(wrong) = wrong {
                 println!("{prefix}{wrong}");
             }
-            Ok(tally)
+            Some(tally)
         }
         Ending::Lost(why) => {
             println!("{prefix}{why}");
-            Ok(suite.died())
+            Some(suite.died())
         }
-        Ending::Interrupted => anyhow::bail!("interrupted"),
+        Ending::Interrupted => None,
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Compiled {
 pub struct Ids {
     skills: HashMap<String, SkillId>,
     rules: HashMap<RuleText, RuleId>,
+    /// The last number that was given to a rule; none is given twice.
+    last_rule: u32,
     parents: HashMap<enforcer_common::ids::Digest, u64>,
 }
 
@@ -80,6 +82,7 @@ pub struct Ids {
 struct IdList {
     skills: Vec<(u32, String)>,
     rules: Vec<(u32, String, String)>,
+    last_rule: u32,
 }
 
 impl From<IdList> for Ids {
@@ -88,6 +91,7 @@ impl From<IdList> for Ids {
         Self {
             skills: list.skills.into_iter().map(|(id, name)| (name, SkillId(id))).collect(),
             rules: list.rules.into_iter().map(rule).collect(),
+            last_rule: list.last_rule,
             // The kernel's map knows them best.
             parents: HashMap::new(),
         }
@@ -99,6 +103,7 @@ impl From<Ids> for IdList {
         Self {
             skills: ids.skills.into_iter().map(|(name, id)| (id.0, name)).collect(),
             rules: ids.rules.into_iter().map(|(rule, id)| (id.0, rule.skill, rule.text)).collect(),
+            last_rule: ids.last_rule,
         }
     }
 }
@@ -147,15 +152,28 @@ impl Ids {
     }
 
     fn rule(&mut self, text: RuleText) -> RuleId {
-        let next = RuleId(u32::try_from(self.rules.len() + 1).unwrap_or(u32::MAX));
-        *self.rules.entry(text).or_insert(next)
+        *self.rules.entry(text).or_insert_with(|| {
+            self.last_rule = self.last_rule.saturating_add(1);
+            RuleId(self.last_rule)
+        })
+    }
+
+    /// How many rules have numbers.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Forgets rules, whose numbers are not given again.
+    pub fn forget_rules(&mut self, keep: impl Fn(RuleId) -> bool) {
+        self.rules.retain(|_, id| keep(*id));
     }
 }
 
 /// Compiles a manifest.
 ///
 /// # Errors
-/// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
+/// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which grew.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
     let own_paths = world.own();
     let own =

@@ -228,3 +228,23 @@ fn numbers_outlive_the_daemon() {
     compiled("skills: {new: {}}", &mut read);
     assert!(read.texts().names.len() == 4 && read.known_skill("new") > read.known_skill("b"));
 }
+
+#[test]
+fn numbers_of_forgotten_rules_are_not_given_again() {
+    let mut ids = Ids::default();
+    let policy = |path: &str| format!("version: 1\nskills:\n  a:\n    allow_delete: [{path}]\n");
+    let first = compiled(&policy("/srv/tmp"), &mut ids).ruleset.rules;
+    let second = compiled(&policy("/srv"), &mut ids).ruleset.rules;
+    ids.forget_rules(|rule| second.contains_key(&rule));
+    assert_eq!(ids.rules(), second.len());
+    // They are kept over the daemon's end, and so is what was given last.
+    let written = serde_json::to_string(&ids).expect("they can be written");
+    let mut ids: Ids = serde_json::from_str(&written).expect("they can be read");
+    assert_eq!(compiled(&policy("/srv"), &mut ids).ruleset.rules, second);
+    let third = compiled(&policy("/srv/tmp"), &mut ids).ruleset.rules;
+    let of = |rules: &HashMap<RuleId, RuleText>| {
+        rules.iter().find(|(_, rule)| rule.text == "allow_delete: /srv/tmp").map(|(id, _)| *id)
+    };
+    let (then, now) = (of(&first).expect("a rule"), of(&third).expect("a rule"));
+    assert!(now > then && !second.contains_key(&now), "{then:?} {now:?} {second:?}");
+}

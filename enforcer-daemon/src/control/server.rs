@@ -102,16 +102,6 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
     let (read, mut write) = stream.into_split();
-    let refused = match pid {
-        _ if peer.uid() != 0 && !is_member(&peer, service.group) => {
-            Some("only root, and the group that the daemon was given, may use the control socket")
-        }
-        None => Some("the peer's process is not known"),
-        Some(pid) if pid != std::process::id() && service.engine.is_governed(pid).await => {
-            Some("a governed process may not use the control socket")
-        }
-        Some(_) => None,
-    };
     let mut lines = BufReader::new(read);
     loop {
         let mut line = Vec::new();
@@ -124,6 +114,17 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
             return answer(&mut write, Err(format!("a request is one line of at most {MAX_LINE} bytes"))).await;
         }
         // Not before the request was read: closing a socket with unread bytes makes the peer lose the answer (ECONNRESET).
+        // And for each request anew: the process may have entered a skill since the last one.
+        let refused = match pid {
+            _ if peer.uid() != 0 && !is_member(&peer, service.group) => {
+                Some("only root, and the group that the daemon was given, may use the control socket")
+            }
+            None => Some("the peer's process is not known"),
+            Some(pid) if pid != std::process::id() && service.engine.is_governed(pid).await => {
+                Some("a governed process may not use the control socket")
+            }
+            Some(_) => None,
+        };
         if let Some(error) = refused {
             return answer(&mut write, Err(error.into())).await;
         }

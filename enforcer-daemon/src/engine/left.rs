@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::state::State;
 use crate::kernel::{
     Kernel,
-    contents::{self, Contents},
+    contents::{self, Contents, Kept},
     enrol::Enroller,
     migrate,
     pins::{Set, Sets},
@@ -32,7 +32,7 @@ pub struct Left {
 /// When it is damaged or not understood.
 pub fn left() -> anyhow::Result<Option<Left>> {
     let Some(set) = Sets::find()?.in_force else { return Ok(None) };
-    let (contents, state): (_, State) = (Contents::read(&set)?, contents::read_state(&set)?);
+    let (contents, state): (_, State) = (Contents::read(&set)?, contents::kept(Kept::State, &set)?);
     Ok(Some(Left {
         policy: state.policy,
         generation: migrate::generation(&set)?.0,

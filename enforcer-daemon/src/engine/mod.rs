@@ -4,6 +4,7 @@
 //! answers questions about files to the thread that asked. Requests come through a bounded channel, one at a time, so
 //! that no two policies are ever applied at once.
 
+mod first;
 mod left;
 pub mod members;
 mod owner;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{Generation, SkillId},
+    ids::{Generation, RuleId, SkillId},
     net::FoundSocket,
 };
 use tokio::sync::{oneshot, watch};
@@ -191,6 +192,10 @@ impl Directory {
         self.ruleset.names.extend(next.names.clone());
         self.ruleset.rules.extend(next.rules.clone());
         self.ruleset.pinned.clone_from(&next.pinned);
+    }
+
+    fn forget_rules(&mut self, keep: impl Fn(RuleId) -> bool) {
+        self.ruleset.rules.retain(|id, _| keep(*id));
     }
 }
 

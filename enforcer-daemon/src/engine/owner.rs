@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{MapData, PerCpuArray};
 use enforcer_common::{
-    ids::{Generation, SkillId},
+    ids::{Generation, RuleId, SkillId},
     names::map,
     net::FoundSocket,
 };
@@ -30,7 +30,7 @@ use crate::{
     events::ledger::Ledger,
     kernel::{
         Kernel,
-        contents::{self, Contents},
+        contents::{self, Contents, Kept},
         enrol::{EnrolError, Enroller},
         host::HostMap,
         load::{self, CGROUP_ROOT, Debug},
@@ -105,7 +105,9 @@ impl Owner {
         load::check_cgroup_root()?;
         pins::prepare()?;
         let mut sets = Sets::find()?;
-        let kept: Option<State> = sets.in_force.as_ref().map(contents::read_state).transpose()?;
+        let kept: Option<State> = sets.in_force.as_ref().map(|set| contents::kept(Kept::State, set)).transpose()?;
+        let with_names = sets.in_force.as_ref().filter(|set| contents::has(Kept::Names, set));
+        let names: Option<Addresses> = with_names.map(|set| contents::kept(Kept::Names, set)).transpose()?;
         let adopted = sets.in_force.as_ref().map(Kernel::adopt).transpose()?.flatten();
         let is_adopted = adopted.is_some();
         let before = if is_adopted { None } else { sets.in_force.clone() };
@@ -129,11 +131,11 @@ impl Owner {
             file,
             manifest: Arc::new(manifest),
             attached: BTreeMap::new(),
-            keeper: Keeper::new(kept.clone().unwrap_or_default(), is_adopted),
+            keeper: if is_adopted { Keeper::new(kept.clone(), names.clone()) } else { Keeper::new(None, None) },
             warnings: vec![],
             directory,
             told,
-            names: Addresses::default(),
+            names: names.unwrap_or_default(),
             name_warnings: vec![],
         };
         owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
@@ -168,7 +170,6 @@ impl Owner {
         self.ids.remember_parents(&self.maps.in_force().parents);
         self.attached.clone_from(&kept.attached);
         self.members.expect(kept.members);
-        self.names.clone_from(&kept.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&self.ids.texts());
             directory.names = compile::names::by_address(&self.names);
@@ -180,6 +181,7 @@ impl Owner {
         }
         self.loaded.clone_from(&kept.loaded);
         self.loaded.settle();
+        self.members.first = kept.first;
         self.members.want(manifest.manifest());
         self.put_in_force(&manifest)?;
         self.keep()?;
@@ -196,16 +198,17 @@ impl Owner {
             loaded: self.loaded.written(),
             attached: self.attached.clone(),
             members: self.members.by_hand(),
-            names: self.names.clone(),
+            first: self.members.first.clone(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
-        self.keeper.keep(state, self.kernel.set())
+        self.keeper.keep(state, self.kernel.set())?;
+        self.keeper.keep_names(&self.names, self.kernel.set())
     }
 
     /// Carries out requests until nobody can send any more.
     pub(super) fn serve(mut self, inbox: &mpsc::Receiver<Request>) {
         // Whoever asked may have gone away; then nobody wants the answer.
-        while let Ok(request) = inbox.recv() {
+        while let Some(request) = self.next_request(inbox) {
             match request {
                 Request::Apply(manifest, file, reply) => {
                     let before = std::mem::replace(&mut self.file, file);
@@ -255,10 +258,23 @@ impl Owner {
         }
     }
 
+    /// Waits for a request, and meanwhile clears away what the policy before has left; `None` when nobody will ask any more.
+    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Option<Request> {
+        if let Some(wait) = self.maps.collects_in() {
+            match inbox.recv_timeout(wait) {
+                Ok(request) => return Some(request),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.maps.collect(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        inbox.recv().ok()
+    }
+
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
         let found = std::mem::take(&mut self.members.found);
+        let first = std::mem::take(&mut self.members.first);
         self.members.want(manifest.manifest());
         let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
@@ -273,7 +289,7 @@ impl Owner {
             }
         } else {
             self.loaded = before;
-            self.members.found = found;
+            (self.members.found, self.members.first) = (found, first);
             self.members.want(self.manifest.manifest());
         }
         outcome
@@ -309,13 +325,38 @@ impl Owner {
             self.put_in_force_once(manifest)?;
             let now = self.maps.in_force();
             if now.cgroups == cgroups && now.cgroup_names == names {
-                break;
+                return Ok(self.maps.generation());
             }
         }
+        tracing::warn!(
+            "cgroups come and go faster than the policy is compiled: some may have the label of the policy before"
+        );
         Ok(self.maps.generation())
     }
 
     fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
+        let before = self.maps.in_force().rules.keys().copied().collect();
+        let outcome = self.compile_and_apply(manifest);
+        self.forget_rules(&before);
+        outcome
+    }
+
+    /// Forgets the texts of rules that neither the policy in force nor the one before has, once there are many: events of those
+    /// have been read.
+    fn forget_rules(&mut self, before: &HashSet<RuleId>) {
+        /// So many are kept in any case, so that small policies keep all.
+        const SPARE: usize = 4096;
+        let now = &self.maps.in_force().rules;
+        if self.ids.rules() <= now.len() + before.len() + SPARE {
+            return;
+        }
+        self.ids.forget_rules(|rule| now.contains_key(&rule) || before.contains(&rule));
+        if let Ok(mut directory) = self.directory.write() {
+            directory.forget_rules(|rule| now.contains_key(&rule) || before.contains(&rule));
+        }
+    }
+
+    fn compile_and_apply(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
         let seen = self.maps.governed_cgroups();
         if let Err(e) = self.host.refresh() {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
@@ -336,6 +377,7 @@ impl Owner {
             }
             !found.is_empty()
         });
+        self.maps.check(&compiled.ruleset)?;
         // Before the flip: a label of a new skill must mean the same to the next daemon, and the first event of the new policy
         // must find its rule.
         self.keeper.keep_ids(&self.ids, self.kernel.set())?;
@@ -381,7 +423,7 @@ impl Owner {
         self.names = names;
         // What the kernel added since the policy was compiled stays.
         let (_, generation) = self.maps.apply(next, &HashSet::new())?;
-        if let Err(e) = self.keep() {
+        if let Err(e) = self.keeper.keep_names(&self.names, self.kernel.set()) {
             tracing::error!("the names' addresses are not kept for the next daemon: {e}");
         }
         Ok(generation != before)
@@ -407,9 +449,10 @@ impl Owner {
         Ok(files + u32::try_from(sockets.len()).unwrap_or(u32::MAX))
     }
 
-    /// Closes the connections that the policy in force does not allow and the one before did. Programs that decided by that one
-    /// are done: the maps were given the time.
+    /// Closes the connections that the policy in force does not allow and the one before did, once the programs that decide by
+    /// that one are done.
     fn close_withdrawn(&mut self) {
+        self.maps.collect();
         match self.enroller.withdrawn_sockets(&self.kernel) {
             Ok(sockets) => self.close(&sockets, "no longer allowed"),
             Err(e) => tracing::error!("connections that are no longer allowed stay open: {e}"),
@@ -522,7 +565,9 @@ fn processes_in(cgroups: &[(u64, SkillId)]) -> Vec<(u32, SkillId)> {
         let Ok(meta) = std::fs::metadata(&dir) else { continue };
         if let Some((_, skill)) = cgroups.iter().find(|(id, _)| *id == meta.ino()) {
             let processes = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(processes.lines().filter_map(|pid| Some((pid.parse().ok()?, *skill))));
+            let own = std::process::id();
+            let pids = processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1 && *pid != own);
+            found.extend(pids.map(|pid| (pid, *skill)));
         }
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         pending.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));

@@ -7,10 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::first::FirstDigests;
 use crate::{
     compile::{Ids, world::Loaded},
     kernel::{
-        contents,
+        contents::{self, Kept},
         pins::{PinError, Set},
     },
     names::Addresses,
@@ -35,38 +36,50 @@ pub(super) struct State {
     pub(super) attached: BTreeMap<String, String>,
     /// Containers and units that were attached by hand, by the id of their cgroup, with their skills.
     pub(super) members: BTreeMap<u64, String>,
-    /// The addresses that names had: they are open until the next daemon has asked.
-    pub(super) names: Addresses,
+    /// What the binaries of containers were when they were first measured.
+    pub(super) first: FirstDigests,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }
 
-/// Keeps the state in the set of pins, written only when it changed.
+/// Keeps the state in the set of pins, and beside it the addresses that names have, which are open until the next daemon has
+/// asked. Each is written only when it changed.
 pub(super) struct Keeper {
-    state: State,
-    /// Whether the set has it.
-    written: bool,
+    /// What the set has; `None` when it has none yet.
+    state: Option<State>,
+    names: Option<Addresses>,
 }
 
 impl Keeper {
-    /// With what the daemon before kept; `written` says that it lies in the very set.
-    pub(super) fn new(state: State, written: bool) -> Self {
-        Self { state, written }
+    /// With what the set has, if a daemon before this one kept it there.
+    pub(super) fn new(state: Option<State>, names: Option<Addresses>) -> Self {
+        Self { state, names }
     }
 
     /// Keeps a state.
     pub(super) fn keep(&mut self, state: State, set: &Set) -> Result<(), PinError> {
-        if !self.written || self.state != state {
-            contents::write_state(&state, set)?;
-            self.state = state;
-            self.written = true;
+        if self.state.as_ref() != Some(&state) {
+            contents::keep(Kept::State, &state, set)?;
+            self.state = Some(state);
         }
         Ok(())
     }
 
     /// Keeps new numbers, before anything has them. The rest stays: it is of the policy in force.
     pub(super) fn keep_ids(&mut self, ids: &Ids, set: &Set) -> Result<(), PinError> {
-        let state = State { ids: ids.clone(), ..self.state.clone() };
-        self.keep(state, set)
+        if self.state.as_ref().is_none_or(|state| state.ids != *ids) {
+            let state = State { ids: ids.clone(), ..self.state.clone().unwrap_or_default() };
+            return self.keep(state, set);
+        }
+        Ok(())
+    }
+
+    /// Keeps the addresses that names have.
+    pub(super) fn keep_names(&mut self, names: &Addresses, set: &Set) -> Result<(), PinError> {
+        if self.names.as_ref() != Some(names) {
+            contents::keep(Kept::Names, names, set)?;
+            self.names = Some(names.clone());
+        }
+        Ok(())
     }
 }

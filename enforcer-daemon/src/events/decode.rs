@@ -23,7 +23,8 @@ pub fn cgroup_news(event: &Event) -> Option<CgroupNews> {
     match Kind::from_raw(event.kind)? {
         Kind::CgroupMade => Some(CgroupNews::Made { path: text(&event.path.bytes) }),
         Kind::CgroupGone => Some(CgroupNews::Gone { id: event.object.ino }),
-        Kind::Enter if event.target == 0 && event.verdict == Verdict::Allow as u8 => {
+        // A move names the cgroup that it leads to.
+        Kind::Enter if event.object.ino == 0 && event.verdict == Verdict::Allow as u8 => {
             Some(CgroupNews::Begun { cgroup: event.cgroup })
         }
         _ => None,

@@ -381,7 +381,8 @@ async fn follow_cgroups(engine: Engine, mut news: Receiver<CgroupNews>) {
     }
 }
 
-/// A process that was moved into a governed cgroup may have files open that its skill may not have: they are reported.
+/// A process that came into a skill, by being moved into its cgroup or by an exec, may have files open that its skill may not
+/// have: they are reported, and the sockets among them closed.
 fn inspect_newcomer(engine: &Engine, event: &Event) {
     if event.kind == Kind::Enter as u8 && event.target != 0 {
         let (engine, pid, skill) = (engine.clone(), event.target, event.skill);

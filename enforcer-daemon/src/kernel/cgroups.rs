@@ -24,6 +24,7 @@ pub struct CgroupMaps {
     spare: HashMap<MapData, u64, CgroupLabel>,
     names: HashMap<MapData, CgroupName, SkillId>,
     filter: Array<MapData, u32>,
+    overflow: Array<MapData, u32>,
     launchers: HashMap<MapData, ObjectId, u32>,
     units: Array<MapData, UnitRule>,
 }
@@ -46,6 +47,7 @@ impl CgroupMaps {
             spare: kernel.map(map::CGROUP_SPARE)?,
             names: kernel.map(map::CGROUP_NAMES)?,
             filter: kernel.map(map::CGROUP_FILTER)?,
+            overflow: kernel.map(map::CGROUP_OVERFLOW)?,
             launchers: kernel.map(map::LAUNCHERS)?,
             units: kernel.map(map::UNIT_PATTERNS)?,
         })
@@ -123,31 +125,39 @@ impl CgroupMaps {
         Ok(())
     }
 
-    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs.
+    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs. What finds
+    /// no room is asked by the cgroups above it, as the kernel programs do it; the named one itself has room in the spare map.
     ///
     /// # Errors
-    /// When the kernel has no room.
+    /// When the kernel has no room for the named one either.
     pub fn enter(&mut self, found: &[(u64, u32)], label: CgroupLabel) -> Result<(), ApplyError> {
         for (id, _) in found {
-            self.cgroups.insert(id, label, 0).map_err(|e| failed(map::CGROUPS, &e))?;
-            self.filter.set(cgroup_filter_slot(*id), 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
+            let slot = cgroup_filter_slot(*id);
+            if let Err(e) = self.cgroups.insert(id, label, 0) {
+                if label.named == *id {
+                    self.spare.insert(id, label, 0).map_err(|_| failed(map::CGROUPS, &e))?;
+                }
+                self.overflow.set(slot, 1, 0).map_err(|e| failed(map::CGROUP_OVERFLOW, &e))?;
+            }
+            self.filter.set(slot, 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
         }
         Ok(())
     }
 
     /// Takes out a cgroup that was removed, and what was below it.
     pub fn leave(&mut self, named: u64) {
-        let below: Vec<u64> =
-            self.cgroups.iter().flatten().filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
+        let below = self.cgroups.iter().chain(self.spare.iter()).flatten();
+        let below: Vec<u64> = below.filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
         for id in below {
             let _ = self.cgroups.remove(&id);
+            let _ = self.spare.remove(&id);
         }
     }
 
     /// The cgroup that was named of those that `id` lies in.
     #[must_use]
     pub fn named(&self, id: u64) -> Option<u64> {
-        self.cgroups.get(&id, 0).ok().map(|label| label.named)
+        self.cgroups.get(&id, 0).or_else(|_| self.spare.get(&id, 0)).ok().map(|label| label.named)
     }
 
     /// Takes out what was added for a policy that does not come into force, and what the kernel put below it.
@@ -206,6 +216,11 @@ impl CgroupMaps {
             if let Err(e) = self.units.set(index, rule, 0) {
                 tracing::error!("a unit's pattern could not be written: {}", full_or(&e));
             }
+        }
+        let launchers = self.launchers.keys().flatten();
+        let stale: Vec<ObjectId> = launchers.filter(|launcher| !in_force.launchers.contains(launcher)).collect();
+        for launcher in stale {
+            let _ = self.launchers.remove(&launcher);
         }
         let outdated = |name: &CgroupName| {
             !(in_force.cgroup_names.contains_key(name) || in_force.curious && *name == CgroupName::ANY)

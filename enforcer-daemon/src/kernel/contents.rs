@@ -2,7 +2,11 @@
 //!
 //! Texts lie in arrays that are pinned beside the rest, so that they live and die with what they describe.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     maps::{Array, MapData, MapInfo},
@@ -13,7 +17,7 @@ use aya::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::pins::{CONTENTS, MARK, NEXT_STATE, PinError, STATE, Set};
+use super::pins::{CONTENTS, MARK, NAMES, NEXT_NAMES, NEXT_STATE, PinError, STATE, Set};
 
 /// How many bytes of a text one element holds.
 const CHUNK: usize = 4096;
@@ -212,24 +216,50 @@ fn first(word: u64) -> [u64; WORDS] {
     words
 }
 
-/// Replaces the text that a set keeps for the daemons to come, as a whole.
+/// The texts that a set keeps for the daemons to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What changes with the policy.
+    State,
+    /// The addresses that names have, which change all the time.
+    Names,
+}
+
+impl Kept {
+    /// Its pin, and that of the one that is to take its place.
+    fn pins(self, set: &Set) -> (PathBuf, PathBuf) {
+        let (now, next) = match self {
+            Self::State => (STATE, NEXT_STATE),
+            Self::Names => (NAMES, NEXT_NAMES),
+        };
+        (set.beside(now), set.beside(next))
+    }
+}
+
+/// Replaces a text that a set keeps, as a whole.
 ///
 /// # Errors
 /// When bpffs does not take it; then the one before stays.
-pub fn write_state(state: &impl Serialize, set: &Set) -> Result<(), PinError> {
-    let (next, path) = (set.beside(NEXT_STATE), set.beside(STATE));
+pub fn keep(kept: Kept, value: &impl Serialize, set: &Set) -> Result<(), PinError> {
+    let (path, next) = kept.pins(set);
     // What a daemon left that ended here.
     let _ = fs::remove_file(&next);
-    write(state, &next)?;
+    write(value, &next)?;
     fs::rename(&next, &path).map_err(|e| PinError::io(&path, &e))
 }
 
-/// Reads the text that a set keeps.
+/// Whether a set keeps this.
+#[must_use]
+pub fn has(kept: Kept, set: &Set) -> bool {
+    kept.pins(set).0.exists()
+}
+
+/// Reads a text that a set keeps.
 ///
 /// # Errors
 /// When there is none, or this build does not understand it.
-pub fn read_state<T: DeserializeOwned>(set: &Set) -> Result<T, PinError> {
-    read(&set.beside(STATE))
+pub fn kept<T: DeserializeOwned>(kept: Kept, set: &Set) -> Result<T, PinError> {
+    read(&kept.pins(set).0)
         .map_err(|e| PinError::Damaged { set: set.dir().to_owned(), what: format!("what its daemon knew: {e}") })
 }
 

@@ -18,6 +18,9 @@ pub enum EnrolError {
     /// It is in another skill, which it cannot leave.
     #[error("process {0} is already governed by another skill")]
     AlreadyGoverned(u32),
+    /// It is the daemon, whose label is its own.
+    #[error("process {0} is Enforcer's own")]
+    Own(u32),
     /// No room for its label.
     #[error("the label map is full: process {0} could not be governed")]
     NoRoom(u32),
@@ -61,6 +64,9 @@ impl Enroller {
     /// When the process is not there, is governed by another skill, or cannot be labelled. It is never moved from one
     /// skill to another.
     pub fn enrol(&mut self, kernel: &Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+        if pid == std::process::id() && skill != SkillId::RESOLVER {
+            return Err(EnrolError::Own(pid));
+        }
         let mut labelled = 0;
         for _ in 0..MAX_PASSES {
             let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, skill, ..Enrolment::default() })?;

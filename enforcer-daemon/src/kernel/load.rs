@@ -1,6 +1,7 @@
 //! Loads the kernel object, attaches its programs and pins them; or takes over what an earlier daemon pinned.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::Path,
@@ -63,6 +64,16 @@ pub enum LoadError {
         /// The kernel's words.
         cause: String,
     },
+    /// A hook has a shape that no program is written for.
+    #[error(
+        "this kernel's LSM hook `{hook}` takes {count} arguments, for which this build has no program: what it decides would not be enforced; a newer build of Enforcer may know it"
+    )]
+    Shape {
+        /// The hook.
+        hook: &'static str,
+        /// How many arguments it takes.
+        count: usize,
+    },
     /// cgroup v2 is not where it is expected.
     #[error("cannot open the root of cgroup v2 at {CGROUP_ROOT}: {0}")]
     Cgroup(#[source] io::Error),
@@ -98,9 +109,23 @@ pub fn check() -> Result<(), LoadError> {
 }
 
 impl Object {
-    /// Creates the maps and loads every program. `before` is the set that this one will replace: its labels are carried over.
+    /// Creates the maps and loads every program; nothing is attached. `before` is the set that this one will replace: its labels are carried over.
     fn load(before: Option<&Set>) -> Result<Self, LoadError> {
+        let mut object = Self::create(before)?;
+        for program in PROGRAMS {
+            if object.layout.wants(program) {
+                object.load_program(program)?;
+            }
+        }
+        Ok(object)
+    }
+
+    /// Creates the maps alone.
+    fn create(before: Option<&Set>) -> Result<Self, LoadError> {
         let layout = offsets::read(Path::new(BTF_PATH))?;
+        if let Some((hook, count)) = layout.unfit(PROGRAMS) {
+            return Err(LoadError::Shape { hook, count });
+        }
         let offsets = layout.offsets.to_bytes();
         let btf = Btf::from_sys_fs()?;
         let sizes = sizes();
@@ -122,13 +147,7 @@ impl Object {
             }
         }
         let ebpf = loader.load(object()).map_err(|e| LoadError::Object(Box::new(e)))?;
-        let mut object = Self { ebpf, btf, layout };
-        for program in PROGRAMS {
-            if object.layout.wants(program) {
-                object.load_program(program)?;
-            }
-        }
-        Ok(object)
+        Ok(Self { ebpf, btf, layout })
     }
 
     fn load_program(&mut self, program: &Program) -> Result<(), LoadError> {
@@ -157,12 +176,7 @@ impl Object {
             sizes: sizes(),
             ..Contents::default()
         };
-        for (name, map) in self.ebpf.maps().filter(|(name, _)| is_shared(name)) {
-            let failed = |cause: &dyn std::fmt::Display| PinError::io(&set.map(name), cause);
-            map.pin(set.map(name)).map_err(|e| failed(&e))?;
-            let id = MapInfo::from_pin(set.map(name)).map_err(|e| failed(&e))?.id();
-            contents.maps.insert(name.into(), id);
-        }
+        contents.maps = self.pin_maps(set)?;
         let cgroup = File::open(CGROUP_ROOT).map_err(LoadError::Cgroup)?;
         for program in PROGRAMS {
             if !self.layout.wants(program) {
@@ -174,6 +188,16 @@ impl Object {
             contents.programs.insert(program.name.into(), record);
         }
         Ok(contents)
+    }
+
+    fn pin_maps(&self, set: &Set) -> Result<BTreeMap<String, u32>, PinError> {
+        let mut ids = BTreeMap::new();
+        for (name, map) in self.ebpf.maps().filter(|(name, _)| is_shared(name)) {
+            let failed = |cause: &dyn std::fmt::Display| PinError::io(&set.map(name), cause);
+            map.pin(set.map(name)).map_err(|e| failed(&e))?;
+            ids.insert(name.to_owned(), MapInfo::from_pin(set.map(name)).map_err(|e| failed(&e))?.id());
+        }
+        Ok(ids)
     }
 
     fn pin(&mut self, program: &Program, link: FdLink, set: &Set) -> anyhow::Result<contents::Program> {
@@ -245,6 +269,18 @@ impl Kernel {
         let kernel = Self { set: Set::make(sets)?, is_committed: false };
         object.attach(&kernel.set)?.write(&kernel.set)?;
         Ok((kernel, debug))
+    }
+
+    /// Creates and pins the maps without any program, to see what a policy costs where the kernel refuses the programs. It
+    /// enforces nothing and cannot be put in force.
+    ///
+    /// # Errors
+    /// When this kernel or bpffs refuses them.
+    pub fn maps_alone(sets: &Sets) -> Result<Self, LoadError> {
+        let object = Object::create(None)?;
+        let kernel = Self { set: Set::make(sets)?, is_committed: false };
+        object.pin_maps(&kernel.set)?;
+        Ok(kernel)
     }
 
     /// Takes over a set that is in force, if it is of this very build.

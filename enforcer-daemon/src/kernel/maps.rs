@@ -3,12 +3,13 @@
 //! 1. What would not fit is an error before anything is written.
 //! 2. Rules that change get their new version beside the one in force. Rules that stay the same are not touched.
 //! 3. One store of the generation puts the new policy in force.
-//! 4. When no program can still be in the old generation, what only that one needed is collected.
+//! 4. When no program can still be in the old generation, what only that one needed is collected: before the next change, or
+//!    when there is nothing else to do.
 
 use std::{
     collections::{HashMap as StdHashMap, HashSet},
     hash::Hash,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
@@ -200,13 +201,16 @@ fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
     Ok(())
 }
 
-/// Collects the rules that the generation in force does not have any more.
-fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>) {
-    for (key, _, new) in changes {
-        if new.is_none() {
-            // An element that is not there is as good as collected.
-            let _ = map.drop_rule(key);
-        }
+/// The rules that the generation after a change does not have any more.
+fn gone<K: Copy, V>(changes: &Changes<K, V>) -> Vec<K> {
+    changes.iter().filter(|(_, _, new)| new.is_none()).map(|(key, _, _)| *key).collect()
+}
+
+/// Collects rules that no generation needs.
+fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, gone: &[K]) {
+    for key in gone {
+        // An element that is not there is as good as collected.
+        let _ = map.drop_rule(key);
     }
 }
 
@@ -259,6 +263,8 @@ pub struct PolicyMaps {
     binaries: HashMap<MapData, BinaryKey, Versioned<BinaryRule>>,
     objects: HashMap<MapData, ObjectKey, Versioned<ObjectRule>>,
     object_filter: Array<MapData, u64>,
+    /// What is in [`Self::object_filter`].
+    filter_words: Vec<u64>,
     destinations: LpmTrie<MapData, NetKey, Versioned<PortSet>>,
     listeners: Listeners,
     abstract_names: HashMap<MapData, AbstractKey, Versioned<AbstractRule>>,
@@ -269,6 +275,20 @@ pub struct PolicyMaps {
     generation: Generation,
     in_force: Ruleset,
     written: usize,
+    passing: Option<Passing>,
+}
+
+/// What only the generation before needs, in which a program may still be.
+struct Passing {
+    /// When the generation after it was put in force.
+    since: Instant,
+    skills: Vec<SkillId>,
+    binaries: Vec<BinaryKey>,
+    objects: Vec<ObjectKey>,
+    destinations: Vec<NetPrefix>,
+    listeners: Vec<NetPrefix>,
+    abstract_names: Vec<AbstractKey>,
+    entrypoints: Vec<Digest>,
 }
 
 impl PolicyMaps {
@@ -284,6 +304,7 @@ impl PolicyMaps {
             binaries: kernel.map(map::BINARIES)?,
             objects: kernel.map(map::OBJECTS)?,
             object_filter: kernel.map(map::OBJECT_FILTER)?,
+            filter_words: vec![],
             destinations: kernel.map(map::DESTINATIONS)?,
             listeners: Listeners(kernel.map(map::LISTENERS)?),
             abstract_names: kernel.map(map::ABSTRACT)?,
@@ -294,8 +315,10 @@ impl PolicyMaps {
             generation,
             in_force: Ruleset::default(),
             written: 0,
+            passing: None,
         };
         let failed = |map| move |e: aya::maps::MapError| ApplyError::Map { map, cause: full_or(&e) };
+        maps.filter_words = maps.object_filter.iter().collect::<Result<_, _>>().map_err(failed(map::OBJECT_FILTER))?;
         let current = maps.policy.get(&0, 0).map_err(failed(map::POLICY))?.generation;
         maps.generation = current.max(generation);
         maps.in_force = Ruleset {
@@ -360,13 +383,8 @@ impl PolicyMaps {
             self.in_force = next;
             return Ok((vec![], self.generation));
         }
-        check_size("binaries", next.binaries.len())?;
-        check_size("path rules", next.objects.len())?;
-        check_size("network prefixes", next.destinations.len())?;
-        check_size("prefixes of `listen`", next.listeners.len())?;
-        check("cgroups", next.cgroups.len(), CGROUP_LIMIT)?;
-        check("named cgroups", next.cgroup_names.len(), NAMED_LIMIT)?;
-        check("patterns of units", next.units.len(), PATTERN_LIMIT as usize)?;
+        self.check(&next)?;
+        self.collect();
         let old = &self.in_force;
         let skills = changes(&old.skills, &next.skills);
         let binaries = changes(&old.binaries, &next.binaries);
@@ -412,15 +430,52 @@ impl PolicyMaps {
             + abstract_names.len();
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
         let new_cgroups = self.cgroups.settle(&self.in_force, &cgroups, seen);
-        std::thread::sleep(GRACE);
-        collect(&mut self.skills, &skills);
-        collect(&mut self.binaries, &binaries);
-        collect(&mut self.objects, &objects);
-        collect(&mut self.destinations, &destinations);
-        collect(&mut self.listeners, &listeners);
-        collect(&mut self.abstract_names, &abstract_names);
-        collect(&mut self.entrypoints, &entrypoints);
+        self.passing = Some(Passing {
+            since: Instant::now(),
+            skills: gone(&skills),
+            binaries: gone(&binaries),
+            objects: gone(&objects),
+            destinations: gone(&destinations),
+            listeners: gone(&listeners),
+            abstract_names: gone(&abstract_names),
+            entrypoints: gone(&entrypoints),
+        });
         Ok((new_cgroups, to))
+    }
+
+    /// Whether a policy fits.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    pub fn check(&self, next: &Ruleset) -> Result<(), ApplyError> {
+        check_size("binaries", next.binaries.len())?;
+        check_size("path rules", next.objects.len())?;
+        check_size("network prefixes", next.destinations.len())?;
+        check_size("prefixes of `listen`", next.listeners.len())?;
+        check("cgroups", next.cgroups.len(), CGROUP_LIMIT)?;
+        check("named cgroups", next.cgroup_names.len(), NAMED_LIMIT)?;
+        check("patterns of units", next.units.len(), PATTERN_LIMIT as usize)
+    }
+
+    /// How long it is until [`Self::collect`] has something to do that needs no waiting; `None` when there is nothing.
+    #[must_use]
+    pub fn collects_in(&self) -> Option<Duration> {
+        self.passing.as_ref().map(|passing| GRACE.saturating_sub(passing.since.elapsed()))
+    }
+
+    /// Collects what only the generation before the one in force needed, once no program can be in that any more. The versions of
+    /// the next change take the place of that generation's, so this comes before them.
+    pub fn collect(&mut self) {
+        let Some(wait) = self.collects_in() else { return };
+        std::thread::sleep(wait);
+        let Some(passing) = self.passing.take() else { return };
+        collect(&mut self.skills, &passing.skills);
+        collect(&mut self.binaries, &passing.binaries);
+        collect(&mut self.objects, &passing.objects);
+        collect(&mut self.destinations, &passing.destinations);
+        collect(&mut self.listeners, &passing.listeners);
+        collect(&mut self.abstract_names, &passing.abstract_names);
+        collect(&mut self.entrypoints, &passing.entrypoints);
     }
 
     /// The one store that puts a generation in force.
@@ -463,10 +518,11 @@ impl PolicyMaps {
             let (word, bit) = object_filter_slot(key.object.ino);
             words[word as usize] |= bit;
         }
-        for (index, word) in (0..).zip(words) {
+        for (index, (old, word)) in (0..).zip(self.filter_words.iter_mut().zip(words)) {
             let failed = |e: aya::maps::MapError| ApplyError::Map { map: map::OBJECT_FILTER, cause: full_or(&e) };
-            if self.object_filter.get(&index, 0).map_err(failed)? != word {
+            if *old != word {
                 self.object_filter.set(index, word, 0).map_err(failed)?;
+                *old = word;
             }
         }
         Ok(())

@@ -29,6 +29,10 @@ pub(super) const MARK: &str = "mark";
 pub(super) const CONTENTS: &str = "contents";
 pub(super) const STATE: &str = "state";
 pub(super) const NEXT_STATE: &str = "state-next";
+pub(super) const NAMES: &str = "names";
+pub(super) const NEXT_NAMES: &str = "names-next";
+/// What lies beside the directories of a set; the mark is removed first.
+const BESIDE: [&str; 6] = [MARK, CONTENTS, STATE, NEXT_STATE, NAMES, NEXT_NAMES];
 
 /// Why the pins could not be used. What is in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +141,7 @@ impl Set {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(&self) -> Result<(), PinError> {
-        for name in [MARK, CONTENTS, STATE, NEXT_STATE] {
+        for name in BESIDE {
             let path = self.beside(name);
             gone(&path, fs::remove_file(&path))?;
         }
@@ -189,7 +193,7 @@ impl Sets {
             let set = serial.map(Set::new).filter(|set| set.dir == path).ok_or(PinError::Foreign(path))?;
             for path in entries(&set.dir)? {
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                if !DIRECTORIES.contains(&name) && ![MARK, CONTENTS, STATE, NEXT_STATE].contains(&name) {
+                if !DIRECTORIES.contains(&name) && !BESIDE.contains(&name) {
                     return Err(PinError::Foreign(path));
                 }
             }

@@ -130,6 +130,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "read another process's environ, maps, mem, fd",
     },
     Attack {
+        line: 28,
+        variant: 4,
+        test: "walls::input_to_a_terminal",
+        hooks: &["file_ioctl", "file_ioctl_compat"],
+        tries: "type into the terminal of the shell that started it",
+    },
+    Attack {
+        line: 28,
+        variant: 5,
+        test: "subjects::a_connection_to_the_control_socket_from_before",
+        hooks: &["cgroup_attach_task"],
+        tries: "ask the daemon over a connection that was there before",
+    },
+    Attack {
         line: 29,
         variant: 1,
         test: "walls::signals",

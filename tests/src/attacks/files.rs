@@ -85,7 +85,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 13,
         variant: 13,
         test: "files::flags_of_a_file",
-        hooks: &["file_ioctl", "inode_file_setattr"],
+        hooks: &["file_ioctl", "file_ioctl_compat", "inode_file_setattr"],
         tries: "change a file by ioctl",
     },
     Attack {

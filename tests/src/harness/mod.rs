@@ -27,7 +27,7 @@ pub(crate) const ENFORCER: &str = "enforcer";
 /// This program, as the guest has it.
 pub(crate) const SELF: &str = "/usr/bin/enforcer-tests";
 /// How long one helper command may take.
-const COMMAND_LIMIT: Duration = Duration::from_mins(4);
+const COMMAND_LIMIT: Duration = Duration::from_mins(8);
 
 /// What a command left.
 #[derive(Debug)]

@@ -170,7 +170,11 @@ fn community(scene: &Scene) -> anyhow::Result<()> {
 
 fn not_built(scene: &Scene) -> anyhow::Result<()> {
     let file = scene.make_file("not-built.yaml")?;
-    for (key, text) in [("via", "via: 127.0.0.1:3128"), ("listen", "listen: [\"127.0.0.1:8080\"]")] {
+    for (key, text) in [
+        ("via", "via: 127.0.0.1:3128"),
+        ("wildcard", "network_scope: [\"*.example.com\"]"),
+        ("require_2fa", "require_2fa: [write]"),
+    ] {
         fs::write(&file, format!("skills:\n  s:\n    {text}\n"))?;
         let outcome = command(&[ENFORCER, "daemon", "--policy", &file])?;
         ensure!(outcome.status == 1 && outcome.err.contains("not supported by this build"), "{outcome:?}");

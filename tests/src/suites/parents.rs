@@ -112,11 +112,12 @@ fn orphans(scene: &Scene) -> anyhow::Result<()> {
     refused(scene, &["double-fork", "exec", CHILD, "--version"], CHILD)?;
     runs(scene, &["double-fork", "exec", "/usr/bin/bash", "-c", &shell(CHILD)])?;
     // Bash has ended before its child begins.
-    let out = scene.make_file("orphan")?;
+    // Not there yet: to truncate a file is to delete what is in it.
+    let out = scene.dir.join("orphan").to_string_lossy().into_owned();
     let line =
         format!("(while kill -0 $$ 2>/dev/null; do :; done; {CHILD} --version > {out}) > /dev/null 2>&1 & exit 0");
     scene.act(SKILL, &["exec", "/usr/bin/bash", "-c", &line])?.done()?;
-    let ran = crate::harness::eventually(std::time::Duration::from_secs(10), || {
+    let ran = crate::harness::eventually(std::time::Duration::from_secs(60), || {
         fs::read_to_string(&out).is_ok_and(|text| text.contains(RAN))
     });
     ensure!(ran, "the orphan could not run its program");

@@ -31,6 +31,7 @@ pub(super) const SUITE: Suite = Suite {
         ("two_skills_differ", two_skills),
         ("the_narrower_cgroup_wins", narrower),
         ("a_governed_root_process_and_the_control_socket", control_socket),
+        ("a_connection_to_the_control_socket_from_before", connected_before),
         ("a_process_of_another_user_and_the_control_socket", other_user),
         ("a_skill_that_was_removed_denies", removed_skill),
         ("a_cgroup_that_is_not_there_yet", appears),
@@ -201,6 +202,9 @@ fn control_socket(scene: &Scene) -> anyhow::Result<()> {
         let run: &[&str] = &[ENFORCER, "run", "--skill", SKILL, "--", ENFORCER];
         command(&[run, words].concat())
     };
+    // The socket that a rule names has come since the daemon began, which may be resolved any moment.
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
     let policy = scene.daemon(|d| Ok(d.policy().to_string_lossy().into_owned()))?;
     let cases: [&[&str]; 4] = [
         &["status"],
@@ -218,6 +222,14 @@ fn control_socket(scene: &Scene) -> anyhow::Result<()> {
         let outcome = command(&[&[ENFORCER], words].concat())?;
         ensure!(outcome.status == 0, "{words:?}: {outcome:?}");
     }
+    Ok(())
+}
+
+/// Its skill may connect there, so that the connection stays.
+fn connected_before(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = scene.outside(&["control-then-into-cgroup", &cgroup("tests-one")])?;
+    ensure!(!outcome.refused()?.out.contains("generation"), "{outcome:?}");
+    scene.outside(&["control-then-into-cgroup", &cgroup("tests-free")])?.done()?;
     Ok(())
 }
 

@@ -258,8 +258,7 @@ fn host_mounts(scene: &Scene) -> anyhow::Result<()> {
     ensure!(!mounted(&at)? && !mounted("/etc")?, "it is mounted");
     scene.outside(&["mount", "tmpfs", &at])?.done()?;
     ensure!(mounted(&at)?, "nobody can mount");
-    scene.make_dir("mount/to")?;
-    let to = scene.dir.join("mount/to").to_string_lossy().into_owned();
+    let to = scene.make_dir("mount/to")?;
     refused(scene, SKILL, "mount", HOST_MOUNT, &["move-mount", &at, &to])?;
     refused(scene, SKILL, "mount", HOST_MOUNT, &["umount", &at])?;
     let remount = "the filesystem's settings are not this process's";
@@ -295,14 +294,23 @@ fn new_mounts(scene: &Scene) -> anyhow::Result<()> {
 fn shared_mounts(scene: &Scene) -> anyhow::Result<()> {
     let base = Mount::tmpfs(&scene.dir.join("shared").to_string_lossy())?;
     crate::harness::succeed(&["mount", "--make-shared", base.path()])?;
-    let at = format!("{}/at", base.path());
-    fs::create_dir(&at)?;
+    let at = scene.make_dir("shared/at")?;
     refused(scene, SKILL, "mount", HOST_MOUNT, &["unshare-shared", "mount", "tmpfs", &at])?;
     ensure!(!mounted(&at)?, "it reached the host");
     scene.outside(&["unshare-shared", "mount", "tmpfs", &at])?.done()?;
     ensure!(mounted(&at)?, "the mount is not shared");
     refused(scene, SKILL, "mount", HOST_MOUNT, &["unshare-shared", "umount", &at])?;
     ensure!(mounted(&at)?, "it reached the host");
+    // What makes mounts private does not, beside a bind.
+    let (bound, from) = (scene.make_dir("shared/bound")?, scene.make_dir("shared-from")?);
+    for way in ["bind-private", "bind-slave"] {
+        refused(scene, SKILL, "mount", HOST_MOUNT, &["unshare-shared", way, &from, &bound])?;
+        ensure!(!mounted(&bound)?, "{way} reached the host");
+        scene.outside(&["unshare-shared", way, &from, &bound])?.done()?;
+        ensure!(mounted(&bound)?, "{way} binds nothing");
+        scene.outside(&["unshare-shared", "umount", &bound])?.done()?;
+    }
+    scene.act(SKILL, &["unshare-shared", "make-private", base.path()])?.done()?;
     scene.act(SKILL, &["unshare", "mount", "umount", &at])?.done()?;
     ensure!(mounted(&at)?, "its namespace is not its own");
     scene.outside(&["unshare-shared", "umount", &at])?.done()?;
