@@ -39,12 +39,12 @@ const PACKAGE: &str = "/opt/enforcer.deb";
 const POLICY: &str = "/etc/enforcer/policy.yaml";
 const UNIT: &str = "enforcer.service";
 
-/// The manifest that the administrator writes. Since version 254 systemd starts a unit's program by another one, which is in
-/// the unit's cgroup already.
+/// The manifest that the administrator writes. It names the unit, not its cgroup: what systemd does there before the unit's own
+/// program, such as to connect its output to the journal, is systemd's.
 fn manifest(mode: &str, binaries: &str) -> String {
     format!(
-        "version: 1\naudit_level: strict\nskills:\n  agent:\n    mode: {mode}\n    match: {{cgroup: /agents.slice}}\n    \
-         allow_binaries: [/usr/lib/systemd/systemd-executor, {binaries}]\n    reason: mine\n"
+        "version: 1\naudit_level: strict\nskills:\n  agent:\n    mode: {mode}\n    match: {{unit: agent.service}}\n    \
+         allow_binaries: [{binaries}]\n    reason: mine\n"
     )
 }
 
@@ -163,7 +163,7 @@ fn agent(_: &Scene) -> anyhow::Result<()> {
     let journal = || command(&["journalctl", "--no-pager", "--lines", "40"]);
     ensure!(start_agent()?, "it did not start: {}", journal()?.out);
     ensure!(is_active(UNIT)? && ask(&serde_json::json!({"op": "status"}))?["pid"] == pid()?);
-    // It is governed by its cgroup: its service may run nothing else.
+    // It is governed: its service may run nothing else.
     succeed(&["systemctl", "stop", "agent.service"])?;
     fs::write("/etc/systemd/system/agent.service", unit.replace("sleep infinity", "cat /dev/null"))?;
     succeed(&["systemctl", "daemon-reload"])?;
