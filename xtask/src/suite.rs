@@ -215,10 +215,11 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
-    let ending = guest::run(paths, binaries, &job, &mut out, &mut err)?;
+    let ending = guest::run(paths, binaries, &job, &mut out, &mut err);
     out.end();
     err.end();
-    match ending {
+    // One guest that cannot be run says nothing about the others.
+    match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
         Ending::Exited(status) => {
             let (tally, wrong) = suite.end(status);
             if let Some(wrong) = wrong {

@@ -349,22 +349,17 @@ fn flags(scene: &Scene) -> anyhow::Result<()> {
     let (good, bad) = (Mount::ext4(&at("allowed/flags"))?, Mount::ext4(&at("denied/flags"))?);
     let manifest = policy(scene)?;
     scene.daemon(|d| d.reload(&manifest))?;
-    let (allowed, denied) = (scene.make_file("allowed/flags/f")?, scene.make_file("denied/flags/f")?);
     let has = |path: &str| Ok::<_, anyhow::Error>(scene.outside(&["has-noatime", path])?.status == 0);
-    let mark = scene.mark();
-    scene.act(SKILL, &["chattr", &denied])?.refused()?;
-    denied_event(scene, mark, &denied)?;
-    ensure!(!has(&denied)?, "the flag is set");
-    scene.act(SKILL, &["chattr", &allowed])?.done()?;
-    ensure!(has(&allowed)?, "the flag is not set");
-    if has_entry_32(scene)? {
-        let (allowed, denied) = (scene.make_file("allowed/flags/32")?, scene.make_file("denied/flags/32")?);
+    let ways: &[&str] = if has_entry_32(scene)? { &["chattr", "chattr-32"] } else { &["chattr"] };
+    for way in ways {
+        let allowed = scene.make_file(&format!("allowed/flags/{way}"))?;
+        let denied = scene.make_file(&format!("denied/flags/{way}"))?;
         let mark = scene.mark();
-        scene.act(SKILL, &["chattr-32", &denied])?.refused()?;
+        scene.act(SKILL, &[way, &denied])?.refused()?;
         denied_event(scene, mark, &denied)?;
-        ensure!(!has(&denied)?, "the flag is set by the entry for 32-bit programs");
-        scene.act(SKILL, &["chattr-32", &allowed])?.done()?;
-        ensure!(has(&allowed)?, "the flag is not set by the entry for 32-bit programs");
+        ensure!(!has(&denied)?, "{way}: the flag is set");
+        scene.act(SKILL, &[way, &allowed])?.done()?;
+        ensure!(has(&allowed)?, "{way}: the flag is not set");
     }
     drop((good, bad));
     scene.daemon(|d| d.reload(&manifest)).map(drop)
