@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Configuration, state, pins, and the service, wherever a package or an administrator may put it.
+/// Configuration, state, pins, and the service, wherever a package or an administrator may put it; and the files by which names
+/// get their addresses ([`crate::names::sources`]): who writes them opens the network.
 const FIXED: &[&str] = &[
     "/etc/enforcer",
     "/etc/default/enforcer",
@@ -13,6 +14,8 @@ const FIXED: &[&str] = &[
     "/etc/systemd/system/enforcer.service",
     "/etc/systemd/system/enforcer.service.d",
     "/usr/lib/systemd/system/enforcer.service",
+    "/etc/hosts",
+    "/etc/resolv.conf",
 ];
 
 /// All of it but the manifest, which may change while the daemon runs: this program, the runtime directory, what is fixed, and

@@ -7,6 +7,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Act, Device},
+    event::{Kind, Reason},
     ids::SkillId,
     rules::action,
 };
@@ -15,10 +16,11 @@ use crate::{
     ascent::Ascent,
     digest,
     kernel::{Dentry, File, Iattr, Inode, Task},
+    mapping::is_in_use,
     policy::InForce,
     report::{self, Object},
     subject,
-    tamper::{is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
+    tamper::{self, is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
     verdict,
     wall::refuses_proc_file,
 };
@@ -35,8 +37,7 @@ fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
         Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
         None => (decide::no_room(), decide::kind(act.actions)),
     };
-    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
-    decision.refuses()
+    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None })
 }
 
 /// The skill that acts, unless the kernel acts for itself.
@@ -105,8 +106,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     };
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
-    report::decision(enforcer_common::event::Kind::Write, skill, rules.generation, &decision, &object);
-    verdict::of(decision.refuses())
+    verdict::of(report::decision(Kind::Write, skill, rules.generation, &decision, &object))
 }
 
 /// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.
@@ -122,7 +122,25 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     if Task::current().is_kernel_internal() {
         return verdict::pass();
     }
-    verdict::of(refuses_proc_file(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
+    verdict::of(
+        refuses_proc_file(skill, file)
+            || refuses_device(skill, file)
+            || refuses_file(skill, file)
+            || refuses_code(skill, file),
+    )
+}
+
+/// Whether a file is to be written that was measured and mapped as code.
+#[inline(always)]
+fn refuses_code(skill: SkillId, file: File) -> bool {
+    file.is_writable() && is_code(skill, file.dentry())
+}
+
+/// Refuses to change what was measured and mapped as code; true when it is refused.
+#[inline(always)]
+fn is_code(skill: SkillId, dentry: Dentry) -> bool {
+    is_in_use(&dentry.inode().id())
+        && tamper::refuses(skill, Kind::Write, Reason::ContentInUse, &Object::File { dentry, digest: None })
 }
 
 /// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.
@@ -180,7 +198,8 @@ fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
     let inode = dentry.inode();
     let emptied = attributes.size() == Some(0) && inode.size() > 0;
     let act = if emptied { Act::TRUNCATE } else { Act::WRITE };
-    (emptied || !is_bottomless(inode)) && refuses(skill, act, dentry)
+    ((emptied || !is_bottomless(inode)) && refuses(skill, act, dentry))
+        || (attributes.size().is_some() && is_code(skill, dentry))
 }
 
 /// `security_inode_setattr(dentry, attr)`, before 6.3.
@@ -226,9 +245,10 @@ pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
     verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
 }
 
-/// `security_file_ioctl(file, cmd, arg)`: calls that change a file through a descriptor that may be open for reading alone.
-#[lsm(hook = "file_ioctl")]
-pub fn file_ioctl(ctx: LsmContext) -> i32 {
+/// Decides an ioctl: those that change a file through a descriptor that may be open for reading alone, and those that type into
+/// a terminal.
+#[inline(always)]
+fn of_ioctl(file: File, command: u32) -> i32 {
     // `include/uapi/linux/fs.h` and `btrfs.h`: flags, the end of a filesystem, the deletion of a subvolume.
     const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
     const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
@@ -236,14 +256,34 @@ pub fn file_ioctl(ctx: LsmContext) -> i32 {
     const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
     const BTRFS_IOC_SNAP_DESTROY: u32 = 0x5000_940f;
     const BTRFS_IOC_SNAP_DESTROY_V2: u32 = 0x5000_943f;
+    // `include/uapi/asm-generic/ioctls.h`: a character as if it were typed; on a console also the paste of what is selected.
+    const TIOCSTI: u32 = 0x5412;
+    const TIOCLINUX: u32 = 0x541c;
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let dentry = File::new(ctx.arg(0)).dentry();
-    let act = match ctx.arg(1) {
+    let dentry = file.dentry();
+    let act = match command {
         FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR | FS_IOC_SHUTDOWN => Act::WRITE,
         BTRFS_IOC_SNAP_DESTROY | BTRFS_IOC_SNAP_DESTROY_V2 => Act::DELETE,
+        TIOCSTI | TIOCLINUX => {
+            let object = Object::File { dentry, digest: None };
+            return verdict::of(tamper::refuses(skill, Kind::Tamper, Reason::TerminalInput, &object));
+        }
         _ => return verdict::pass(),
     };
     verdict::of(!dentry.superblock().is_internal() && refuses(skill, act, dentry))
+}
+
+/// `security_file_ioctl(file, cmd, arg)`.
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    of_ioctl(File::new(ctx.arg(0)), ctx.arg(1))
+}
+
+/// `security_file_ioctl_compat(file, cmd, arg)`, from 6.8 on and in the stable kernels of that time: ioctls by the entry for 32-bit
+/// programs, which any program can use. Kernels without it ask `security_file_ioctl` (`fs/ioctl.c`).
+#[lsm(hook = "file_ioctl_compat")]
+pub fn file_ioctl_compat(ctx: LsmContext) -> i32 {
+    of_ioctl(File::new(ctx.arg(0)), ctx.arg(1))
 }
 
 /// `security_inode_file_setattr(dentry, fa)`, from 6.17 on: a file's flags, by `file_setattr` too, which is no ioctl.

@@ -29,17 +29,20 @@ fn of_seen(seen: impl FnOnce() -> bool) -> i32 {
 }
 
 /// `security_sb_mount(dev_name, path, type, flags, data)`: every `mount(2)`. To make the mounts of a new namespace its own
-/// (`MS_PRIVATE`, `MS_SLAVE`) is how a process begins.
+/// (`MS_PRIVATE`, `MS_SLAVE`) is how a process begins; beside these the kernel looks at `MS_REMOUNT` and `MS_BIND` first, and does
+/// what they say (`fs/namespace.c: path_mount`).
 #[lsm(hook = "sb_mount")]
 pub fn sb_mount(ctx: LsmContext) -> i32 {
     /// `include/uapi/linux/mount.h`.
+    const MS_REMOUNT: u64 = 1 << 5;
+    const MS_BIND: u64 = 1 << 12;
     const MS_UNBINDABLE: u64 = 1 << 17;
     const MS_PRIVATE: u64 = 1 << 18;
     const MS_SLAVE: u64 = 1 << 19;
     of_seen(|| {
         let mount = Path::new(ctx.arg(1)).mount();
         let flags: u64 = ctx.arg(3);
-        let secludes = flags & (MS_UNBINDABLE | MS_PRIVATE | MS_SLAVE) != 0;
+        let secludes = flags & (MS_UNBINDABLE | MS_PRIVATE | MS_SLAVE) != 0 && flags & (MS_REMOUNT | MS_BIND) == 0;
         is_seen(mount) && !(secludes && is_elsewhere(mount))
     })
 }

@@ -28,13 +28,21 @@ fn strip(list: &mut List<String>, own: &str) {
     }
 }
 
+/// Where something lies: among a few, or anywhere.
+fn place() -> impl Strategy<Value = (bool, Index)> {
+    any::<(bool, Index)>()
+}
+
 #[test]
 fn no_rule_and_no_mode_lets_a_skill_change_it() {
-    let strategy = (governed(), any::<Index>(), deed(), any::<Index>(), any::<bool>());
+    let strategy = (governed(), place(), deed(), place(), any::<bool>());
     let outcomes = ["own", "way", "beside", "read", "link", "audit", "deep"];
     check("own", 8, &outcomes, &strategy, |((tree, mut policy), own, deed, name, fresh), tally| {
-        let own = tree.names[own.index(tree.names.len())].clone();
-        let path = tree.names[name.index(tree.names.len())].clone();
+        // In a deep tree, the one near the root and the other out of reach of it.
+        let ((first, own), (last, name)) = (own, name);
+        let among = |few: bool| if few { tree.names.len().min(4) } else { tree.names.len() };
+        let own = tree.names[own.index(among(first))].clone();
+        let path = tree.names[tree.names.len() - 1 - name.index(among(last))].clone();
         // Of a file with two names, the rules know only the object; that they meet is the files' property.
         if own == "/" || !tree.twins.is_empty() || policy[0].is_none() {
             return Ok(());
@@ -61,9 +69,9 @@ fn no_rule_and_no_mode_lets_a_skill_change_it() {
         let on_the_way = !fresh && deletes && path != "/" && covers(&path, &own);
         if act.changes() && (covers(&own, &path) || on_the_way) {
             prop_assert!(after.refuses(), "{after:?}");
-            // A protection that is nearer refuses by itself, where it does.
-            let told =
-                reason(after) == Reason::OwnFile || too_deep(after) || (!audited && reason(after) == Reason::Protected);
+            // What is nearer and refuses by itself, where it does, may be told instead.
+            let nearer = [Reason::Protected, Reason::LibraryReadOnly].contains(&reason(after));
+            let told = reason(after) == Reason::OwnFile || too_deep(after) || (!audited && nearer);
             prop_assert!(after.verdict == Verdict::Deny && told, "{after:?}");
             tally.count(if on_the_way { "way" } else { "own" });
             if audited {

@@ -4,6 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::ensure;
 
+use super::walls::has_entry_32;
 use crate::harness::{
     act_with, eventually,
     files::Mount,
@@ -356,6 +357,15 @@ fn flags(scene: &Scene) -> anyhow::Result<()> {
     ensure!(!has(&denied)?, "the flag is set");
     scene.act(SKILL, &["chattr", &allowed])?.done()?;
     ensure!(has(&allowed)?, "the flag is not set");
+    if has_entry_32(scene)? {
+        let (allowed, denied) = (scene.make_file("allowed/flags/32")?, scene.make_file("denied/flags/32")?);
+        let mark = scene.mark();
+        scene.act(SKILL, &["chattr-32", &denied])?.refused()?;
+        denied_event(scene, mark, &denied)?;
+        ensure!(!has(&denied)?, "the flag is set by the entry for 32-bit programs");
+        scene.act(SKILL, &["chattr-32", &allowed])?.done()?;
+        ensure!(has(&allowed)?, "the flag is not set by the entry for 32-bit programs");
+    }
     drop((good, bad));
     scene.daemon(|d| d.reload(&manifest)).map(drop)
 }

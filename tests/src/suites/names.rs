@@ -15,12 +15,13 @@ use crate::{
     act::TOKEN,
     harness::{
         command,
+        daemon::Daemon,
         dns::Dns,
         eventually,
         holder::{Holder, Patient},
         listener::Server,
         runner::Suite,
-        scene::Scene,
+        scene::{Scene, holds},
         succeed,
     },
 };
@@ -35,9 +36,11 @@ pub(super) const SUITE: Suite = Suite {
         ("the_configured_resolver_and_no_other", resolver),
         ("what_a_zone_may_not_mean", rebinding),
         ("the_hosts_file", hosts),
+        ("the_files_that_say_who_is_asked", sources),
         ("a_name_that_does_not_resolve_yet", later),
         ("an_outage_and_the_return", outage),
         ("a_connection_outlives_its_address_and_not_its_name", connections),
+        ("a_restart_of_the_daemon", restart),
         ("another_resolv_conf", resolv_conf),
         ("status_shows_the_table", status),
         ("outside_processes_are_untouched", outside),
@@ -52,7 +55,8 @@ const CLOSED: Duration = Duration::from_secs(30);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The addresses that names of this suite have.
-const ADDRESSES: [&str; 5] = ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32", "10.77.0.4/32", "fd77::1/128"];
+const ADDRESSES: [&str; 6] =
+    ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32", "10.77.0.4/32", "10.77.0.5/32", "fd77::1/128"];
 
 /// The name server, which outlives the suite: the daemon goes on asking.
 static DNS: Mutex<Option<Dns>> = Mutex::new(None);
@@ -181,6 +185,26 @@ fn connections(scene: &Scene) -> anyhow::Result<()> {
     scene.daemon(|d| d.reload(&manifest)).map(drop)
 }
 
+/// Without a daemon everything stays as it is, and the next one begins with it.
+fn restart(scene: &Scene) -> anyhow::Result<()> {
+    let (held, good) = (Patient::start(&format!("10.77.0.1:{PORT}"))?, Server::start("10.77.0.2", PORT)?);
+    // No name ever had this one; later.test has got 10.77.0.3.
+    let bad = Server::start("10.77.0.5", PORT)?;
+    let holder = Holder::inside(SKILL, "tcp", &held.at())?;
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.daemon(Daemon::kill)?;
+    // Longer than any answer and its grace.
+    std::thread::sleep(Duration::from_secs(4));
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
+    scene.daemon(Daemon::restart)?;
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
+    bad.nothing()?;
+    ensure!(holder.send()? == 0 && held.received()? == TOKEN, "a connection ended with the daemon");
+    Ok(())
+}
+
 fn resolver(scene: &Scene) -> anyhow::Result<()> {
     let other = Dns::start("127.0.0.2")?;
     other.set("open.test", &["10.77.0.1"])?;
@@ -228,6 +252,43 @@ fn hosts(scene: &Scene) -> anyhow::Result<()> {
     let server = Server::start("127.0.0.9", PORT)?;
     refused(scene, &["tcp", &server.at()], &server)?;
     fs::write(HOSTS, format!("{before}127.0.0.9 written.test\n"))?;
+    becomes(scene, &["tcp", &server.at()], 0)?;
+    server.got(TOKEN)?;
+    fs::write(HOSTS, before)?;
+    becomes(scene, &["tcp", &server.at()], libc::EPERM)
+}
+
+/// Who writes them chooses what a name leads to, and who is asked for it.
+fn sources(scene: &Scene) -> anyhow::Result<()> {
+    const HOSTS: &str = "/etc/hosts";
+    let server = Server::start("127.0.0.9", PORT)?;
+    for path in [HOSTS, RESOLV_CONF] {
+        let before = fs::read_to_string(path)?;
+        let mark = scene.mark();
+        for act in [&["append", path, "127.0.0.9 written.test\n"][..], &["open-truncate", path], &["unlink", path]] {
+            scene.act(SKILL, act)?.refused()?;
+        }
+        scene
+            .events()
+            .wait(mark, "the refusal", |e| e.is("write", "deny", path) && e.text("reason") == "it is Enforcer's own")?;
+        holds(path, &before)?;
+        // On the same filesystem.
+        let other = "/etc/other.tests";
+        fs::write(other, "other")?;
+        scene.act(SKILL, &["rename", other, path])?.refused()?;
+        holds(path, &before)?;
+        fs::remove_file(other)?;
+        scene.act(SKILL, &["read", path])?.done()?;
+    }
+    refused(scene, &["tcp", &server.at()], &server)?;
+    // What lies beside them is not ours.
+    let beside = "/etc/hosts.tests";
+    scene.act(SKILL, &["create", beside])?.done()?;
+    scene.act(SKILL, &["append", beside, "x"])?.done()?;
+    fs::remove_file(beside)?;
+    // Outside it works, and is followed.
+    let before = fs::read_to_string(HOSTS)?;
+    scene.outside(&["append", HOSTS, "127.0.0.9 written.test\n"])?.done()?;
     becomes(scene, &["tcp", &server.at()], 0)?;
     server.got(TOKEN)?;
     fs::write(HOSTS, before)?;

@@ -4,10 +4,13 @@ use std::fs;
 
 use anyhow::ensure;
 
-use crate::harness::{
-    runner::Suite,
-    scene::Scene,
-    worker::{Entry, Worker},
+use crate::{
+    act::NO_ENTRY,
+    harness::{
+        runner::Suite,
+        scene::Scene,
+        worker::{Entry, Worker},
+    },
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -19,6 +22,7 @@ pub(super) const SUITE: Suite = Suite {
         ("proc_files_of_another_process", proc_files),
         ("within_a_skill_everything_is_as_ever", within),
         ("stacked_filesystems", stacked),
+        ("input_to_a_terminal", terminal),
         ("a_move_to_another_cgroup_is_reported", moved),
     ],
 };
@@ -28,7 +32,9 @@ const SKILL: &str = "walled";
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
 fn policy(_: &Scene) -> anyhow::Result<String> {
     let all = "allow_binaries: [\"*\"]\n    allow_delete: [\"*\"]";
-    Ok(format!("version: 1\nskills:\n  {SKILL}:\n    {all}\n  neighbour:\n    {all}\n"))
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    {all}\n  neighbour:\n    {all}\n  watched:\n    mode: audit\n    {all}\n  tracer:\n    {all}\n    allow_jit: true\n"
+    ))
 }
 
 /// The act is refused on a process outside every skill and on one of another skill, which both live on.
@@ -87,12 +93,16 @@ fn proc_files(scene: &Scene) -> anyhow::Result<()> {
 fn within(scene: &Scene) -> anyhow::Result<()> {
     let target = Worker::start(&Entry::Run(SKILL))?;
     let pid = target.pid().to_string();
-    scene.act(SKILL, &["read-memory", &pid])?.done()?;
     scene.act(SKILL, &["read-proc", &pid, "environ"])?.done()?;
-    scene.act(SKILL, &["pidfd-getfd", &pid])?.done()?;
     scene.act(SKILL, &["kill", &pid, "0"])?.done()?;
     scene.act(SKILL, &["kill", &pid, "9"])?.done()?;
     ensure!(target.act(&["nothing"]).is_err(), "the signal did not arrive");
+    // What a tracer may takes `allow_jit`.
+    let target = Worker::start(&Entry::Run("tracer"))?;
+    let pid = target.pid().to_string();
+    scene.act("tracer", &["read-memory", &pid])?.done()?;
+    scene.act("tracer", &["pidfd-getfd", &pid])?.done()?;
+    scene.act("tracer", &["ptrace-attach", &pid])?.done()?;
     // And from outside into a skill.
     let target = Worker::start(&Entry::Run(SKILL))?;
     let pid = target.pid().to_string();
@@ -115,6 +125,34 @@ fn stacked(scene: &Scene) -> anyhow::Result<()> {
     scene.outside(&mount)?.done()?;
     scene.act(SKILL, &["unshare", "mount", "exec", "/usr/bin/mount", "-t", "tmpfs", "tmpfs", &dirs[3]])?.done()?;
     Ok(())
+}
+
+/// What is typed into a terminal reaches whoever reads it, such as the shell that started the agent. Root may do it whatever
+/// `dev.tty.legacy_tiocsti` says.
+fn terminal(scene: &Scene) -> anyhow::Result<()> {
+    let entry_32 = has_entry_32(scene)?;
+    for (act, outside) in [("type", 0), ("paste", libc::ENOTTY), ("type-32", 0)] {
+        if act == "type-32" && !entry_32 {
+            continue;
+        }
+        for skill in [SKILL, "watched"] {
+            let mark = scene.mark();
+            let outcome = scene.act(skill, &[act])?;
+            ensure!(outcome.refused()?.out.is_empty(), "{act}: {outcome:?}");
+            scene.events().wait(mark, &format!("the refused {act}"), |e| {
+                e.text("kind") == "tamper" && e.text("verdict") == "deny" && e.text("reason").contains("terminal")
+            })?;
+        }
+        scene.outside(&[act])?.failed(outside)?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel has the entry for 32-bit programs; without it there is nothing to refuse.
+pub(super) fn has_entry_32(scene: &Scene) -> anyhow::Result<bool> {
+    let outcome = scene.outside(&["call-32"])?;
+    ensure!([0, NO_ENTRY].contains(&outcome.status), "{outcome:?}");
+    Ok(outcome.status == 0)
 }
 
 fn moved(scene: &Scene) -> anyhow::Result<()> {

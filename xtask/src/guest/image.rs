@@ -77,15 +77,20 @@ const ETC: [(&str, &str); 8] = [
 const DIRECTORIES: [&str; 12] =
     ["dev", "proc", "sys", "run", "tmp", "var/tmp", "var/lib", "var/log", "mnt", "root", "home/agent", "usr/local/bin"];
 
-/// The base image for `kernel`, packed if it is not there.
-pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<PathBuf> {
+/// The base image for `kernel`, packed if it is not there. It is open, because another run may pack one for programs that have
+/// changed meanwhile, and removes this one.
+pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<File> {
     let programs = programs()?;
     let dir = paths.cache.join("images");
-    fs::create_dir_all(&dir)?;
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let series = kernel.series;
+    // Guests of one kernel start at the same time.
+    let lock = File::create(dir.join(format!("{series}.lock"))).context("cannot lock the cache of images")?;
+    lock.lock().context("cannot lock the cache of images")?;
     let image = dir.join(format!("{series}-{}.cpio", key(kernel, &programs)?));
+    let open = || File::open(&image).with_context(|| format!("cannot open {}", image.display()));
     if image.is_file() {
-        return Ok(image);
+        return open();
     }
     ui::note(&format!("packing the guest image for {series}"));
     // Built aside: a half-written image would be taken for a whole one.
@@ -94,11 +99,11 @@ pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<PathBuf> {
     for old in fs::read_dir(&dir)? {
         let old = old?;
         if old.file_name().to_string_lossy().starts_with(&format!("{series}-")) {
-            fs::remove_file(old.path())?;
+            fs::remove_file(old.path()).with_context(|| format!("cannot remove {}", old.path().display()))?;
         }
     }
-    temporary.persist(&image)?;
-    Ok(image)
+    temporary.persist(&image).with_context(|| format!("cannot keep {}", image.display()))?;
+    open()
 }
 
 /// What the image is made of: the recipe, the kernel, and the state of the programs.
@@ -109,7 +114,7 @@ fn key(kernel: &Kernel, programs: &[PathBuf]) -> Result<String> {
         hash.update([0]);
     }
     for program in programs {
-        let meta = fs::metadata(program)?;
+        let meta = fs::metadata(program).with_context(|| format!("cannot look at {}", program.display()))?;
         hash.update(program.to_string_lossy().as_bytes());
         hash.update(meta.size().to_le_bytes());
         hash.update(meta.mtime().to_le_bytes());

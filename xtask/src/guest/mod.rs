@@ -95,7 +95,7 @@ pub(crate) fn run(
     let base = image::base(paths, &job.kernel)?;
     let disk = job.root.map(|root| rootfs::disk(paths, root)).transpose()?;
     let dir = tempfile::Builder::new().prefix("enforcer-vm-").tempdir()?;
-    let initrd = initrd(&dir, &base, binaries, job)?;
+    let initrd = initrd(&dir, base, binaries, job)?;
     let mut attempt = 1;
     loop {
         let (ending, started) = qemu::run(&dir, &initrd, disk.as_deref(), job, out, err)?;
@@ -115,10 +115,10 @@ pub(crate) fn run(
 }
 
 /// The base image with this run's files behind it.
-fn initrd(dir: &TempDir, base: &Path, binaries: &Binaries, job: &Job) -> Result<PathBuf> {
+fn initrd(dir: &TempDir, mut base: File, binaries: &Binaries, job: &Job) -> Result<PathBuf> {
     let path = dir.path().join("initrd");
-    let mut file = File::create(&path)?;
-    io::copy(&mut File::open(base)?, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    io::copy(&mut base, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = Archive::new(io::BufWriter::new(file));
     let top = if job.root.is_some() { rootfs::PAYLOAD } else { "" };
     // First come, first kept: a copy may replace our own binaries.
@@ -128,6 +128,9 @@ fn initrd(dir: &TempDir, base: &Path, binaries: &Binaries, job: &Job) -> Result<
     }
     archive.copy(&binaries.enforcer, &format!("{top}/usr/bin/enforcer"))?;
     archive.copy(&binaries.tests, &format!("{top}/usr/bin/enforcer-tests"))?;
+    if let Some(next) = &binaries.next {
+        archive.copy(next, &format!("{top}/usr/bin/enforcer-next"))?;
+    }
     archive.file(
         &format!("{top}/.vm/words"),
         0o644,
