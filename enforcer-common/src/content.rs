@@ -2,6 +2,10 @@
 
 use crate::ids::Digest;
 
+/// The size in bytes up to which a file is measured. The kernel does nothing else for the task while it reads, and of a sparse
+/// file it reads what is not there, too.
+pub const MEASURED_UP_TO: i64 = 4 << 30;
+
 /// The value of `CONTENTS`, which lies in the inode's own storage and goes with it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

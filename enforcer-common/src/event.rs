@@ -62,6 +62,8 @@ wire_enum! {
         Move = 11 => "move",
         /// A process entered a skill.
         Enter = 12 => "enter",
+        /// Memory was to become executable, from a file or without one.
+        Map = 13 => "map",
         /// A socket was to get a local address and port.
         Bind = 16 => "bind",
         /// A socket was to take connections.
@@ -150,6 +152,22 @@ wire_enum! {
         ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
         /// The kernel would not run a file that is open for writing, but does not look below an overlay.
         OpenForWriting = 32 => "file below the overlay is open for writing",
+        /// Neither where the file lies nor its content is in `allow_libraries`, and its content is no allowed binary's.
+        LibraryNotListed = 37 => "library not listed",
+        /// What may be mapped as code may not be written.
+        LibraryReadOnly = 38 => "library directories are read-only",
+        /// No file vouches for what the memory holds.
+        MemoryExecutable = 39 => "memory may not become executable",
+        /// The mapping of a file can be, or was, written by the process.
+        MappingWritten = 40 => "a written mapping may not become executable",
+        /// The acting program is none of `parents`, and neither is one that it descends from.
+        ParentNotListed = 41 => "parent not listed",
+        /// Somebody may write what was to be measured.
+        ContentOpen = 42 => "content is open for writing",
+        /// The file was measured and mapped as code.
+        ContentInUse = 43 => "content is in use as code",
+        /// Code could be written past every mapping.
+        MemoryWritten = 44 => "process memory may not be written",
         /// One of the manifest, the daemon's binary, unit, state and pins, or a directory on the way to one.
         OwnFile = 65 => "it is Enforcer's own",
         /// The daemon's process.

@@ -26,4 +26,4 @@ pub mod task;
 pub mod unit;
 
 /// The layout of everything in this crate. A pinned map or a running program with another number is not ours to adopt.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 2 } else { 1 };

@@ -5,6 +5,8 @@
 pub mod map {
     /// Labels: which skill a task is in, by the address of its `task_struct`.
     pub const TASKS: &str = "TASKS";
+    /// The [`TASKS`] of the programs that these replace, while both are attached.
+    pub const TASKS_BEFORE: &str = "TASKS_BEFORE";
     /// How many labels there are of tasks with such an address.
     pub const TASK_FILTER: &str = "TASK_FILTER";
     /// Which skill a cgroup belongs to, by its kernfs id.
@@ -35,8 +37,12 @@ pub mod map {
     pub const OBJECTS: &str = "OBJECTS";
     /// Whether any inode with such a number may be in [`OBJECTS`].
     pub const OBJECT_FILTER: &str = "OBJECT_FILTER";
+    /// Files that were measured and mapped as code: nobody governed may write them.
+    pub const IN_USE: &str = "IN_USE";
     /// Skills by the digest of their entrypoint.
     pub const ENTRYPOINTS: &str = "ENTRYPOINTS";
+    /// The programs that `parents` rules name, by digest.
+    pub const PARENTS: &str = "PARENTS";
     /// The times of each skill's last deletes.
     pub const BUDGETS: &str = "BUDGETS";
     /// Network rules by address prefix.

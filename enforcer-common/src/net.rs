@@ -179,7 +179,7 @@ pub struct AbstractRule {
     pub rule: RuleId,
 }
 
-/// The value of `SOCKETS`.
+/// The value of `SOCKETS`, which programs of another build go on with if its size is the same: it means the same in every layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketLabel {

@@ -51,6 +51,14 @@ offsets! {
     file_f_flags: "file"."f_flags",
     /// The inode of an open file.
     file_f_inode: "file"."f_inode",
+    /// The file behind a mapping; null for anonymous memory.
+    vma_vm_file: "vm_area_struct"."vm_file",
+    /// What may be done with a mapping: `VM_*`.
+    vma_vm_flags: "vm_area_struct"."vm_flags",
+    /// The mapping's own pages; null until one was written.
+    vma_anon_vma: "vm_area_struct"."anon_vma",
+    /// How the kernel behaves towards the task: `READ_IMPLIES_EXEC`.
+    task_personality: "task_struct"."personality",
     /// The dentry of a path.
     path_dentry: "path"."dentry",
     /// The parent; a root is its own.

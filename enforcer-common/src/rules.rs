@@ -95,10 +95,14 @@ pub struct SkillConf {
     pub budget_rule: RuleId,
     /// How many deletes the budget allows within its window; at most [`BUDGET_LIMIT`].
     pub budget: u32,
+    /// The `allow_jit` rule; [`RuleId::NONE`] when memory may not become code.
+    pub allow_jit: RuleId,
     /// The rule behind [`skill_flag::LISTEN_ANY`].
     pub listen_any: RuleId,
     /// The window of the budget, in nanoseconds, as two halves: the low one first.
     pub budget_window: [u32; 2],
+    /// The rule behind [`skill_flag::LIBRARY_ANY`].
+    pub library_any: RuleId,
 }
 
 impl SkillConf {
@@ -151,6 +155,14 @@ pub mod skill_flag {
     pub const WRITE_ANY: u32 = 1 << 5;
     /// The skill has `protect` rules, so that reading is looked at, too.
     pub const PROTECTS: u32 = 1 << 6;
+    /// `allow_libraries: ["*"]`.
+    pub const LIBRARY_ANY: u32 = 1 << 9;
+    /// There are library directories, and they are read-only where no `allow_write` rule is as near.
+    pub const LIBRARIES_SEALED: u32 = 1 << 10;
+    /// `allow_libraries` is absent: its default is in force, of which nothing is reported.
+    pub const LIBRARIES_DEFAULT: u32 = 1 << 11;
+    /// The skill has `parents` rules: no process of it may take over another.
+    pub const PARENTS: u32 = 1 << 12;
     /// `listen: ["*"]`.
     pub const LISTEN_ANY: u32 = 1 << 13;
     /// There are objects of Enforcer's own, which no skill may change.
@@ -189,7 +201,35 @@ pub struct BinaryKey {
 pub struct BinaryRule {
     /// The rule that allows it.
     pub rule: RuleId,
+    /// Bits of [`binary_flag`].
+    pub flags: u32,
+    /// With [`binary_flag::PARENTS`]: the programs one of which must be in the acting task's lineage, as a set of bits.
+    pub parents: u64,
 }
+
+impl BinaryRule {
+    /// Whether a task of this lineage may run it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn accepts(&self, lineage: u64) -> bool {
+        self.flags & binary_flag::PARENTS == 0 || self.parents & lineage != 0
+    }
+}
+
+/// Bits of [`BinaryRule::flags`].
+pub mod binary_flag {
+    /// `allow_binaries`: it may be executed, and mapped as the program that a loader is asked to run.
+    pub const PROGRAM: u32 = 1;
+    /// `allow_libraries`: it may be mapped.
+    pub const LIBRARY: u32 = 1 << 1;
+    /// It is a dynamic loader: what it is asked to run must be a program of the skill, too.
+    pub const LOADER: u32 = 1 << 2;
+    /// As a program, it may be run by those that [`super::BinaryRule::parents`] names alone.
+    pub const PARENTS: u32 = 1 << 3;
+}
+
+/// How many programs `parents` rules can name over the daemon's life: a bit for each in [`crate::task::Label::lineage`].
+pub const PARENT_LIMIT: u32 = 64;
 
 /// The value of `ENTRYPOINTS`, within [`Versioned`]; the key is a [`Digest`].
 #[repr(C)]
@@ -234,6 +274,8 @@ pub struct ObjectRule {
     pub own: Own,
     /// The `unix:` rule of `network_scope`, or [`RuleId::NONE`].
     pub connect: RuleId,
+    /// What `allow_libraries` says.
+    pub library: LibrarySlot,
 }
 
 /// Whether an object is Enforcer's own: it and what lies below may be read, and neither written nor deleted, whatever other
@@ -272,6 +314,40 @@ impl Own {
     }
 }
 
+/// What `allow_libraries` says of an object and what lies below it: nothing, that it may be mapped as code, or that it may
+/// not although a directory above it may.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LibrarySlot(u32);
+
+impl LibrarySlot {
+    /// Nothing is said.
+    pub const NONE: Self = Self(0);
+    /// It may not be mapped.
+    pub const DENIED: Self = Self(u32::MAX);
+
+    /// It may be mapped, by this rule.
+    #[must_use]
+    #[inline(always)]
+    pub const fn allowed(rule: RuleId) -> Self {
+        Self(rule.0)
+    }
+
+    /// Whether anything is said.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_some(self) -> bool {
+        self.0 != Self::NONE.0
+    }
+
+    /// The rule that allows it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn rule(self) -> Option<RuleId> {
+        if self.0 == Self::NONE.0 || self.0 == Self::DENIED.0 { None } else { Some(RuleId(self.0)) }
+    }
+}
+
 /// How many words of 64 bits `OBJECT_FILTER` has; a power of two.
 pub const OBJECT_FILTER_WORDS: u32 = 1 << 14;
 
@@ -289,14 +365,14 @@ pub const fn object_filter_slot(ino: u64) -> (u32, u64) {
 /// them and the root does not either, it is denied with [`crate::event::Reason::TooDeep`].
 pub const MAX_DEPTH: u32 = 64;
 
-const _: () = assert!(size_of::<SkillConf>() == 48);
+const _: () = assert!(size_of::<SkillConf>() == 56);
 const _: () = assert!(size_of::<BinaryKey>() == 36);
 const _: () = assert!(size_of::<Budget>() == 8 + 8 * BUDGET_LIMIT as usize);
 const _: () = assert!(BUDGET_LIMIT.is_power_of_two());
 const _: () = assert!(size_of::<ObjectKey>() == 24);
-const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 24);
-const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 56);
-const _: () = assert!(size_of::<Versioned<SkillConf>>() == 112);
+const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 48);
+const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 64);
+const _: () = assert!(size_of::<Versioned<SkillConf>>() == 128);
 
 #[cfg(test)]
 mod tests {
@@ -307,7 +383,7 @@ mod tests {
     }
 
     fn rule(n: u32) -> BinaryRule {
-        BinaryRule { rule: RuleId(n) }
+        BinaryRule { rule: RuleId(n), flags: binary_flag::PROGRAM, parents: 0 }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Labels of tasks and cgroups.
 
-use crate::{content::Opened, decide::Findings, ids::SkillId};
+use crate::{
+    content::Opened,
+    decide::Findings,
+    ids::{ObjectId, SkillId},
+};
 
 /// How a task came into its skill.
 #[repr(u32)]
@@ -16,7 +20,7 @@ pub enum Origin {
     Entrypoint = 4,
 }
 
-/// The value of the `TASKS` map; its key is the address of the `task_struct`.
+/// The value of the `TASKS` map; its key is the address of the `task_struct`. It begins like [`Inherited`] in every layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -26,12 +30,57 @@ pub struct Label {
     pub origin: u32,
     /// The skill that the exec under way leads to, 0 when it leads to none.
     pub pending: SkillId,
+    /// Bits of [`stage`].
+    pub stage: u32,
     /// Room for the decision that the task waits for; only the task itself uses it.
     pub findings: Findings,
     /// Not used; keeps the label free of padding.
     pub reserved: u32,
     /// The file that the task opened last for execution; only the task itself uses it.
     pub opened: Opened,
+    /// The file that the exec under way, or the last one, made the program.
+    pub program: ObjectId,
+    /// Which of the programs that `parents` rules name this process runs, has run, or descends from: bits of
+    /// `PARENTS`, one for each such content. Unknown, thus 0, for a task that was governed while it ran, until its next exec.
+    pub lineage: u64,
+    /// The bit that the exec under way adds.
+    pub heir: u64,
+    /// What a later layout may add.
+    #[cfg(feature = "next-layout")]
+    pub later: [u64; 2],
+}
+
+/// The beginning of a [`Label`] in every layout: what programs of another build take over.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The skill.
+    pub skill: SkillId,
+    /// An [`Origin`].
+    pub origin: u32,
+    /// The skill that the exec under way leads to, 0 when it leads to none.
+    pub pending: SkillId,
+}
+
+/// Bits of [`Label::stage`]: where a task is on its way through an exec or a mapping. Only the task itself uses them.
+pub mod stage {
+    /// The exec has happened, and the kernel maps the program.
+    pub const EXECUTING: u32 = 1;
+    /// The exec under way leads to a dynamic loader.
+    pub const TO_LOADER: u32 = 1 << 1;
+    /// A dynamic loader runs, and has not mapped the program that it is asked to run.
+    pub const LOADER: u32 = 1 << 2;
+    /// The first of the two programs on `mmap_file` has run: it leaves the verdict to the second, or has given its own.
+    pub const LOOKED: u32 = 1 << 3;
+    /// The first has left the verdict to the second, which is to measure the file.
+    pub const TO_MEASURE: u32 = 1 << 4;
+    /// The second program ran before the first.
+    pub const EARLY: u32 = 1 << 5;
+    /// The exec under way has passed its first file, which is the one that counts for `parents`: of a script the script.
+    pub const NAMED: u32 = 1 << 6;
+    /// It came into its skill by its cgroup, and nobody was told: its next exec tells the daemon, which looks at what it has
+    /// open.
+    pub const UNTOLD: u32 = 1 << 7;
 }
 
 impl Label {
@@ -43,9 +92,15 @@ impl Label {
             skill,
             origin: origin as u32,
             pending: SkillId(0),
+            stage: 0,
             findings: Findings::EMPTY,
             reserved: 0,
             opened: Opened::NOTHING,
+            program: ObjectId { ino: 0, dev: 0, generation: 0 },
+            lineage: 0,
+            heir: 0,
+            #[cfg(feature = "next-layout")]
+            later: [0; 2],
         }
     }
 }
@@ -153,7 +208,11 @@ pub struct Enrolment {
     pub violations: u32,
 }
 
-const _: () = assert!(size_of::<Label>() == 96);
+const _: () = assert!(size_of::<Label>() == if cfg!(feature = "next-layout") { 152 } else { 136 });
+const _: () = assert!(size_of::<Inherited>() == 12);
+const _: () = assert!(core::mem::offset_of!(Label, skill) == core::mem::offset_of!(Inherited, skill));
+const _: () = assert!(core::mem::offset_of!(Label, origin) == core::mem::offset_of!(Inherited, origin));
+const _: () = assert!(core::mem::offset_of!(Label, pending) == core::mem::offset_of!(Inherited, pending));
 const _: () = assert!(size_of::<CgroupLabel>() == 16);
 const _: () = assert!(size_of::<Enrolment>() == 32);
 
@@ -169,6 +228,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::large_stack_arrays, reason = "there is no heap without std")]
     fn tasks_spread_over_the_slots() {
         let mut taken: [u32; 1000] =
             core::array::from_fn(|n| task_filter_slot(0xffff_8881_0000_0000 + n as u64 * 0x2580));

@@ -5,8 +5,7 @@ use std::{fs, path::Path};
 use serde::Serialize;
 
 use crate::kernel::{
-    Kernel,
-    load::CGROUP_ROOT,
+    load::{self, CGROUP_ROOT},
     offsets::{self, BTF_PATH},
 };
 
@@ -208,16 +207,21 @@ fn lockdown() -> Check {
     ok(NAME, if mode.is_empty() { "not built in" } else { mode.trim() })
 }
 
-fn capabilities() -> Check {
-    const NAME: &str = "capabilities";
+/// The capabilities that this process lacks of those that enforcement needs, without the `cap_`.
+#[must_use]
+pub fn lacking_capabilities() -> Vec<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let lacking: Vec<&str> =
-        CAPABILITIES.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();
+    CAPABILITIES.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect()
+}
+
+fn capabilities() -> Check {
+    const NAME: &str = "capabilities";
+    let lacking = lacking_capabilities();
     if lacking.is_empty() {
         ok(NAME, "net_admin, sys_admin, perfmon, bpf")
     } else {
@@ -240,8 +244,8 @@ fn namespace() -> Check {
 
 fn load() -> Check {
     const NAME: &str = "programs";
-    match Kernel::load() {
-        Ok(_) => ok(NAME, "every program was accepted by the kernel"),
+    match load::check() {
+        Ok(()) => ok(NAME, "every program was accepted by the kernel"),
         Err(e) => missing(NAME, e.to_string(), ""),
     }
 }

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod cli;
 pub mod compile;
 pub mod control;
+mod elf;
 pub mod engine;
 pub mod events;
 pub mod hash;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{Binary, Digest, KeyPath, LibraryEntry, Listed, Manifest, ManifestPath, ParentRef, SkillName};
+use crate::manifest::{
+    Binary, Digest, KeyPath, LibraryEntry, Listed, Manifest, ManifestPath, ParentRef, Skill, SkillName,
+};
 use crate::measure::{self, Progress};
 
 /// A path of `allow_binaries`.
@@ -85,6 +87,17 @@ pub fn differences(manifest: &Manifest, home: &Path, tell: impl FnMut(Progress))
     let missing = measure::missing(&named.iter().map(|(_, path)| path.below(home)).collect::<Vec<_>>());
     found.extend(named.into_iter().filter_map(|(key, path)| Some((key, missing.get(&path.below(home))?.to_string()))));
     found
+}
+
+/// The skills of containers that name binaries by path: these are the containers' files, which are not looked for on this host.
+#[must_use]
+pub fn of_containers(manifest: &Manifest) -> Vec<KeyPath> {
+    let by_path = |skill: &Skill| {
+        let mut entries = skill.allow_binaries.iter().flat_map(Listed::entries);
+        skill.matching.container.is_some() && entries.any(|entry| matches!(entry.binary, Binary::Path { .. }))
+    };
+    let skills = manifest.skills.iter().filter(|(_, skill)| by_path(skill));
+    skills.map(|(name, _)| KeyPath::skill(name.as_str()).key("allow_binaries")).collect()
 }
 
 /// The paths that have no digest of their own in the manifest: of parents, and of libraries.

@@ -25,14 +25,14 @@ pub struct Original {
 #[non_exhaustive]
 pub enum ReplaceError {
     /// The kernel refused.
-    #[error("{}: cannot {what}: {source}", path.display())]
+    #[error("{}: cannot {what}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried.
         what: &'static str,
-        /// What the kernel said.
-        source: io::Error,
+        /// What the kernel said; in the message already, so that it is no source.
+        cause: io::Error,
     },
     /// A symbolic link would be replaced, not what it leads to.
     #[error("{}: is a symbolic link; name the file that it leads to", path.display())]
@@ -62,7 +62,7 @@ impl Original {
     /// # Errors
     /// If it is no regular file with one name, or cannot be read.
     pub fn read(path: &Path, limit: u64) -> Result<(Self, Vec<u8>), ReplaceError> {
-        let failed = |what| move |e: Errno| ReplaceError::Io { path: path.to_owned(), what, source: e.into() };
+        let failed = |what| move |e: Errno| ReplaceError::Io { path: path.to_owned(), what, cause: e.into() };
         let unfit = |what| ReplaceError::Unfit { path: path.to_owned(), what };
         let name = path.file_name().ok_or_else(|| unfit("no file"))?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
@@ -73,7 +73,7 @@ impl Original {
             Err(Errno::LOOP) => return Err(ReplaceError::Link { path: path.to_owned() }),
             file => File::from(file.map_err(failed("open it"))?),
         };
-        let read = |source| ReplaceError::Io { path: path.to_owned(), what: "read it", source };
+        let read = |cause| ReplaceError::Io { path: path.to_owned(), what: "read it", cause };
         let meta = file.metadata().map_err(read)?;
         if !meta.is_file() {
             return Err(unfit("no regular file"));
@@ -92,20 +92,19 @@ impl Original {
     /// If it cannot be written, or the file is another by now; then it is as it was.
     pub fn replace(self, text: &[u8]) -> Result<(), ReplaceError> {
         let temporary = format!(".{}.{}.tmp", self.name.to_string_lossy(), std::process::id());
-        let outcome = self.put(&temporary, text);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // One that is there already is somebody else's.
+        let new = openat(&self.dir, &*temporary, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| self.io("make a new file beside it", e.into()))?;
+        let outcome = self.put(File::from(new), &temporary, text);
         if outcome.is_err() {
-            // It may not have come into being.
             let _ = unlinkat(&self.dir, &*temporary, AtFlags::empty());
         }
         outcome
     }
 
-    fn put(&self, temporary: &str, text: &[u8]) -> Result<(), ReplaceError> {
+    fn put(&self, mut new: File, temporary: &str, text: &[u8]) -> Result<(), ReplaceError> {
         let failed = |what| move |e: Errno| self.io(what, e.into());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let new = openat(&self.dir, temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(failed("make a new file beside it"))?;
-        let mut new = File::from(new);
         let made = new.metadata().map_err(|e| self.io("look at the new file", e))?;
         if (made.uid(), made.gid()) != (self.meta.uid(), self.meta.gid()) {
             let (user, group) = (Uid::from_raw(self.meta.uid()), Gid::from_raw(self.meta.gid()));
@@ -128,8 +127,8 @@ impl Original {
         Ok(())
     }
 
-    fn io(&self, what: &'static str, source: io::Error) -> ReplaceError {
-        ReplaceError::Io { path: self.path.clone(), what, source }
+    fn io(&self, what: &'static str, cause: io::Error) -> ReplaceError {
+        ReplaceError::Io { path: self.path.clone(), what, cause }
     }
 }
 
@@ -173,6 +172,22 @@ mod tests {
         std::fs::hard_link(at("file"), at("other")).expect("linked");
         assert!(matches!(Original::read(&at("file"), 100), Err(ReplaceError::Unfit { .. })));
         assert!(matches!(Original::read(&at("missing"), 100), Err(ReplaceError::Io { .. })));
+    }
+
+    #[test]
+    fn a_file_of_that_name_that_is_there_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "old").expect("written");
+        let other = dir.path().join(format!(".policy.yaml.{}.tmp", std::process::id()));
+        std::fs::write(&other, "another's").expect("written");
+        let (original, _) = Original::read(&path, 100).expect("read");
+        let error = original.replace(b"new").expect_err("refused");
+        // The cause is told once, however the error is shown.
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert_eq!(text.matches("File exists").count(), 1, "{text}");
+        assert_eq!(std::fs::read(&other).expect("read"), b"another's");
+        assert_eq!(std::fs::read(&path).expect("read"), b"old");
     }
 
     #[test]

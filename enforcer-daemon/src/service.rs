@@ -14,17 +14,21 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc::Receiver,
+    sync::{Notify, mpsc::Receiver, oneshot},
     task::JoinHandle,
 };
 
 use crate::{
-    control::{self, server},
-    engine::{Closed, Directory, Engine, Site, Started},
+    checks,
+    control::server,
+    engine::{Closed, Directory, Engine, Origin, Site, Started},
     events::{
+        Record,
         enrich::{self, Enricher},
+        ledger::{Given, Ledger},
         stream::{self, Stream},
     },
+    kernel::pins::Sets,
     manifest,
     names::{
         Addresses,
@@ -38,18 +42,18 @@ use crate::{
 /// How long a start or a reload waits for the addresses of its names. What comes later opens later.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where the daemon keeps its socket and lock.
+/// Where the daemon keeps its lock, and its socket unless it is told otherwise.
 pub const RUNTIME_DIR: &str = "/run/enforcer";
 /// The lock's name in [`RUNTIME_DIR`], whatever the instance's own directory is: one host has one set of programs, so one
 /// instance.
 const LOCK: &str = "daemon.lock";
 
-/// The instance's lock; it is given up when this is dropped or the process ends.
+/// The host's lock; it is given up when this is dropped or the process ends.
 #[derive(Debug)]
 pub struct InstanceLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl InstanceLock {
-    /// Takes the host's lock.
+    /// Takes the lock: one for all runtime directories, because there is one set of programs.
     ///
     /// # Errors
     /// When another daemon holds it, which is named.
@@ -71,9 +75,11 @@ impl InstanceLock {
                 if holder.trim().is_empty() { "its process is not known" } else { holder.trim() }
             );
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "process {}", std::process::id())?;
+        // For people only: a full `/run` keeps nobody from enforcing.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "process {}", std::process::id()));
         Ok(Self(file))
     }
 }
@@ -91,6 +97,10 @@ pub struct Service {
     pub engine: Engine,
     /// The events.
     pub stream: Stream,
+    /// Told when an unload was answered: the process may end.
+    pub answered: Notify,
+    /// Ends the reader of the ring when it has read all, with a last record.
+    finish: Mutex<Option<oneshot::Sender<Record>>>,
     names: Names,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
@@ -102,8 +112,13 @@ pub struct Running {
     pub service: Arc<Service>,
     /// What the author of the manifest should know.
     pub warnings: Vec<String>,
+    /// Where what is in force came from.
+    pub origin: Origin,
+    /// The records, from the first one on, with the count of those that were handed on; not for a [`Lifetime::Private`] one.
+    pub records: Option<Records>,
     /// Reads the ring.
     pub pump: JoinHandle<std::io::Result<()>>,
+    _private: Option<Private>,
     _control: JoinHandle<()>,
     _watcher: JoinHandle<()>,
     _closer: JoinHandle<()>,
@@ -111,12 +126,49 @@ pub struct Running {
     _debug: Option<JoinHandle<()>>,
 }
 
+/// A listener whose records count as handed on.
+pub struct Records {
+    /// The first ones.
+    pub recent: Vec<Arc<Record>>,
+    /// Those to come.
+    pub to_come: Receiver<Arc<Record>>,
+    /// Counts them.
+    pub given: Given,
+}
+
+/// What becomes of enforcement when the service ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It stays, until it is unloaded.
+    Stays,
+    /// It ends with the service: it is for one command.
+    Private,
+}
+
+/// Takes everything out of force when it is dropped.
+struct Private;
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        if let Err(e) = Sets::find().and_then(Sets::remove) {
+            eprintln!("enforcer: {e}; `enforcer unload` ends enforcement");
+        }
+    }
+}
+
 impl Service {
     /// Puts a policy in force and listens on the control socket. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the manifest, the kernel, or another instance stands against it; then nothing is attached.
-    pub async fn start(policy: &Path, runtime: &Path, home: PathBuf, limits: Limits) -> anyhow::Result<Running> {
+    /// When the manifest, the kernel, or another instance stands against it; then what was in force before still is, and
+    /// nothing else.
+    pub async fn start(
+        policy: &Path,
+        runtime: &Path,
+        home: PathBuf,
+        limits: Limits,
+        lifetime: Lifetime,
+    ) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
         let manifest = manifest::load(policy)?;
         if !rustix::process::geteuid().is_root() {
@@ -124,32 +176,63 @@ impl Service {
                 "enforcement needs root: loading BPF LSM programs takes CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; run it with sudo"
             );
         }
+        // Without them the pins cannot be opened, which would look like damage.
+        let lacking = checks::lacking_capabilities();
+        if !lacking.is_empty() {
+            bail!("this process lacks cap_{}: run it as root with all capabilities", lacking.join(", cap_"));
+        }
         let lock = InstanceLock::take()?;
+        let private = lifetime == Lifetime::Private;
+        if private && Sets::find()?.in_force.is_some() {
+            bail!("what an earlier daemon put in force still is: start a daemon, or end it with `enforcer unload`");
+        }
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
-        let Started { engine, ring, debug, closed, .. } =
+        // Before anything is put in force: a start that fails changes nothing.
+        let socket = server::bind(runtime)?;
+        let Started { engine, rings, debug, origin, ledger, known, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
-        let stream = Stream::default();
+        let private = private.then(|| Private);
+        let Ledger { taken, given, ended } = ledger;
+        let stream = Stream::counted(taken);
         stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
-        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host());
-        let socket = runtime.join(control::SOCKET);
-        let listener = server::bind(&socket).with_context(|| format!("cannot listen at {}", socket.display()))?;
+        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host(), known);
         let enricher = Enricher::new(engine.directory());
-        stream.publish(enrich::own("start", format!("enforcing {}", policy.display())));
-        let pump = tokio::spawn(stream::pump(ring, enricher, engine.clone(), stream.clone()));
-        let policy = Mutex::new(policy.to_owned());
-        let service = Arc::new(Self { engine, stream, names, policy, runtime: runtime.to_owned() });
+        stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
+        if let Some(record) = ended {
+            stream.publish(record);
+        }
+        // Before the reader begins, so that it has every record.
+        let records = (lifetime == Lifetime::Stays).then(|| {
+            let (recent, to_come) = stream.listen();
+            Records { recent, to_come, given }
+        });
+        let (finish, finished) = oneshot::channel();
+        let pump = tokio::spawn(stream::pump(rings, enricher, engine.clone(), stream.clone(), finished));
+        let service = Arc::new(Self {
+            engine,
+            stream,
+            names,
+            answered: Notify::new(),
+            finish: Mutex::new(Some(finish)),
+            policy: Mutex::new(policy.to_owned()),
+            runtime: runtime.to_owned(),
+        });
         let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         // Before the socket is served: who enters a skill finds its names open.
         let warnings = service.settled().await;
+        let listener = socket.publish()?;
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
         Ok(Running {
             service,
             warnings,
+            origin,
+            records,
             pump,
+            _private: private,
             _control: control,
             _watcher: watcher,
             _closer: closer,
@@ -191,6 +274,20 @@ impl Service {
             map.insert("runtime".into(), json!(self.runtime));
         }
         Ok(value)
+    }
+
+    /// Takes everything out of force, for good. Whoever asked for it stands in the event, which is the last one.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub async fn unload(&self, by: &str) -> Result<Value, String> {
+        self.engine.unload().await.ok_or("the engine has ended")?.map_err(|e| e.to_string())?;
+        let record = enrich::own("unload", format!("enforcement was ended by {by}"));
+        if let Some(finish) = self.finish.lock().map_err(|e| e.to_string())?.take() {
+            // A reader that has ended has nothing more to say.
+            let _ = finish.send(record);
+        }
+        Ok(json!({ "unloaded": true }))
     }
 
     /// Reads the manifest again, or another one, and puts it in force.

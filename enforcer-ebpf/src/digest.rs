@@ -33,7 +33,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ima_file_hash;
 use enforcer_common::{
-    content::{Content, Opened, Stage, changes_are_seen},
+    content::{Content, MEASURED_UP_TO, Opened, Stage, changes_are_seen},
     event::{Reason, ReasonCode},
     ids::Digest,
 };
@@ -281,13 +281,23 @@ fn is_sealed(inode: Inode) -> bool {
 }
 
 /// Has the kernel read the file and take the SHA-256 of its content now. False when the kernel has no IMA, its default algorithm
-/// is another, or the file cannot be read.
+/// is another, or the file cannot be read or is too large.
 #[inline(always)]
 fn measure(file: File, digest: &mut Digest) -> bool {
+    if file.inode().size() > MEASURED_UP_TO {
+        return false;
+    }
     // SAFETY: the helper writes at most 32 bytes into `digest` and takes a file that the caller's hook holds.
     let algorithm = unsafe { bpf_ima_file_hash(file.as_ptr().cast(), digest.0.as_mut_ptr().cast(), 32) };
     count(MEASURED);
     algorithm == HASH_ALGO_SHA256
+}
+
+/// What a file contains now, measured; for a mapping, which holds nobody off.
+#[inline(always)]
+pub fn now(file: File) -> Option<Digest> {
+    let mut digest = Digest([0; 32]);
+    if measure(file, &mut digest) { Some(digest) } else { None }
 }
 
 /// Counts for `enforcer status`.

@@ -3,12 +3,16 @@
 //! `bprm_check_security` runs once for the file that is executed and again for every interpreter that it names, before
 //! anything of the old program is given up; each pass must be allowed.
 
-use aya_ebpf::{macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext},
+};
 use enforcer_common::{
-    decide::{self, Decision},
+    decide::{self, Decision, Rules as _},
     event::{Kind, Reason, Verdict},
     ids::{RuleId, SkillId},
-    task::{Label, Origin},
+    rules::binary_flag,
+    task::{Origin, stage},
 };
 
 use crate::{
@@ -21,20 +25,23 @@ use crate::{
 };
 
 /// `security_bprm_creds_for_exec(bprm)`: once per exec, before the first pass. In a container or a unit, the first exec is where
-/// the skill begins.
+/// the skill begins; that it has begun is told when the exec has happened, and what it leaves open is all that is open.
 #[lsm(hook = "bprm_creds_for_exec")]
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let file = Binprm::new(ctx.arg(0)).file();
     if let Some(skill) = subject::entered_by_exec(file) {
-        let entered =
-            Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        let room = label::give(Task::current(), &Label::new(skill, Origin::Cgroup));
-        let decision = if room { entered } else { decide::no_room() };
-        report::decision(Kind::Enter, skill, InForce::now().generation, &decision, &Object::None);
-        return verdict::of(!room);
+        if label::give_untold(Task::current(), skill, Origin::Cgroup) {
+            return verdict::pass();
+        }
+        let generation = InForce::now().generation;
+        return verdict::of(report::decision(Kind::Enter, skill, generation, &decide::no_room(), &Object::None));
     }
-    if subject::current().is_some() {
-        set_pending(SkillId(0));
+    if subject::current().is_some()
+        && let Some(label) = subject::own_label()
+    {
+        label.pending = SkillId(0);
+        label.heir = 0;
+        label.stage &= !(stage::TO_LOADER | stage::NAMED);
     }
     verdict::pass()
 }
@@ -43,10 +50,12 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
 #[lsm(hook = "bprm_check_security", sleepable)]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
+    // No room to note in what is executed is no permission.
+    let Some(label) = subject::own_label() else { return verdict::refuse() };
     let file = Binprm::new(ctx.arg(0)).file();
     let content = digest::of(file);
     let rules = InForce::now();
-    let mut decision = decide::exec(&rules, skill, content.digest());
+    let mut decision = decide::exec(&rules, skill, content.digest(), label.lineage);
     if decision.allows()
         && let Some(refusal) = decide::unsteady(&rules, skill, content.flaw)
     {
@@ -57,44 +66,54 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     {
         match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
             Ok(None) => {}
-            Ok(Some(target)) => set_pending(target),
+            Ok(Some(target)) => label.pending = target,
             Err(refusal) => decision = refusal,
         }
     }
-    report::decision(
-        Kind::Exec,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: content.digest() },
-    );
-    verdict::of(decision.refuses())
+    if label.stage & stage::NAMED == 0 {
+        label.stage |= stage::NAMED;
+        label.heir = content.digest().map_or(0, |digest| rules.parent(digest));
+    }
+    label.program = file.inode().id();
+    label.stage &= !stage::TO_LOADER;
+    if let Some(digest) = content.digest()
+        && decide::has_flag(&rules, skill, digest, binary_flag::LOADER)
+    {
+        label.stage |= stage::TO_LOADER;
+    }
+    let object = Object::File { dentry: file.dentry(), digest: content.digest() };
+    verdict::of(report::decision(Kind::Exec, skill, rules.generation, &decision, &object))
 }
 
 /// `security_bprm_committed_creds(bprm)`: the exec has happened, the old program is gone. Only now does an entrypoint lead to
-/// its skill.
+/// its skill. The daemon is told of who has come into a skill, and looks at what it brought along.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
-    let Some(label) = label::of(Task::current()) else { return verdict::pass() };
-    // SAFETY: the label is the current task's own; nobody else writes it while the task is in exec.
-    let target = unsafe { (*label).pending };
+    let Some(label) = subject::own_label() else { return verdict::pass() };
+    let mut enters = label.stage & stage::UNTOLD != 0;
+    label.stage = stage::EXECUTING | (label.stage & stage::TO_LOADER);
+    label.lineage |= label.heir;
+    let target = label.pending;
     if target.0 != 0 {
-        let entered = Label::new(target, Origin::Entrypoint);
-        // SAFETY: as above.
-        unsafe { *label = entered };
-        let generation = InForce::now().generation;
+        label.skill = target;
+        label.origin = Origin::Entrypoint as u32;
+        label.pending = SkillId(0);
+        enters = true;
+    }
+    if enters {
         let decision =
             Decision { verdict: Verdict::Allow, reason: Reason::Entered.into(), rule: RuleId::NONE, report: true };
-        report::decision(Kind::Enter, target, generation, &decision, &Object::None);
+        let generation = InForce::now().generation;
+        report::about_task(Kind::Enter, label.skill, generation, &decision, Task::current(), &Object::None);
     }
     verdict::pass()
 }
 
-/// Notes the skill that the exec under way leads to.
-#[inline(always)]
-fn set_pending(skill: SkillId) {
-    if let Some(label) = label::of(Task::current()) {
-        // SAFETY: the label is the current task's own.
-        unsafe { (*label).pending = skill };
+/// `sched_process_exec(p, old_pid, bprm)`: the program is mapped; what is mapped from now on, the process itself maps.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
+    if let Some(label) = subject::own_label() {
+        label.stage = if label.stage & stage::TO_LOADER != 0 { stage::LOADER } else { 0 };
     }
+    0
 }

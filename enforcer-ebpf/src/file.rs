@@ -16,6 +16,7 @@ use crate::{
     ascent::Ascent,
     digest,
     kernel::{Dentry, File, Iattr, Inode, Task},
+    mapping::is_in_use,
     policy::InForce,
     report::{self, Object},
     subject,
@@ -36,8 +37,7 @@ fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
         Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
         None => (decide::no_room(), decide::kind(act.actions)),
     };
-    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
-    decision.refuses()
+    report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None })
 }
 
 /// The skill that acts, unless the kernel acts for itself.
@@ -106,8 +106,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     };
     let about = if decision.refuses() { source } else { target };
     let object = Object::File { dentry: about, digest: None };
-    report::decision(Kind::Write, skill, rules.generation, &decision, &object);
-    verdict::of(decision.refuses())
+    verdict::of(report::decision(Kind::Write, skill, rules.generation, &decision, &object))
 }
 
 /// `security_file_open(file)`: every open but those with `O_PATH`, exec's included, before anything is cut off.
@@ -123,7 +122,25 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     if Task::current().is_kernel_internal() {
         return verdict::pass();
     }
-    verdict::of(refuses_proc_file(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
+    verdict::of(
+        refuses_proc_file(skill, file)
+            || refuses_device(skill, file)
+            || refuses_file(skill, file)
+            || refuses_code(skill, file),
+    )
+}
+
+/// Whether a file is to be written that was measured and mapped as code.
+#[inline(always)]
+fn refuses_code(skill: SkillId, file: File) -> bool {
+    file.is_writable() && is_code(skill, file.dentry())
+}
+
+/// Refuses to change what was measured and mapped as code; true when it is refused.
+#[inline(always)]
+fn is_code(skill: SkillId, dentry: Dentry) -> bool {
+    is_in_use(&dentry.inode().id())
+        && tamper::refuses(skill, Kind::Write, Reason::ContentInUse, &Object::File { dentry, digest: None })
 }
 
 /// `security_file_receive(file)`: a file that comes over a unix socket, by `pidfd_getfd`, or by a seccomp notification.
@@ -181,7 +198,8 @@ fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
     let inode = dentry.inode();
     let emptied = attributes.size() == Some(0) && inode.size() > 0;
     let act = if emptied { Act::TRUNCATE } else { Act::WRITE };
-    (emptied || !is_bottomless(inode)) && refuses(skill, act, dentry)
+    ((emptied || !is_bottomless(inode)) && refuses(skill, act, dentry))
+        || (attributes.size().is_some() && is_code(skill, dentry))
 }
 
 /// `security_inode_setattr(dentry, attr)`, before 6.3.

@@ -96,6 +96,10 @@ kernel_pointer! {
     Path,
     /// `struct vfsmount`.
     Mount,
+    /// `struct vm_area_struct`.
+    Vma,
+    /// `struct qstr`.
+    Qstr,
 }
 
 /// Reads a field.
@@ -126,6 +130,16 @@ unsafe fn probe<T: Copy + Default>(base: *const c_void, offset: usize) -> Option
     let status =
         unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast()) };
     if status == 0 { Some(value) } else { None }
+}
+
+/// Whether the first word of a hook's context is 0. The verifier knows nothing of a number that a helper has read.
+///
+/// # Safety
+/// `context` must be the context of a hook.
+#[inline(always)]
+pub unsafe fn is_zero(context: *const c_void) -> bool {
+    // SAFETY: as the caller promised.
+    unsafe { probe::<u64>(context, 0) }.unwrap_or(0) == 0
 }
 
 impl Binprm {
@@ -408,6 +422,42 @@ impl Inode {
     }
 }
 
+impl Qstr {
+    /// Whether the text begins so.
+    #[inline(always)]
+    pub fn begins_with(self, start: &[u8; 7]) -> bool {
+        let mut read = [0u8; 8];
+        // SAFETY: `qstr.name` is a pointer to characters; the helper writes at most 8 bytes, the last one a NUL.
+        unsafe {
+            let name: *const c_void = field(self.0, offset!(qstr_name));
+            bpf_probe_read_kernel_str(read.as_mut_ptr().cast(), 8, name.cast()) == 8 && read[..7] == *start
+        }
+    }
+}
+
+impl Vma {
+    /// The file behind the mapping; null for anonymous memory.
+    #[inline(always)]
+    pub fn file(self) -> File {
+        // SAFETY: `vm_area_struct.vm_file` is a pointer to a file or null.
+        File(unsafe { field(self.0, offset!(vma_vm_file)) })
+    }
+
+    /// `VM_*`: what may be done with it.
+    #[inline(always)]
+    pub fn flags(self) -> u64 {
+        // SAFETY: `vm_area_struct.vm_flags` is an unsigned long.
+        unsafe { field(self.0, offset!(vma_vm_flags)) }
+    }
+
+    /// Whether a page of a private mapping was ever written.
+    #[inline(always)]
+    pub fn has_own_pages(self) -> bool {
+        // SAFETY: `vm_area_struct.anon_vma` is a pointer; only its value is looked at. What cannot be read was written.
+        unsafe { probe::<u64>(self.0, offset!(vma_anon_vma)) }.unwrap_or(1) != 0
+    }
+}
+
 impl Path {
     /// The mount.
     #[inline(always)]
@@ -506,6 +556,15 @@ impl Task {
     pub fn is_traced(self) -> bool {
         // SAFETY: `task_struct.ptrace` is an unsigned int.
         unsafe { field::<u32>(self.0, offset!(task_ptrace)) != 0 }
+    }
+
+    /// Whether whatever it may read it may execute (`personality(READ_IMPLIES_EXEC)`).
+    #[inline(always)]
+    pub fn makes_data_executable(self) -> bool {
+        /// `include/uapi/linux/personality.h`.
+        const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
+        // SAFETY: `task_struct.personality` is an unsigned int.
+        unsafe { field::<u32>(self.0, offset!(task_personality)) & READ_IMPLIES_EXEC != 0 }
     }
 
     /// Whether the kernel acts for itself within the task's system call, with credentials other than the task's: overlayfs

@@ -9,7 +9,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap},
     macros::btf_map,
 };
-use enforcer_common::task::{Label, TASK_FILTER_SLOTS, task_filter_slot};
+use enforcer_common::{
+    ids::SkillId,
+    task::{Label, Origin, TASK_FILTER_SLOTS, stage, task_filter_slot},
+};
 
 use crate::{atomic, kernel::Task, maps::LAZY};
 
@@ -32,20 +35,53 @@ pub fn of(task: Task) -> Option<*mut Label> {
     TASKS.get_ptr_mut(key)
 }
 
-/// Gives a task a label, also in place of another one. False when there is no room.
+/// What a label is made from: one on the stack would take more of it than some programs have left.
+static BLANK: Label = Label::new(SkillId(0), Origin::Parent);
+
+/// Gives a task a label, also in place of another one. False when there is no room. For a moment its skill is none, which no
+/// policy has and nobody is in.
 #[inline(always)]
-pub fn give(task: Task, label: &Label) -> bool {
+pub fn give(task: Task, skill: SkillId, origin: Origin, lineage: u64) -> bool {
+    give_at(task, skill, origin, lineage, 0)
+}
+
+/// The same to a task that nobody knows to have come into its skill.
+#[inline(always)]
+pub fn give_untold(task: Task, skill: SkillId, origin: Origin) -> bool {
+    give_at(task, skill, origin, 0, stage::UNTOLD)
+}
+
+#[inline(always)]
+fn give_at(task: Task, skill: SkillId, origin: Origin, lineage: u64, stage: u32) -> bool {
     let key = task.key();
+    if !insert(key) {
+        return false;
+    }
+    let Some(label) = TASKS.get_ptr_mut(key) else { return false };
+    // SAFETY: the element was just made, and goes with the task.
+    unsafe {
+        (*label).origin = origin as u32;
+        (*label).lineage = lineage;
+        (*label).stage = stage;
+        (*label).skill = skill;
+    }
+    true
+}
+
+/// Makes the element of a task, or empties the one that is there.
+#[inline(always)]
+fn insert(key: u64) -> bool {
+    let blank: &Label = &BLANK;
     let Some(labels) = TASK_FILTER.get_ptr_mut(task_filter_slot(key)) else { return false };
     // SAFETY: the element is there for as long as the map.
     unsafe { atomic::fetch_add(labels, 1) };
-    if TASKS.insert(key, label, u64::from(BPF_NOEXIST)).is_ok() {
+    if TASKS.insert(key, blank, u64::from(BPF_NOEXIST)).is_ok() {
         return true;
     }
     // SAFETY: as above.
     unsafe { atomic::fetch_add(labels, LESS) };
     // One that it had is counted already.
-    TASKS.insert(key, label, u64::from(BPF_EXIST)).is_ok()
+    TASKS.insert(key, blank, u64::from(BPF_EXIST)).is_ok()
 }
 
 /// Takes the label of a task, if it has one.

@@ -2,8 +2,8 @@
 //!
 //! Thin on purpose: a program finds out who acts ([`subject`]), reads the facts of the act from kernel structures
 //! ([`kernel`]), lets the decision core of `enforcer-common` decide over the maps ([`policy`]), writes the event
-//! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`file`], [`net`],
-//! [`task`], [`wall`], [`tamper`], [`mount`]; [`resolve`] tells the daemon what the kernel calls a file.
+//! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`mapping`], [`file`],
+//! [`net`], [`task`], [`wall`], [`tamper`], [`mount`]; [`resolve`] tells the daemon what the kernel calls a file.
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
@@ -25,6 +25,7 @@ mod exec;
 mod file;
 mod kernel;
 mod label;
+mod mapping;
 mod maps;
 mod mount;
 mod net;

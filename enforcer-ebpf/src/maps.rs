@@ -14,10 +14,10 @@ use enforcer_common::{
     ids::{Digest, ObjectId, SkillId},
     net::{AbstractKey, AbstractRule, NetKey, PortSet, SocketLabel},
     rules::{
-        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PolicyState,
-        SkillConf, Versioned,
+        BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule, PARENT_LIMIT,
+        PolicyState, SkillConf, Versioned,
     },
-    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment},
+    task::{CGROUP_FILTER_SLOTS, CgroupLabel, CgroupName, Enrolment, Inherited},
     unit::{PATTERN_LIMIT, Progress, UnitRule},
 };
 
@@ -49,6 +49,10 @@ impl SocketLabels {
 /// Elements are allocated when they are made: the limits below are bounds, not what is used.
 pub const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
+/// Empty, unless the daemon puts the `TASKS` of another build in its place, whose values may be larger.
+#[btf_map]
+pub static TASKS_BEFORE: HashMap<u64, Inherited, 1, LAZY> = HashMap::new();
+
 #[btf_map]
 pub static CGROUPS: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
 
@@ -60,9 +64,9 @@ pub static CGROUP_FILTER: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::
 #[btf_map]
 pub static CGROUP_OVERFLOW: Array<u32, { CGROUP_FILTER_SLOTS as usize }> = Array::new();
 
-/// As large as [`CGROUP_NAMES`]: a path has one cgroup at a time, so there is always room for it.
+/// Named cgroups, containers and units that found no room in [`CGROUPS`].
 #[btf_map]
-pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 4096, LAZY> = HashMap::new();
+pub static CGROUP_SPARE: HashMap<u64, CgroupLabel, 65_536, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CGROUP_NAMES: HashMap<CgroupName, SkillId, 4096, LAZY> = HashMap::new();
@@ -99,8 +103,15 @@ pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> =
 #[btf_map]
 pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
 
+/// An element stays until the maps go: its file keeps the identity for as long as it exists, and no other file gets it.
+#[btf_map]
+pub static IN_USE: HashMap<ObjectId, u32, 65_536, LAZY> = HashMap::new();
+
 #[btf_map]
 pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static PARENTS: HashMap<Digest, u64, { PARENT_LIMIT as usize }, LAZY> = HashMap::new();
 
 /// The daemon makes the element of a skill that has a budget.
 #[btf_map]

@@ -76,8 +76,7 @@ fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refus
     if refusals_only && matches!(decision.verdict, Verdict::Allow) {
         decision.report = false;
     }
-    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family });
-    decision.refuses()
+    report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
 }
 
 /// The verdict of a cgroup program: 1 lets the call go on, 0 is EPERM.

@@ -11,8 +11,8 @@ use enforcer_common::{
 use crate::{
     budget,
     maps::{
-        ABSTRACT, BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, LISTENERS, OBJECT_FILTER, OBJECTS, POLICY, PortTrie,
-        SKILLS,
+        ABSTRACT, BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, LISTENERS, OBJECT_FILTER, OBJECTS, PARENTS, POLICY,
+        PortTrie, SKILLS,
     },
 };
 
@@ -76,6 +76,12 @@ impl Rules for InForce {
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
         // SAFETY: as above.
         unsafe { ENTRYPOINTS.get(digest) }?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    #[inline(always)]
+    fn parent(&self, digest: &Digest) -> u64 {
+        // SAFETY: as above.
+        unsafe { PARENTS.get(digest) }.copied().unwrap_or(0)
     }
 
     #[inline(always)]

@@ -11,13 +11,14 @@ use aya_ebpf::helpers::{
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
-    event::{Event, Kind, PATH_CAPACITY, RawPath},
-    ids::{Digest, Generation, ObjectId, SkillId},
+    event::{Event, Kind, PATH_CAPACITY, RawPath, Verdict},
+    ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{ABSTRACT_NAME, AF_UNIX, AbstractKey, Address},
 };
 
 use crate::{
     ascent::write_path,
+    atomic,
     kernel::{Dentry, Task},
     maps::{DROPS, EVENTS},
 };
@@ -42,19 +43,83 @@ pub enum Object<'a> {
     None,
 }
 
-/// Writes the event of a decision, if it is to be reported.
-#[inline(always)]
-pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) {
-    debug(kind, skill, decision);
-    if !decision.report {
-        return;
+/// A decision in one word.
+#[derive(Clone, Copy)]
+struct Told(u64);
+
+impl Told {
+    const VERDICT: u32 = 8;
+    const REASON: u32 = 16;
+    const REPORT: u32 = 24;
+    const REFUSES: u32 = 25;
+    const RULE: u32 = 32;
+
+    #[inline(always)]
+    fn of(kind: Kind, decision: Decision) -> Self {
+        Self(
+            kind as u64
+                | (decision.verdict as u64) << Self::VERDICT
+                | u64::from(decision.reason.0) << Self::REASON
+                | u64::from(decision.report) << Self::REPORT
+                | u64::from(decision.refuses()) << Self::REFUSES
+                | u64::from(decision.rule.0) << Self::RULE,
+        )
     }
-    let Some(mut entry) = reserve() else { return };
-    let event = entry.as_mut_ptr();
-    // SAFETY: `event` points to a reserved record of the ring, which is as large as an `Event`; every field is written
-    // through raw pointers before the record is submitted, but for the path bytes behind `len`, which nobody reads.
-    unsafe { fill(event, kind, skill, generation, decision, object) };
-    entry.submit(0);
+
+    /// The same word, of which the verifier knows nothing: it would follow each decision, of which there are many, through the
+    /// writing of the event, and to the end of the program.
+    #[inline(always)]
+    fn unknown(self) -> Self {
+        let mut word = 0;
+        // SAFETY: the word is on this program's stack.
+        unsafe {
+            atomic::store(&raw mut word, self.0);
+            Self((&raw const word).read_volatile())
+        }
+    }
+
+    #[inline(always)]
+    fn has(self, bit: u32) -> bool {
+        self.0 >> bit & 1 != 0
+    }
+
+    #[inline(always)]
+    fn allows(self) -> bool {
+        (self.0 >> Self::VERDICT) as u8 == Verdict::Allow as u8
+    }
+}
+
+/// Writes the event of a decision, if it is to be reported. Returns whether the act is refused.
+#[inline(always)]
+pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) -> bool {
+    debug(kind, skill, decision);
+    write(Told::of(kind, *decision).unknown(), skill, generation, object)
+}
+
+/// The same where the stack has no room for one more word.
+#[inline(always)]
+pub fn deep_decision(
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    decision: &Decision,
+    object: &Object<'_>,
+) -> bool {
+    debug(kind, skill, decision);
+    write(Told::of(kind, *decision), skill, generation, object)
+}
+
+#[inline(always)]
+fn write(told: Told, skill: SkillId, generation: Generation, object: &Object<'_>) -> bool {
+    if told.has(Told::REPORT)
+        && let Some(mut entry) = reserve()
+    {
+        // SAFETY: the pointer is to a reserved record of the ring, which is as large as an `Event`; every field is written
+        // through raw pointers before the record is submitted, but for the path bytes behind `len`, which nobody reads.
+        unsafe { fill(entry.as_mut_ptr(), told, skill, generation, object) };
+        entry.submit(0);
+    }
+    told.has(Told::REFUSES)
 }
 
 /// A debug message for every decision, in the object that `ENFORCER_BPF_LOG` loads.
@@ -90,15 +155,16 @@ pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`. The acting process is the one that moved it; the event is about the one that was moved.
     unsafe {
-        fill(event, kind, skill, generation, what, &Object::Cgroup(to));
+        fill(event, Told::of(kind, *what), skill, generation, &Object::Cgroup(to));
         (*event).target = task.tgid();
     }
     entry.submit(0);
 }
 
-/// Writes the event of an open file that a process has and may not have. The daemon asks, so that the process is the target.
+/// Writes an event about a process: of an open file that it has and may not have, where the daemon asks; or that it entered a
+/// skill, so that the daemon will ask. That process is the target.
 #[inline(always)]
-pub fn brought_along(
+pub fn about_task(
     kind: Kind,
     skill: SkillId,
     generation: Generation,
@@ -106,11 +172,34 @@ pub fn brought_along(
     task: Task,
     object: &Object<'_>,
 ) {
+    write_about(Told::of(kind, *what).unknown(), skill, generation, task, object);
+}
+
+/// The same of what a process has and may not have, if it is to be told. Returns whether that is refused.
+#[inline(always)]
+pub fn found(
+    kind: Kind,
+    skill: SkillId,
+    generation: Generation,
+    what: &Decision,
+    task: Task,
+    object: &Object<'_>,
+    tells: bool,
+) -> bool {
+    let told = Told::of(kind, *what).unknown();
+    if tells && !told.allows() {
+        write_about(told, skill, generation, task, object);
+    }
+    told.has(Told::REFUSES)
+}
+
+#[inline(always)]
+fn write_about(told: Told, skill: SkillId, generation: Generation, task: Task, object: &Object<'_>) {
     let Some(mut entry) = reserve() else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`.
     unsafe {
-        fill(event, kind, skill, generation, what, object);
+        fill(event, told, skill, generation, object);
         (*event).target = task.tgid();
     }
     entry.submit(0);
@@ -124,7 +213,7 @@ pub fn cgroup(kind: Kind, id: u64, path: *const u8) {
     let event = entry.as_mut_ptr();
     // SAFETY: as in `decision`; the helper writes at most the room of the path.
     unsafe {
-        fill(event, kind, SkillId(0), Generation(0), &Decision::silent(), &Object::Cgroup(id));
+        fill(event, Told::of(kind, Decision::silent()), SkillId(0), Generation(0), &Object::Cgroup(id));
         let to = (&raw mut (*event).path.bytes).cast();
         let read = bpf_probe_read_kernel_str(to, PATH_CAPACITY as u32, path.cast());
         (*event).path.len = if read > 0 { read as u32 } else { 0 };
@@ -151,14 +240,7 @@ fn reserve() -> Option<RingBufEntry<Event>> {
 /// # Safety
 /// `event` must point to writable memory of an `Event`'s size.
 #[inline(always)]
-unsafe fn fill(
-    event: *mut Event,
-    kind: Kind,
-    skill: SkillId,
-    generation: Generation,
-    decision: &Decision,
-    object: &Object<'_>,
-) {
+unsafe fn fill(event: *mut Event, told: Told, skill: SkillId, generation: Generation, object: &Object<'_>) {
     let task = Task::current();
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: the caller promised the memory; the helpers have no precondition.
@@ -171,11 +253,11 @@ unsafe fn fill(
         (*event).ppid = task.parent().tgid();
         (*event).uid = bpf_get_current_uid_gid() as u32;
         (*event).skill = skill;
-        (*event).rule = decision.rule;
+        (*event).rule = RuleId((told.0 >> Told::RULE) as u32);
         (*event).generation = generation;
-        (*event).kind = kind as u8;
-        (*event).verdict = decision.verdict as u8;
-        (*event).reason = decision.reason.0;
+        (*event).kind = told.0 as u8;
+        (*event).verdict = (told.0 >> Told::VERDICT) as u8;
+        (*event).reason = (told.0 >> Told::REASON) as u8;
         (*event).has_digest = 0;
         (*event).comm = bpf_get_current_comm().unwrap_or([0; 16]);
         (*event).digest = Digest([0; 32]);

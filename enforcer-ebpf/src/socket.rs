@@ -55,8 +55,7 @@ fn refuses(skill: SkillId, family: u16, socket_type: u16, protocol: u16) -> bool
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, family, socket_type, protocol);
     let object = Object::Socket { family, socket_type, protocol };
-    report::decision(Kind::Socket, skill, rules.generation, &decision, &object);
-    decision.refuses()
+    report::decision(Kind::Socket, skill, rules.generation, &decision, &object)
 }
 
 /// The same for a socket that there is.
@@ -91,8 +90,7 @@ pub fn socket_bind(ctx: LsmContext) -> i32 {
     let rules = InForce::now();
     let decision = decide::bind(&rules, skill, &local);
     let object = Object::Destination { destination: &local, family: sock.family() };
-    report::decision(Kind::Bind, skill, rules.generation, &decision, &object);
-    verdict::of(decision.refuses())
+    verdict::of(report::decision(Kind::Bind, skill, rules.generation, &decision, &object))
 }
 
 /// The port of an address of no family; of another family it is never used.
@@ -117,8 +115,7 @@ pub fn socket_listen(ctx: LsmContext) -> i32 {
     let rules = InForce::now();
     let decision = decide::listen(&rules, skill, &local);
     let object = Object::Destination { destination: &local, family: sock.family() };
-    report::decision(Kind::Listen, skill, rules.generation, &decision, &object);
-    verdict::of(decision.refuses())
+    verdict::of(report::decision(Kind::Listen, skill, rules.generation, &decision, &object))
 }
 
 /// `security_socket_setsockopt(sock, level, optname)`.
@@ -147,8 +144,7 @@ pub fn netlink_send(ctx: LsmContext) -> i32 {
 /// Reports a decision about a socket; true when it refuses.
 #[inline(always)]
 fn reported(skill: SkillId, rules: &InForce, decision: &Decision, sock: Sock) -> bool {
-    report::decision(Kind::Socket, skill, rules.generation, decision, &as_object(sock));
-    decision.refuses()
+    report::decision(Kind::Socket, skill, rules.generation, decision, &as_object(sock))
 }
 
 /// A socket as events name it when no address tells more.
@@ -234,8 +230,7 @@ fn refuses_arrival(skill: SkillId, file: File) -> bool {
 fn refuses_kind_of_arrival(skill: SkillId, sock: Sock) -> bool {
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, sock.family(), sock.kind(), sock.protocol());
-    report::decision(Kind::Receive, skill, rules.generation, &decision, &as_object(sock));
-    decision.refuses()
+    report::decision(Kind::Receive, skill, rules.generation, &decision, &as_object(sock))
 }
 
 /// Decides and reports the ends of a TCP or UDP socket that was made elsewhere.
@@ -245,8 +240,7 @@ fn refuses_endpoint(skill: SkillId, sock: Sock) -> bool {
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
     let object = Object::Destination { destination: found.end(), family: sock.family() };
-    report::decision(Kind::Receive, skill, rules.generation, &decision, &object);
-    decision.refuses()
+    report::decision(Kind::Receive, skill, rules.generation, &decision, &object)
 }
 
 /// Looks at the sockets of the process that `ENROL` names, or, when it names none, of every governed process: what the rules do
@@ -304,10 +298,7 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
 fn refuses_kind_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> bool {
     let rules = InForce::now();
     let decision = decide::socket(&rules, skill, sock.family(), sock.kind(), sock.protocol());
-    if entering && !decision.allows() {
-        report::brought_along(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock));
-    }
-    decision.refuses()
+    report::found(Kind::Receive, skill, rules.generation, &decision, task, &as_object(sock), entering)
 }
 
 /// Decides about the ends of a TCP or UDP socket that a process has; true when it is refused.
@@ -320,11 +311,8 @@ fn refuses_endpoint_found(skill: SkillId, sock: Sock, task: Task, entering: bool
     }
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
-    if entering && !decision.allows() {
-        let object = Object::Destination { destination: found.end(), family: sock.family() };
-        report::brought_along(Kind::Receive, skill, rules.generation, &decision, task, &object);
-    }
-    decision.refuses()
+    let object = Object::Destination { destination: found.end(), family: sock.family() };
+    report::found(Kind::Receive, skill, rules.generation, &decision, task, &object, entering)
 }
 
 /// Writes a record for the daemon.

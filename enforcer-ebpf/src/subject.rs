@@ -38,7 +38,7 @@ pub fn label() -> Option<SkillId> {
         return None;
     }
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
+    let _ = label::give_untold(task, cgroup.skill, Origin::Cgroup);
     Some(cgroup.skill)
 }
 
@@ -81,9 +81,16 @@ pub fn entered_by_exec(file: File) -> Option<SkillId> {
 /// The acting task's room for a decision. `None` when it has no label, which a governed task lacks only when the map is full.
 #[inline(always)]
 pub fn findings<'a>() -> Option<&'a mut Findings> {
+    own_label().map(|label| &mut label.findings)
+}
+
+/// The acting task's label, for the parts that only the task itself uses; take it once per program.
+#[inline(always)]
+pub fn own_label<'a>() -> Option<&'a mut Label> {
     let label = label::of(Task::current())?;
-    // SAFETY: the element is the current task's: no other task uses this part of it.
-    Some(unsafe { &mut (*label).findings })
+    // SAFETY: the element is the current task's: no other task uses these parts of it, its programs do not interrupt each
+    // other in the midst of a decision, and a governed task's label is never replaced.
+    Some(unsafe { &mut *label })
 }
 
 /// The label of a cgroup that may have found no room in `CGROUPS`: that of the nearest cgroup above it, or its own, if the

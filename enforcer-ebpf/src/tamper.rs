@@ -22,8 +22,7 @@ use crate::{
 pub fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> bool {
     let rules = InForce::now();
     let decision = decide::never(&rules, skill, reason);
-    report::decision(kind, skill, rules.generation, &decision, object);
-    decision.refuses()
+    report::decision(kind, skill, rules.generation, &decision, object)
 }
 
 /// The verdict on an act that no governed process may do.

@@ -11,7 +11,7 @@ use enforcer_common::{
     decide::{self, Act, Decision},
     event::{Kind, Reason, Verdict},
     ids::RuleId,
-    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Label, Origin, cgroup_filter_slot, cgroup_flag},
+    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot, cgroup_flag},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     file::actions_of,
     kernel::{Cgroup, File, Task},
     label,
-    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_PATH, CGROUP_SPARE, CGROUPS, ENROL},
+    maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_PATH, CGROUP_SPARE, CGROUPS, ENROL, TASKS_BEFORE},
     policy::InForce,
     report::{self, Object},
     subject, unit, verdict,
@@ -31,7 +31,8 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    if label::give(child, &Label::new(skill, Origin::Parent)) {
+    let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+    if label::give(child, skill, Origin::Parent, lineage) {
         return verdict::pass();
     }
     // A child without a label would be free: there is no room for it, so there is no child. The daemon's may do without.
@@ -163,7 +164,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         None => {
             // SAFETY: as above.
             let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
-            let _ = label::give(task, &Label::new(cgroup.skill, Origin::Cgroup));
+            let _ = label::give(task, cgroup.skill, Origin::Cgroup, 0);
             (cgroup.skill, Kind::Enter, Reason::Entered)
         }
     };
@@ -197,11 +198,8 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
     let rules = InForce::now();
     let act = Act { actions, charge: false, by_name: false };
     let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
-    if !decision.allows() {
-        let object = Object::File { dentry: file.dentry(), digest: None };
-        report::brought_along(kind, skill, rules.generation, &decision, task, &object);
-    }
-    if decision.refuses() {
+    let object = Object::File { dentry: file.dentry(), digest: None };
+    if report::found(kind, skill, rules.generation, &decision, task, &object, true) {
         // SAFETY: as above.
         unsafe { (*request).violations += 1 };
     }
@@ -253,10 +251,49 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
             Some(own) if own == skill && (*request).query == 0 => {}
             Some(own) if own.governs() => (*request).refused += 1,
             _ if (*request).query != 0 => {}
-            _ if label::give(task, &Label::new(skill, Origin::Enrolled)) => {
+            _ if label::give(task, skill, Origin::Enrolled, 0) => {
                 (*request).labelled += 1;
             }
             _ => (*request).failed += 1,
+        }
+    }
+    0
+}
+
+/// Gives each task the label that it has in the programs before these. While a task is iterated over it cannot go away, so a
+/// label found at its address is its own. A label that is there already is right if an exec led to it; otherwise it came
+/// from the cgroup, because the programs did not know better yet.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn inherit(ctx: *const IterTask) -> i32 {
+    // SAFETY: the kernel calls the program with such a context; the task is null at the end of the iteration.
+    let task = Task::new(unsafe { (*ctx).task });
+    if task.is_null() {
+        return 0;
+    }
+    let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an update replaces the element; its beginning is the same in every layout.
+    let Some(before) = (unsafe { TASKS_BEFORE.get(task.key()) }) else { return 0 };
+    let inherited = *before;
+    // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended. Of a label that is in use only
+    // whole words are written, and the task reads each of them once.
+    unsafe {
+        (*request).seen += 1;
+        if let Some(label) = label::of(task) {
+            if (*label).skill != inherited.skill && (*label).origin != Origin::Entrypoint as u32 {
+                (*label).skill = inherited.skill;
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
+                (*request).labelled += 1;
+            }
+        } else if label::give(task, inherited.skill, Origin::Parent, 0) {
+            if let Some(label) = label::of(task) {
+                (*label).origin = inherited.origin;
+                (*label).pending = inherited.pending;
+            }
+            (*request).labelled += 1;
+        } else {
+            (*request).failed += 1;
         }
     }
     0

@@ -72,7 +72,9 @@ pub fn refuses_peer(skill: SkillId, sock: Sock) -> bool {
 /// Decides and reports a socket by its name; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
-    decided(skill, other, |generation, decision, object| report::decision(kind, skill, generation, decision, object))
+    decided(skill, other, |generation, decision, object| {
+        report::deep_decision(kind, skill, generation, decision, object)
+    })
 }
 
 /// Decides about the peer of a socket that a process has, and reports it when the process is entering.
@@ -83,15 +85,13 @@ pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> 
         return false;
     }
     decided(skill, peer_of(sock), |generation, decision, object| {
-        if entering && !decision.allows() {
-            report::brought_along(Kind::Receive, skill, generation, decision, task, object);
-        }
+        report::found(Kind::Receive, skill, generation, decision, task, object, entering)
     })
 }
 
-/// Decides about a socket by its name, tells `report` of it, and returns whether it is refused.
+/// Decides about a socket by its name and tells `report` of it, which says whether it is refused.
 #[inline(always)]
-fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Decision, &Object<'_>)) -> bool {
+fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Decision, &Object<'_>) -> bool) -> bool {
     if other.is_null() {
         return false;
     }
@@ -99,14 +99,12 @@ fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Dec
     let dentry = other.dentry();
     if !dentry.is_null() {
         let decision = decide::unix_path(&rules, skill, &mut Ascent::from(dentry));
-        report(rules.generation, &decision, &Object::UnixPath(dentry));
-        return decision.refuses();
+        return report(rules.generation, &decision, &Object::UnixPath(dentry));
     }
     let mut key = AbstractKey { skill, len: 0, name: [0; ABSTRACT_NAME + 1] };
     if !other.read_name(&mut key) {
         return false;
     }
     let decision = decide::unix_name(&rules, &key);
-    report(rules.generation, &decision, &Object::UnixName(&key));
-    decision.refuses()
+    report(rules.generation, &decision, &Object::UnixName(&key))
 }

@@ -1,6 +1,7 @@
 //! The guest suite: scenarios and attacks, run for real on the kernel under test.
 //!
-//! `enforcer-tests run [--place plain|agents|systemd] [--filter SUBSTR] [--list]` is the suite. `enforcer-tests act ACT…`
+//! `enforcer-tests run [--place plain|agents|systemd] [--attacks] [--filter SUBSTR] [--list]` is the suite;
+//! `enforcer-tests mutate` leaves one program after another unattached and looks for an attack that notices. `enforcer-tests attacks` prints the catalogue of attacks, which are tests of the suite. `enforcer-tests act ACT…`
 //! is the attacker: one act, done with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an
 //! attacker that takes acts on its standard input; the suite starts it inside a skill. `enforcer-tests bench` measures what
 //! enforcement costs.
@@ -9,6 +10,7 @@
 //! its token. The errno and the event come second.
 
 mod act;
+mod attacks;
 mod bench;
 mod harness;
 mod suites;
@@ -23,6 +25,14 @@ fn main() -> ExitCode {
             Ok(options) => harness::runner::run(&options, suites::of(options.place)),
             Err(e) => usage(&e),
         },
+        ["mutate", options @ ..] => match harness::runner::Options::parse(options) {
+            Ok(options) => harness::mutation::run(&options, suites::of(options.place)),
+            Err(e) => usage(&e),
+        },
+        ["attacks"] => {
+            attacks::print();
+            ExitCode::SUCCESS
+        }
         ["act", act @ ..] => ExitCode::from(act::status(act)),
         ["worker"] => act::worker::serve(),
         ["bench", options @ ..] => match bench::Options::parse(options) {
@@ -39,7 +49,7 @@ fn main() -> ExitCode {
 
 fn usage(problem: &str) -> ExitCode {
     eprintln!(
-        "enforcer-tests: {problem}\nusage: enforcer-tests run [--place PLACE] [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…\n       \
+        "enforcer-tests: {problem}\nusage: enforcer-tests run [--place PLACE] [--attacks] [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…\n       \
          enforcer-tests bench [--rounds N] [--many N]"
     );
     ExitCode::from(2)

@@ -23,6 +23,8 @@ pub(crate) struct Binaries {
     pub(crate) enforcer: PathBuf,
     /// The guest suite, `enforcer-tests`.
     pub(crate) tests: PathBuf,
+    /// A daemon of another layout, where one was built: [`next`].
+    pub(crate) next: Option<PathBuf>,
 }
 
 /// Compiles the kernel programs, without and with debug messages.
@@ -44,6 +46,31 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
+/// Compiles a daemon of another layout: what upgrades are tested with. It is built apart, so that neither build undoes the other.
+pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
+    const FEATURE: [&str; 2] = ["--features", "next-layout"];
+    let toolchain = toolchain::setup(paths)?;
+    let dir = paths.target.join("next");
+    fs::create_dir_all(&dir)?;
+    let mut cargo = toolchain.cargo(paths);
+    cargo.arg("build").args(EBPF).args(FEATURE).env("CARGO_TARGET_DIR", dir.join("bpf"));
+    compile(paths, "compiling the kernel programs of another layout", "enforcer-next.bpf.o", &mut cargo)?;
+    let built = dir.join("bpf/bpfel-unknown-none/release/enforcer");
+    for object in ["enforcer.bpf.o", "enforcer-log.bpf.o"] {
+        copy_if_changed(&built, &dir.join(object))?;
+    }
+    let host = host_triple()?;
+    let mut cargo = paths.cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--target", &host, "--package", "enforcer-daemon"])
+        .args(FEATURE)
+        .env("CARGO_TARGET_DIR", dir.join("host"))
+        .env("ENFORCER_BPF_DIR", &dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    compile(paths, "compiling enforcer of another layout", "enforcer-next", &mut cargo)?;
+    Ok(dir.join("host").join(&host).join("release/enforcer"))
+}
+
 /// Cargo's arguments for the kernel programs.
 pub(crate) const EBPF: [&str; 8] =
     ["--package", "enforcer-ebpf", "--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--locked"];
@@ -61,7 +88,7 @@ pub(crate) fn all(paths: &Paths) -> Result<Binaries> {
     let warnings = compile(paths, "compiling enforcer and enforcer-tests", "enforcer", &mut cargo)?;
     eprint!("{warnings}");
     let dir = paths.target.join(&host).join("release");
-    let binaries = Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests") };
+    let binaries = Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests"), next: None };
     for file in [&binaries.enforcer, &binaries.tests] {
         if !is_static(file)? {
             bail!("{} asks for a dynamic linker: it is not static", file.display());

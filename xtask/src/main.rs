@@ -6,6 +6,7 @@ mod ci;
 mod guest;
 mod kernels;
 mod load;
+mod matrix;
 mod packages;
 mod paths;
 mod suite;

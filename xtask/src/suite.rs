@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     sync::Mutex,
     thread,
@@ -16,6 +17,7 @@ use crate::{
     build::{self, Binaries},
     guest::{self, Ending, Job, Machine, Root},
     kernels::{self, Series},
+    matrix::Matrix,
     paths::Paths,
     tally::{Suite, Tally},
     ui,
@@ -25,6 +27,11 @@ use crate::{
 /// Compiling the tests included.
 const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
+/// The tests that need a second build of the daemon.
+const UPGRADES: &str = "upgrade::";
+/// How often the storms of the suite do what they do, if it is set.
+const ROUNDS: &str = "ENFORCER_STORM_ROUNDS";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Unit and property tests, on this machine.
@@ -33,6 +40,8 @@ enum Part {
     Guest,
     /// The suite's part for guests with a root of Debian's: agents' runtimes, servers, systemd.
     Rootfs,
+    /// The tests of both that are attacks.
+    Attacks,
 }
 
 /// Run all tests: on this machine, then in a guest for each kernel.
@@ -50,6 +59,12 @@ pub(crate) struct TestArgs {
     /// Guests that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Instead of running the tests, leave one program after another unattached, each time until an attack gets through.
+    #[arg(long)]
+    mutants: bool,
+    /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
+    #[arg(long, value_name = "FILE")]
+    matrix: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
     /// For the guest suite: names of tests, or parts of them.
@@ -76,7 +91,11 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         build::ebpf(paths)?;
         None
     } else {
-        Some(build::all(paths)?)
+        let mut binaries = build::all(paths)?;
+        if list(args, &binaries, None)?.lines().any(|test| test.starts_with(UPGRADES)) {
+            binaries.next = Some(build::next(paths)?);
+        }
+        Some(binaries)
     };
     if args.only.is_none_or(|part| part == Part::Unit) {
         total += unit(paths)?;
@@ -132,10 +151,12 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     }
     let mut wanted = Vec::new();
     for root in roots {
-        // The suite is static: it knows here as well as there what it would run.
-        let mut list = Command::new(&binaries.tests);
-        list.args(suite_words(args, root)).arg("--list");
-        if !ui::capture(&mut list)?.trim().is_empty() {
+        if args.mutants {
+            // They stand on pins of a daemon that nobody else manages.
+            wanted.extend(root.is_none().then_some(root));
+            continue;
+        }
+        if !list(args, binaries, root)?.trim().is_empty() {
             wanted.push(root);
         }
     }
@@ -143,11 +164,21 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     Ok(kernels.into_iter().flat_map(|series| wanted.iter().map(move |root| (series, *root))).collect())
 }
 
+/// The names of the tests that would run. The suite is static: it knows here as well as there.
+fn list(args: &TestArgs, binaries: &Binaries, root: Option<Root>) -> Result<String> {
+    let mut list = Command::new(&binaries.tests);
+    list.args(suite_words(args, root)).arg("--list");
+    ui::capture(&mut list)
+}
+
 /// What the suite is called with.
 fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["run".into()];
+    let mut words: Vec<OsString> = vec![if args.mutants { "mutate" } else { "run" }.into()];
     if let Some(root) = root {
         words.extend(["--place".into(), root.to_string().into()]);
+    }
+    if args.only == Some(Part::Attacks) {
+        words.push("--attacks".into());
     }
     words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
     words
@@ -157,6 +188,7 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
     let queue = Mutex::new(boots(args, binaries)?.into_iter());
     let total = Mutex::new(Tally::default());
+    let matrix = Mutex::new(Matrix::default());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
             .map(|_| {
@@ -164,7 +196,10 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let tally = guest(paths, args, binaries, boot)?;
+                        let Some(tally) = guest(paths, args, binaries, &matrix, boot) else {
+                            lock(&queue).by_ref().for_each(drop);
+                            anyhow::bail!("interrupted");
+                        };
                         *lock(&total) += tally;
                     }
                 })
@@ -175,6 +210,9 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
         }
         anyhow::Ok(())
     })?;
+    if let Some(file) = &args.matrix {
+        lock(&matrix).write(&binaries.tests, file)?;
+    }
     let total = *lock(&total);
     Ok(total)
 }
@@ -184,8 +222,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The suite in one guest.
-fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Boot) -> Result<Tally> {
+/// The suite in one guest; `None` when it was interrupted.
+fn guest(
+    paths: &Paths,
+    args: &TestArgs,
+    binaries: &Binaries,
+    matrix: &Mutex<Matrix>,
+    (series, root): Boot,
+) -> Option<Tally> {
     let prefix = match root {
         Some(root) => format!("[{series} {root}] "),
         None => format!("[{series}] "),
@@ -195,23 +239,20 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
             println!("{prefix}{error:#}");
-            return Ok(Tally::BROKEN);
+            return Some(Tally::BROKEN);
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
+    lock(matrix).kernel(&kernel);
     let mut words: Vec<OsString> = vec!["enforcer-tests".into()];
     words.extend(suite_words(args, root));
-    let job = Job {
-        kernel,
-        machine: Machine::from(&args.machine),
-        root,
-        copies: Vec::new(),
-        environment: vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())],
-        words,
-    };
+    let mut environment = vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())];
+    environment.extend(std::env::var(ROUNDS).map(|rounds| (ROUNDS.to_owned(), rounds)));
+    let job = Job { kernel, machine: Machine::from(&args.machine), root, copies: Vec::new(), environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);
+        lock(matrix).line(series, line);
         println!("{prefix}{line}");
     });
     let mut err = Lines::new(|line| eprintln!("{prefix}{line}"));
@@ -225,13 +266,13 @@ fn guest(paths: &Paths, args: &TestArgs, binaries: &Binaries, (series, root): Bo
             if let Some(wrong) = wrong {
                 println!("{prefix}{wrong}");
             }
-            Ok(tally)
+            Some(tally)
         }
         Ending::Lost(why) => {
             println!("{prefix}{why}");
-            Ok(suite.died())
+            Some(suite.died())
         }
-        Ending::Interrupted => anyhow::bail!("interrupted"),
+        Ending::Interrupted => None,
     }
 }
 

@@ -4,12 +4,12 @@ use super::{Decision, Rules, no_policy, refusal, settle};
 use crate::{
     event::{Reason, ReasonCode},
     ids::{Digest, RuleId, SkillId},
-    rules::{action, skill_flag},
+    rules::{action, binary_flag, skill_flag},
 };
 
-/// May the skill execute this content? `digest` is `None` when the content could not be measured.
+/// May a task of the skill with this lineage execute this content? `digest` is `None` when the content could not be measured.
 #[inline(always)]
-pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Decision {
+pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>, lineage: u64) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let ruling = if conf.flags & skill_flag::EXEC_ANY != 0 {
         Ok(conf.exec_any)
@@ -17,12 +17,24 @@ pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>) -> Dec
         match digest {
             None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
             Some(digest) => match rules.binary(skill, digest) {
-                Some(binary) => Ok(binary.rule),
-                None => Err((Reason::BinaryNotListed.into(), RuleId::NONE)),
+                Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => {
+                    if binary.accepts(lineage) {
+                        Ok(binary.rule)
+                    } else {
+                        Err((Reason::ParentNotListed.into(), binary.rule))
+                    }
+                }
+                Some(_) | None => Err((Reason::BinaryNotListed.into(), RuleId::NONE)),
             },
         }
     };
     settle(&conf, action::EXEC, ruling)
+}
+
+/// Whether a rule of the skill has this flag for the content.
+#[inline(always)]
+pub fn has_flag<R: Rules>(rules: &R, skill: SkillId, digest: &Digest, flag: u32) -> bool {
+    rules.binary(skill, digest).is_some_and(|binary| binary.flags & flag != 0)
 }
 
 /// Which skill an allowed exec leads to: that whose entrypoint the content is, else none. A traced process may not go: its

@@ -5,7 +5,7 @@ use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, 
 use crate::{
     event::{Kind, Reason, ReasonCode, Verdict},
     ids::{ObjectId, RuleId, SkillId},
-    rules::{SkillConf, action, skill_flag},
+    rules::{LibrarySlot, SkillConf, action, skill_flag},
 };
 
 /// What is done to an object: bits of [`action`], and whether it costs a delete of the budget.
@@ -74,13 +74,15 @@ impl Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Actions for which no rule was met yet: bits of [`action`]; those that were asked for, shifted by [`ASKED`]; and
-    /// [`ITSELF`], [`THOROUGH`] and [`UNSEEN`].
+    /// [`ITSELF`], [`THOROUGH`], [`UNSEEN`] and [`SEALED`].
     open: u32,
     delete: Finding,
     write: Finding,
     read: Finding,
     /// The rule by which it is Enforcer's own.
     own: RuleId,
+    /// The nearest word of `allow_libraries`; not among the above, because a mapping asks for nothing else.
+    pub(super) library: LibrarySlot,
 }
 
 /// In [`Findings::open`]: the next object that is visited is the one that is acted upon.
@@ -90,6 +92,8 @@ const ITSELF: u32 = 1 << 31;
 const THOROUGH: u32 = 1 << 30;
 /// In [`Findings::open`]: the walk ended before it could be seen whether the object is Enforcer's own.
 const UNSEEN: u32 = 1 << 29;
+/// In [`Findings::open`]: library directories are read-only.
+const SEALED: u32 = 1 << 28;
 /// In [`Findings::open`]: where the actions begin that were asked for.
 const ASKED: u32 = 16;
 /// The actions among [`Findings::open`].
@@ -99,7 +103,7 @@ impl Findings {
     /// Nothing found.
     pub const EMPTY: Self = {
         let nothing = Finding { rule: RuleId::NONE, reason: 0 };
-        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE }
+        Self { open: 0, delete: nothing, write: nothing, read: nothing, own: RuleId::NONE, library: LibrarySlot::NONE }
     };
 
     /// Refuses the actions that no nearer rule has decided.
@@ -191,6 +195,13 @@ impl<R: Rules> Step for Survey<'_, R> {
             }
             found.open &= !(action::DELETE | action::READ);
         }
+        if found.open & SEALED != 0
+            && found.open & action::WRITE != 0
+            && let Some(library) = rule.library.rule()
+        {
+            found.write = Finding::new(Reason::LibraryReadOnly, library);
+            found.open &= !action::WRITE;
+        }
         found.is_complete()
     }
 }
@@ -221,14 +232,16 @@ fn survey<R: Rules, A: Ancestry>(
     found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
     found.read = Finding::new(Reason::Allowed, RuleId::NONE);
     found.own = RuleId::NONE;
-    // Where everything is allowed and nothing protected there is nothing to look for, but what is Enforcer's own.
+    // What only a rule by name allows is refused wherever it lies.
+    let sealed = has(skill_flag::LIBRARIES_SEALED) && !act.by_name;
+    // Where everything is allowed and nothing protected or sealed there is nothing to look for, but what is Enforcer's own.
     let mut settled = 0;
     if !has(skill_flag::PROTECTS) {
         settled |= action::READ;
         if has(skill_flag::DELETE_ANY) && !act.by_name {
             settled |= action::DELETE;
         }
-        if has(skill_flag::WRITE_ANY) && !act.by_name {
+        if has(skill_flag::WRITE_ANY) && !act.by_name && !sealed {
             settled |= action::WRITE;
         }
     }
@@ -236,7 +249,7 @@ fn survey<R: Rules, A: Ancestry>(
     found.open = act.actions & (!settled | guarded);
     if found.open != 0 {
         let thorough = if has(skill_flag::AUDIT) && has(skill_flag::GUARDS) { THOROUGH } else { 0 };
-        found.open |= (act.actions & ACTIONS) << ASKED | itself | thorough;
+        found.open |= (act.actions & ACTIONS) << ASKED | itself | thorough | if sealed { SEALED } else { 0 };
         let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
         match end {
             Climb::Enough | Climb::Root => {}

@@ -4,13 +4,15 @@
 //! and the way from an object to its filesystem's root are traits: BPF maps and dentries in the kernel, vectors in the
 //! tests. Whatever cannot be found is a denial.
 
+mod code;
 mod exec;
 mod file;
 mod net;
 mod tamper;
 mod unix;
 
-pub use exec::{enter, exec, unsteady};
+pub use code::{content, library, memory, overwrite};
+pub use exec::{enter, exec, has_flag, unsteady};
 pub use file::{Act, Finding, Findings, kind, link, object};
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};
@@ -39,6 +41,8 @@ pub trait Rules {
     fn abstract_name(&self, key: &AbstractKey) -> Option<RuleId>;
     /// The skill whose entrypoint this content is.
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId>;
+    /// The bit of a content that a `parents` rule names; 0 for any other.
+    fn parent(&self, digest: &Digest) -> u64;
     /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool;
 }

@@ -1,11 +1,11 @@
 //! Exec: by content, and where it leads.
 
 use enforcer_common::{
-    decide,
+    decide::{self, Rules as _},
     event::{Reason, Verdict},
     ids::Digest,
 };
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 use crate::{
     harness::{Outcome, check},
@@ -21,24 +21,35 @@ pub(crate) struct Run {
     /// The content; `None` when it could not be measured.
     pub(crate) measured: Option<u8>,
     pub(crate) traced: bool,
+    /// What the acting process runs, has run, or descends from.
+    pub(crate) lineage: Vec<u8>,
 }
 
 /// An attempt; the content 5 is in no policy.
 pub(crate) fn run() -> impl Strategy<Value = Run> {
-    (proptest::option::weighted(0.9, 0_u8..6), any::<bool>()).prop_map(|(measured, traced)| Run { measured, traced })
+    (proptest::option::weighted(0.9, 0_u8..6), any::<bool>(), vec(0_u8..6, 0..3))
+        .prop_map(|(measured, traced, lineage)| Run { measured, traced, lineage })
 }
 
 /// What the manifest says of an exec: where it leads to, or why it may not be; always with the rule's text.
-fn says(policy: &Policy, index: usize, run: &Run) -> Result<(String, usize), (Reason, Option<&'static str>)> {
+fn says(policy: &Policy, index: usize, run: &Run) -> Result<(String, usize), (Reason, Option<String>)> {
     let Some(Some(skill)) = policy.get(index) else { return Err((Reason::NoPolicy, None)) };
     let listed = match (&skill.allow_binaries, run.measured) {
         (List::Star, _) => "allow_binaries: *".to_owned(),
         (_, None) => return Err((Reason::NotMeasured, None)),
-        (List::Of(names), Some(name)) if names.contains(&name) => format!("allow_binaries: {name}"),
+        (List::Of(names), Some(name)) if names.contains(&name) => {
+            // "Only when executed by a process that runs one of these, or descends from one that did"
+            let rule = format!("allow_binaries: {name}");
+            let mut parents = skill.parents.iter().filter(|(child, _)| *child == name).peekable();
+            if parents.peek().is_some() && !parents.any(|(_, parent)| run.lineage.contains(parent)) {
+                return Err((Reason::ParentNotListed, Some(rule)));
+            }
+            rule
+        }
         _ => return Err((Reason::BinaryNotListed, None)),
     };
     if skill.require_2fa.contains(&"exec") {
-        return Err((Reason::NeedsApproval, Some("require_2fa")));
+        return Err((Reason::NeedsApproval, Some("require_2fa".to_owned())));
     }
     // "exec of this binary by a governed process moves it into this skill"
     let entered = |other: &Option<crate::policy::Skill>| {
@@ -57,7 +68,8 @@ pub(crate) fn compare(
     run: &Run,
 ) -> Result<Reason, TestCaseError> {
     let content: Option<Digest> = run.measured.map(digest);
-    let mut decision = decide::exec(rules, skill_id(index), content.as_ref());
+    let lineage = run.lineage.iter().fold(0, |bits, name| bits | rules.parent(&digest(*name)));
+    let mut decision = decide::exec(rules, skill_id(index), content.as_ref(), lineage);
     let mut leads = index;
     if let (true, Some(content)) = (decision.allows(), content) {
         match decide::enter(rules, skill_id(index), &content, run.traced) {
@@ -83,7 +95,7 @@ pub(crate) fn compare(
             let verdict = if audited { Verdict::Audit } else { Verdict::Deny };
             prop_assert_eq!((decision.verdict, reason(decision)), (verdict, why));
             prop_assert!(decision.report);
-            let named = rule.map(str::to_owned).into_iter().collect::<Vec<_>>();
+            let named = rule.into_iter().collect::<Vec<_>>();
             prop_assert!(numbers.is_one_of(decision.rule, index, &named));
             prop_assert_eq!(leads, index);
         }
@@ -97,6 +109,7 @@ fn what_runs_is_what_is_listed() {
         Reason::Allowed,
         Reason::BinaryNotListed,
         Reason::NotMeasured,
+        Reason::ParentNotListed,
         Reason::NeedsApproval,
         Reason::NoPolicy,
         Reason::Traced,

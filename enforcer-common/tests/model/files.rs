@@ -11,7 +11,7 @@ use crate::{
     harness::{Outcome, check},
     naive::{Naive, Place, Refusal, Want},
     objects::Disk,
-    policy::{Numbers, reason, skill_id},
+    policy::{List, Numbers, reason, skill_id},
     store::{Store, compile},
     world::{changes, governed, join},
 };
@@ -95,6 +95,7 @@ fn the_core_and_the_model_agree() {
         Reason::Protected,
         Reason::Unreachable,
         Reason::OverBudget,
+        Reason::LibraryReadOnly,
     ]
     .map(Reason::as_str)
     .into();
@@ -128,6 +129,49 @@ fn the_core_and_the_model_agree() {
             let expected = naive.ask(skill, &wants(deed), deed & 8 != 0, &Place { path, adrift });
             compare(&naive, &numbers, skill, decided, &expected)?;
             tally.count(reason(decided.0).as_str());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_library_lies_where_the_nearest_word_says() {
+    let question = (0_usize..2, any::<Index>(), 0_u8..12, any::<Index>());
+    let strategy = (governed(), changes(), vec(question, 1..6));
+    let outcomes = ["allowed", "not by its place", "everything"];
+    check("libraries", 5, &outcomes, &strategy, |((tree, policy), changes, questions), tally| {
+        let (mut naive, mut disk, mut numbers) = (Naive::new(&policy, &tree), Disk::new(&tree), Numbers::default());
+        let store = Store::with(compile(&policy, &disk, &mut numbers));
+        for step in changes.iter().filter_map(|change| change.step(&tree)).take(1) {
+            naive.befall(&step);
+            disk.befall(&step);
+        }
+        let mut room = Findings::default();
+        for (index, name, fate, cut) in questions {
+            let path = naive.tree.names[name.index(naive.tree.names.len())].clone();
+            let depth = path.split('/').filter(|name| !name.is_empty()).count();
+            let adrift = if fate == 0 && depth > 0 { 1 + cut.index(depth) } else { 0 };
+            let decided = decide::library(&store.now(), skill_id(index), &mut disk.way(&path, adrift), &mut room);
+            let Some(Some(skill)) = policy.get(index) else {
+                prop_assert_eq!(decided.map(reason), Some(Reason::NoPolicy));
+                continue;
+            };
+            let expected = if skill.allow_libraries == List::Star {
+                tally.count("everything");
+                Some(vec!["allow_libraries: *".to_owned()])
+            } else {
+                naive.library(index, &Place { path, adrift })
+            };
+            tally.count(if expected.is_some() { "allowed" } else { "not by its place" });
+            match (decided, &expected) {
+                (None, None) => {}
+                (Some(decision), Some(rules)) => {
+                    prop_assert_eq!((decision.verdict, reason(decision)), (Verdict::Allow, Reason::Allowed));
+                    prop_assert!(numbers.is_one_of(decision.rule, index, rules), "{decision:?} is none of {rules:?}");
+                    prop_assert_eq!(decision.report, skill.strict);
+                }
+                _ => prop_assert!(false, "{decided:?} instead of {expected:?}"),
+            }
         }
         Ok(())
     });

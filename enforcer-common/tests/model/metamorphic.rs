@@ -1,7 +1,7 @@
 //! What must hold between two policies, whatever the right verdict is.
 
 use enforcer_common::{
-    decide::{self, Decision, Findings},
+    decide::{self, Decision, Findings, Rules as _},
     event::{Reason, Verdict},
 };
 use proptest::{prelude::*, sample::Index};
@@ -43,7 +43,8 @@ fn answers(tree: &Tree, policy: &Policy, numbers: &mut Numbers, questions: &Ques
     let (mut here, mut there) = (disk.way(file, 0), disk.way_to_be(&join(dir, "new")));
     out.push((decide::link(&rules, skill, &mut here, &mut there, &mut room), true));
     let content = questions.run.measured.map(digest);
-    out.push((decide::exec(&rules, skill, content.as_ref()), false));
+    let lineage = questions.run.lineage.iter().fold(0, |bits, name| bits | rules.parent(&digest(*name)));
+    out.push((decide::exec(&rules, skill, content.as_ref(), lineage), false));
     if let Some(Err(refusal)) = content.map(|digest| decide::enter(&rules, skill, &digest, questions.run.traced)) {
         out.push((refusal, false));
     }

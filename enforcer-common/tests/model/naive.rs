@@ -79,6 +79,8 @@ impl Naive {
                 ("allow_delete", skill.allow_delete.entries()),
                 ("allow_write", skill.allow_write.entries()),
                 ("protect", skill.protect.as_slice()),
+                ("allow_libraries", skill.allow_libraries.entries()),
+                ("programs", skill.programs.as_slice()),
             ];
             for (key, paths) in lists {
                 // What does not exist has no object to resolve to.
@@ -160,10 +162,45 @@ impl Naive {
             (_, List::Star) => Ok(vec![format!("{key}: *")]),
             (_, _) => Err((Reason::PathNotListed, vec![])),
         };
+        let sealed = want == Want::Write && skill.seals();
         // Without any protection, what everything allows needs no path.
-        if skill.protect.is_empty() && otherwise.is_ok() {
+        if skill.protect.is_empty() && !sealed && otherwise.is_ok() {
             return otherwise;
         }
+        let counts = |line: &Line| match line.key {
+            "protect" => true,
+            "allow_libraries" => sealed,
+            "programs" => false,
+            list => list.starts_with(key),
+        };
+        let heard = self.heard(index, place, counts);
+        let Some(nearest) = heard.iter().map(|(away, _)| *away).min() else {
+            return if names_in(&place.path) - place.adrift >= BOUND {
+                Err((Reason::TooDeep, vec![]))
+            } else if place.adrift > 0 {
+                Err((Reason::Unreachable, vec![]))
+            } else {
+                otherwise
+            };
+        };
+        let texts = |of: &[&str]| -> Vec<String> {
+            let there = heard.iter().filter(|(away, line)| *away == nearest && of.contains(&line.key));
+            there.map(|(_, line)| line.text.clone()).collect()
+        };
+        let denials = texts(&["protect"]);
+        if !denials.is_empty() {
+            return Err((Reason::Protected, denials));
+        }
+        let allowed = texts(&["allow_write", "allow_delete"]);
+        if allowed.is_empty() {
+            return Err((Reason::LibraryReadOnly, texts(&["allow_libraries"])));
+        }
+        // Reading is not governed by an allowance, so none is named for it.
+        Ok(if want == Want::Read { vec![] } else { allowed })
+    }
+
+    /// The rules of a skill that a way up from a place meets, with how far away.
+    fn heard(&self, index: usize, place: &Place, counts: impl Fn(&Line) -> bool) -> Vec<(usize, &Line)> {
         let path = &place.path;
         let twins = self.other_names(path);
         let far = names_in(path);
@@ -177,29 +214,18 @@ impl Naive {
             }
         };
         let visible = |away: usize| away < BOUND && far - away >= place.adrift;
-        let about = |line: &&Line| line.skill == index && (line.key == "protect" || line.key.starts_with(key));
-        let heard: Vec<(usize, &Line)> = (self.lines.iter().filter(about))
-            .filter_map(|line| distance(line).filter(|away| visible(*away)).map(|away| (away, line)))
-            .collect();
-        let Some(nearest) = heard.iter().map(|(away, _)| *away).min() else {
-            return if far - place.adrift >= BOUND {
-                Err((Reason::TooDeep, vec![]))
-            } else if place.adrift > 0 {
-                Err((Reason::Unreachable, vec![]))
-            } else {
-                otherwise
-            };
-        };
-        let texts = |protects: bool| -> Vec<String> {
-            let there = heard.iter().filter(|(away, line)| *away == nearest && (line.key == "protect") == protects);
-            there.map(|(_, line)| line.text.clone()).collect()
-        };
-        let denials = texts(true);
-        if !denials.is_empty() {
-            return Err((Reason::Protected, denials));
-        }
-        // Reading is not governed by an allowance, so none is named for it.
-        Ok(if want == Want::Read { vec![] } else { texts(false) })
+        let of_skill = self.lines.iter().filter(|line| line.skill == index && counts(line));
+        of_skill.filter_map(|line| distance(line).filter(|away| visible(*away)).map(|away| (away, line))).collect()
+    }
+
+    /// "Executable mappings come only from here": the rules that allow to map what lies there, or nothing when its place says
+    /// nothing.
+    pub(crate) fn library(&self, index: usize, place: &Place) -> Option<Vec<String>> {
+        let heard = self.heard(index, place, |line| ["allow_libraries", "programs"].contains(&line.key));
+        let nearest = heard.iter().map(|(away, _)| *away).min()?;
+        let there = heard.iter().filter(|(away, line)| *away == nearest && line.key == "allow_libraries");
+        let texts: Vec<_> = there.map(|(_, line)| line.text.clone()).collect();
+        (!texts.is_empty()).then_some(texts)
     }
 
     /// May the skill do all of `wants`, by its lists, its approvals and its budget? The rules that allow the last of them,

@@ -45,6 +45,10 @@ impl Rules for OnePrefix {
     fn entrypoint(&self, _: &Digest) -> Option<SkillId> {
         None
     }
+    fn parent(&self, _: &Digest) -> u64 {
+        0
+    }
+
     fn spend(&self, _: SkillId, _: &SkillConf) -> bool {
         false
     }

@@ -69,9 +69,9 @@ fn no_rule_and_no_mode_lets_a_skill_change_it() {
         let on_the_way = !fresh && deletes && path != "/" && covers(&path, &own);
         if act.changes() && (covers(&own, &path) || on_the_way) {
             prop_assert!(after.refuses(), "{after:?}");
-            // A protection that is nearer refuses by itself, where it does.
-            let told =
-                reason(after) == Reason::OwnFile || too_deep(after) || (!audited && reason(after) == Reason::Protected);
+            // What is nearer and refuses by itself, where it does, may be told instead.
+            let nearer = [Reason::Protected, Reason::LibraryReadOnly].contains(&reason(after));
+            let told = reason(after) == Reason::OwnFile || too_deep(after) || (!audited && nearer);
             prop_assert!(after.verdict == Verdict::Deny && told, "{after:?}");
             tally.count(if on_the_way { "way" } else { "own" });
             if audited {

@@ -41,8 +41,13 @@ pub(crate) struct Skill {
     pub(crate) allow_delete: List<String>,
     pub(crate) allow_write: List<String>,
     pub(crate) protect: Vec<String>,
+    pub(crate) allow_libraries: List<String>,
+    /// Directories of programs, which are no libraries although they lie below some.
+    pub(crate) programs: Vec<String>,
     pub(crate) delete_budget: Option<u32>,
     pub(crate) allow_binaries: List<u8>,
+    /// Binaries, each with one of the programs that may run it; what is in no pair may be run by all.
+    pub(crate) parents: Vec<(u8, u8)>,
     pub(crate) entrypoint: Option<u8>,
     pub(crate) network_any: bool,
 }
@@ -56,11 +61,21 @@ impl Default for Skill {
             allow_delete: List::Absent,
             allow_write: List::Absent,
             protect: vec![],
+            allow_libraries: List::Absent,
+            programs: vec![],
             delete_budget: None,
             allow_binaries: List::Absent,
+            parents: vec![],
             entrypoint: None,
             network_any: false,
         }
+    }
+}
+
+impl Skill {
+    /// "A directory in `allow_libraries` is read-only for the skill unless `allow_write` names it too", as `["*"]` does.
+    pub(crate) fn seals(&self) -> bool {
+        !self.allow_libraries.entries().is_empty() && self.allow_write != List::Star
     }
 }
 

@@ -11,7 +11,8 @@ use enforcer_common::{
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{AbstractKey, Address},
     rules::{
-        BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action, skill_flag,
+        BinaryKey, BinaryRule, EntrypointRule, LibrarySlot, ObjectKey, ObjectRule, Own, SkillConf, Versioned, action,
+        binary_flag, skill_flag,
     },
 };
 
@@ -29,6 +30,11 @@ pub(crate) struct Compiled {
     entrypoints: HashMap<Digest, EntrypointRule>,
 }
 
+/// The bit of a program in lineages.
+fn bit(digest: &Digest) -> u64 {
+    1 << digest.0[31]
+}
+
 /// Resolves a policy on the filesystem as it is.
 pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Compiled {
     let mut out = Compiled::default();
@@ -44,11 +50,14 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         flag(matches!(skill.allow_write, List::Star | List::Absent), skill_flag::WRITE_ANY);
         flag(skill.allow_binaries == List::Star, skill_flag::EXEC_ANY);
         flag(skill.network_any, skill_flag::CONNECT_ANY);
+        flag(skill.allow_libraries == List::Star, skill_flag::LIBRARY_ANY);
+        flag(skill.seals(), skill_flag::LIBRARIES_SEALED);
         let mut number = |on: bool, text: &str| if on { numbers.give(index, text) } else { RuleId::NONE };
         conf.delete_any = number(skill.allow_delete == List::Star, "allow_delete: *");
         conf.write_any = number(skill.allow_write == List::Star, "allow_write: *");
         conf.exec_any = number(skill.allow_binaries == List::Star, "allow_binaries: *");
         conf.connect_any = number(skill.network_any, "network_scope: *");
+        conf.library_any = number(skill.allow_libraries == List::Star, "allow_libraries: *");
         conf.require_2fa_rule = number(!skill.require_2fa.is_empty(), "require_2fa");
         conf.budget_rule = number(skill.delete_budget.is_some(), "delete_budget");
         conf.budget = skill.delete_budget.unwrap_or(0);
@@ -74,9 +83,28 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         paths("allow_delete", skill.allow_delete.entries(), |rule| &mut rule.allow_delete);
         paths("allow_write", skill.allow_write.entries(), |rule| &mut rule.allow_write);
         paths("protect", &skill.protect, |rule| &mut rule.protect);
+        for path in skill.allow_libraries.entries() {
+            let Some(object) = disk.object(path) else { continue };
+            let slot = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().library;
+            let rule = numbers.give(index, &format!("allow_libraries: {path}"));
+            if !slot.is_some() {
+                *slot = LibrarySlot::allowed(rule);
+            }
+        }
+        for object in skill.programs.iter().filter_map(|path| disk.object(path)) {
+            let slot = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().library;
+            if !slot.is_some() {
+                *slot = LibrarySlot::DENIED;
+            }
+        }
         for name in skill.allow_binaries.entries() {
             let rule = numbers.give(index, &format!("allow_binaries: {name}"));
-            out.binaries.insert(BinaryKey { skill: id, digest: digest(*name) }, BinaryRule { rule });
+            let mut binary = BinaryRule { rule, flags: binary_flag::PROGRAM, parents: 0 };
+            for (_, parent) in skill.parents.iter().filter(|(child, _)| child == name) {
+                binary.flags |= binary_flag::PARENTS;
+                binary.parents |= bit(&digest(*parent));
+            }
+            out.binaries.insert(BinaryKey { skill: id, digest: digest(*name) }, binary);
         }
         if let Some(name) = skill.entrypoint {
             out.entrypoints.insert(digest(name), EntrypointRule { skill: id });
@@ -288,6 +316,10 @@ impl Rules for View<'_> {
 
     fn entrypoint(&self, digest: &Digest) -> Option<SkillId> {
         self.store.entrypoints.elements.get(digest)?.at(self.generation).map(|rule| rule.skill)
+    }
+
+    fn parent(&self, digest: &Digest) -> u64 {
+        bit(digest)
     }
 
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool {

@@ -109,8 +109,9 @@ fn list(tree: &Tree, form: u8, picks: Vec<(Index, u8)>) -> List<String> {
 }
 
 /// What a skill is drawn from; a separate step because its paths are those of a tree.
-type Draft = ((u8, u8, u8), (u8, Vec<(Index, u8)>), (u8, Vec<(Index, u8)>), Vec<(Index, u8)>, Option<u32>, DraftExec);
-type DraftExec = (u8, Vec<u8>, Option<u8>, bool);
+type Picks = Vec<(Index, u8)>;
+type Draft = ((u8, u8, u8), (u8, Picks), (u8, Picks), Picks, Option<u32>, DraftExec, (u8, Picks, Picks));
+type DraftExec = (u8, Vec<u8>, Option<u8>, bool, Vec<(u8, u8)>);
 
 fn draft() -> impl Strategy<Value = Draft> {
     (
@@ -120,13 +121,21 @@ fn draft() -> impl Strategy<Value = Draft> {
         (0_u8..8, paths()),
         paths(),
         proptest::option::weighted(0.3, 0_u32..4),
-        (0_u8..6, vec(0_u8..5, 0..4), proptest::option::weighted(0.5, 0_u8..5), any::<bool>()),
+        (
+            0_u8..6,
+            vec(0_u8..5, 0..4),
+            proptest::option::weighted(0.5, 0_u8..5),
+            any::<bool>(),
+            vec((0_u8..5, 0_u8..6), 0..4),
+        ),
+        (prop_oneof![Just(0_u8), 0_u8..8], paths(), paths()),
     )
 }
 
 fn skill(tree: &Tree, draft: Draft) -> Skill {
-    let ((mode, level, approvals), (delete, deletes), (write, writes), protects, budget, exec) = draft;
-    let (binaries, digests, entrypoint, network_any) = exec;
+    let ((mode, level, approvals), (delete, deletes), (write, writes), protects, budget, exec, libraries) = draft;
+    let (library, libraries, programs) = libraries;
+    let (binaries, digests, entrypoint, network_any, parents) = exec;
     let actions = ["exec", "delete", "connect", "write"].into_iter().enumerate();
     Skill {
         audit: mode == 3,
@@ -135,12 +144,15 @@ fn skill(tree: &Tree, draft: Draft) -> Skill {
         allow_delete: list(tree, delete, deletes),
         allow_write: list(tree, write, writes),
         protect: named(tree, protects),
+        allow_libraries: list(tree, library, libraries),
+        programs: if library > 1 { named(tree, programs) } else { vec![] },
         delete_budget: budget,
         allow_binaries: match binaries {
             0 => List::Absent,
             1 => List::Star,
             _ => List::Of(digests.into_iter().collect::<BTreeSet<_>>().into_iter().collect()),
         },
+        parents,
         entrypoint,
         network_any,
     }

@@ -4,18 +4,26 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
 
 use super::Instance;
 use crate::{
-    events::text::Format,
+    events::{Record, ledger::Given, text::Format},
     names::table::Limits,
-    service::{Running, Service},
+    service::{Lifetime, Records, Running, Service},
 };
+
+/// How long the answer to an unload may take.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
@@ -39,7 +47,7 @@ pub struct Args {
 /// Runs it.
 ///
 /// # Errors
-/// When enforcement cannot be put in force; then nothing is attached.
+/// When enforcement cannot be put in force; then what was in force before still is, and nothing else.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = super::runtime()?;
     runtime.block_on(async {
@@ -52,11 +60,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             grace: Duration::from_secs(args.names_grace),
             ..Limits::default()
         };
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), limits).await?;
+        let running =
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), limits, Lifetime::Stays).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
-        eprintln!("enforcer: enforcing {} (process {})", policy.display(), std::process::id());
+        let origin = &running.origin;
+        eprintln!("enforcer: enforcing {} (process {}){origin}", policy.display(), std::process::id());
         let format = if args.json { Format::Json } else { Format::of_stdout() };
         stream_until_stopped(running, format, hangup).await?;
         Ok(ExitCode::SUCCESS)
@@ -64,16 +74,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn stream_until_stopped(mut running: Running, format: Format, mut hangup: Signal) -> anyhow::Result<()> {
-    let (recent, mut records) = running.service.stream.listen();
+    let Some(Records { recent, to_come: mut records, mut given }) = running.records.take() else { return Ok(()) };
     for record in recent {
-        print(&format.line(&record));
+        print(&record, format, &mut given);
     }
     let stopped = super::ended_by_signal();
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             record = records.recv() => match record {
-                Some(record) => print(&format.line(&record)),
+                Some(record) => print(&record, format, &mut given),
                 None => return Ok(()),
             },
             _ = hangup.recv() => match running.service.reload(None).await {
@@ -81,18 +91,34 @@ async fn stream_until_stopped(mut running: Running, format: Format, mut hangup: 
                 Err(e) => eprintln!("enforcer: not reloaded: {e}"),
             },
             how = &mut stopped => {
-                eprintln!("enforcer: {}: detaching the programs, nothing is enforced any more", how?);
+                let how = how?;
+                // What it has read already is printed; the next daemon reads the rest.
+                running.pump.abort();
+                let _ = (&mut running.pump).await;
+                print_rest(&mut records, format, &mut given);
+                eprintln!("enforcer: {how}: what is in force stays in force; `enforcer unload` ends it");
                 return Ok(());
             }
             ended = &mut running.pump => {
                 ended.context("the event reader")?.context("the event reader")?;
+                print_rest(&mut records, format, &mut given);
+                // Whoever asked for it gets the answer first.
+                let _ = timeout(ANSWER_TIME, running.service.answered.notified()).await;
+                eprintln!("enforcer: unloaded: nothing is enforced any more");
                 return Ok(());
             }
         }
     }
 }
 
+fn print_rest(records: &mut Receiver<Arc<Record>>, format: Format, given: &mut Given) {
+    while let Ok(record) = records.try_recv() {
+        print(&record, format, given);
+    }
+}
+
 /// Prints a line; a closed pipe ends the printing, not the enforcement.
-fn print(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
+fn print(record: &Record, format: Format, given: &mut Given) {
+    let _ = writeln!(io::stdout().lock(), "{}", format.line(record));
+    given.count(record);
 }

@@ -24,7 +24,7 @@ use crate::{
     events::{Record, text::Format, text::subject},
     manifest,
     names::table::Limits,
-    service::Service,
+    service::{Lifetime, Service},
 };
 
 /// The demo agent.
@@ -60,7 +60,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
         let skill = skill_of(&policy)?;
         let stage = if args.command.is_empty() { Some(Stage::set().await?) } else { None };
-        let running = Service::start(&policy, &args.instance.runtime_dir, super::home(), Limits::default()).await?;
+        let running =
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), Limits::default(), Lifetime::Private)
+                .await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
@@ -73,7 +75,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let printer = tokio::spawn(print(Arc::clone(&running.service), Arc::clone(&records)));
         let command = if args.command.is_empty() { Stage::command() } else { args.command.clone() };
         println!("==> running {} as an agent of skill `{skill}`", shown(&command));
-        let status = agent(&args.instance.runtime_dir, &skill, &command).await?;
+        let status = tokio::select! {
+            status = agent(&args.instance.runtime_dir, &skill, &command) => status?,
+            how = super::ended_by_signal() => bail!("{}", how?),
+        };
         tokio::time::sleep(SETTLE).await;
         printer.abort();
         let records = records.lock().map_or_else(|_| vec![], |r| r.clone());

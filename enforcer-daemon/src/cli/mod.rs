@@ -12,6 +12,7 @@ pub mod policy;
 pub mod reload;
 pub mod run;
 pub mod status;
+pub mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -41,6 +42,8 @@ enum Command {
     Events(events::Args),
     /// Read the policy again and put it in force as a whole.
     Reload(reload::Args),
+    /// End enforcement on this host.
+    Unload(unload::Args),
     /// Check manifests, pin them to what lies at their paths, print their schema.
     Policy(policy::PolicyArgs),
     /// Print the manifest lines that allow files by their content.
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Unload(args) => unload::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -120,6 +124,9 @@ pub fn home() -> PathBuf {
     invoked_by.map_or_else(|| std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from), |user| user.home)
 }
 
+/// What [`ended_by_signal`] says of SIGTERM.
+const TERMINATED: &str = "terminated";
+
 /// Follows SIGINT and SIGTERM.
 ///
 /// # Errors
@@ -130,6 +137,6 @@ pub async fn ended_by_signal() -> std::io::Result<&'static str> {
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(tokio::select! {
         _ = interrupt.recv() => "interrupted",
-        _ = terminate.recv() => "terminated",
+        _ = terminate.recv() => TERMINATED,
     })
 }

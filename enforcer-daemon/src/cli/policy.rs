@@ -105,6 +105,13 @@ fn check(args: &CheckArgs, home: &Path, out: &mut impl Write) -> io::Result<Exit
                     let (skills, warnings) = (valid.manifest().skills.len(), valid.warnings().len());
                     writeln!(out, "{file}: ok ({}, {})", count(skills, "skill"), count(warnings, "warning"))?;
                     valid.warnings().iter().try_for_each(|warning| writeln!(out, "{warning}"))?;
+                    for key in pins::of_containers(valid.manifest()).iter().filter(|_| args.strict) {
+                        let at = valid.manifest().position(key).map_or_else(String::new, |at| format!(":{at}"));
+                        writeln!(
+                            out,
+                            "{file}{at}: {key}: not compared: paths of a skill with match.container are the container's"
+                        )?;
+                    }
                 }
                 Err(errors) => writeln!(out, "{errors}")?,
             }

@@ -16,7 +16,7 @@ use crate::{
     control::{Request, client},
     events::{Record, text::Format},
     names::table::Limits,
-    service::Service,
+    service::{Lifetime, Service},
     users,
 };
 
@@ -54,8 +54,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(policy) => {
             let policy = std::path::absolute(policy).context("the policy's path")?;
             super::runtime()?.block_on(async {
-                let running =
-                    Service::start(&policy, &args.instance.runtime_dir, super::home(), Limits::default()).await?;
+                let running = Service::start(
+                    &policy,
+                    &args.instance.runtime_dir,
+                    super::home(),
+                    Limits::default(),
+                    Lifetime::Private,
+                )
+                .await?;
                 for warning in &running.warnings {
                     eprintln!("warning: {warning}");
                 }
@@ -77,8 +83,18 @@ async fn child(args: &Args) -> anyhow::Result<ExitStatus> {
     if let Some(user) = &args.user {
         command.arg("--user").arg(user);
     }
-    command.arg("--").args(&args.command).stdin(Stdio::inherit());
-    command.status().await.context("cannot start the command")
+    command.arg("--").args(&args.command).stdin(Stdio::inherit()).kill_on_drop(true);
+    let mut child = command.spawn().context("cannot start the command")?;
+    let stopped = super::ended_by_signal();
+    tokio::pin!(stopped);
+    tokio::select! {
+        status = child.wait() => return Ok(status?),
+        how = &mut stopped => if how? == super::TERMINATED {
+            child.kill().await?;
+        }
+    }
+    // An interrupt from the terminal reached the command, too: it is for it to end.
+    Ok(child.wait().await?)
 }
 
 /// Refusals go to standard error beside the command's own output.

@@ -60,7 +60,20 @@ impl Host<'_> {
         if let Some(known) = self.members.found.get(&container).and_then(|found| found.pins.get(path)) {
             return known.clone();
         }
-        let measured = match self.open_inside(container, path) {
+        // Started again, it is held to what it was.
+        let measured = match self.members.first_digest(container, path) {
+            Some(first) => Ok(first),
+            None => self.measure_inside(container, path),
+        };
+        if let Ok(digest) = measured {
+            self.members.measured(container, path, digest);
+        }
+        self.members.found.entry(container).or_default().pins.insert(path.to_owned(), measured.clone());
+        measured
+    }
+
+    fn measure_inside(&mut self, container: u64, path: &Path) -> Result<Digest, String> {
+        match self.open_inside(container, path) {
             Ok(Some(fd)) => {
                 let file = by_descriptor(&fd);
                 let outcome = measure::files(std::slice::from_ref(&file), |_| {}).remove(&file);
@@ -70,8 +83,6 @@ impl Host<'_> {
             }
             Ok(None) => Err(format!("there is no {} in the container", path.display())),
             Err(e) => Err(e.to_string()),
-        };
-        self.members.found.entry(container).or_default().pins.insert(path.to_owned(), measured.clone());
-        measured
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! kernel's identity of the object, a cgroup path to the ids of the cgroup and its descendants.
 
 mod inside;
+mod libraries;
 pub mod names;
 mod net;
 mod own;
@@ -11,19 +12,19 @@ pub mod ruleset;
 pub mod world;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
-    rules::{
-        BUDGET_LIMIT, BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag,
-    },
+    rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
     unit::UnitRule,
 };
+
+use serde::{Deserialize, Serialize};
 
 pub use self::world::{NoObject, World};
 use self::{
@@ -32,7 +33,7 @@ use self::{
 };
 use crate::manifest::{
     Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,
-    Skill, SkillName, TwoFactor,
+    ParentRef, Skill, SkillName, TwoFactor,
 };
 
 /// Something about a place of the manifest.
@@ -64,15 +65,66 @@ pub struct Compiled {
     pub warnings: Vec<Remark>,
 }
 
-/// The numbers of skills and rules. They are kept over reloads, so that labels stay valid and unchanged rules are not
-/// written again.
-#[derive(Debug, Default)]
+/// The numbers of skills and rules. They are kept over reloads and over the daemon's end, so that labels stay valid and
+/// unchanged rules are not written again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "IdList", into = "IdList")]
 pub struct Ids {
     skills: HashMap<String, SkillId>,
     rules: HashMap<RuleText, RuleId>,
+    /// The last number that was given to a rule; none is given twice.
+    last_rule: u32,
+    parents: HashMap<enforcer_common::ids::Digest, u64>,
+}
+
+/// [`Ids`] as they are written down.
+#[derive(Serialize, Deserialize)]
+struct IdList {
+    skills: Vec<(u32, String)>,
+    rules: Vec<(u32, String, String)>,
+    last_rule: u32,
+}
+
+impl From<IdList> for Ids {
+    fn from(list: IdList) -> Self {
+        let rule = |(id, skill, text)| (RuleText { skill, text }, RuleId(id));
+        Self {
+            skills: list.skills.into_iter().map(|(id, name)| (name, SkillId(id))).collect(),
+            rules: list.rules.into_iter().map(rule).collect(),
+            last_rule: list.last_rule,
+            // The kernel's map knows them best.
+            parents: HashMap::new(),
+        }
+    }
+}
+
+impl From<Ids> for IdList {
+    fn from(ids: Ids) -> Self {
+        Self {
+            skills: ids.skills.into_iter().map(|(name, id)| (id.0, name)).collect(),
+            rules: ids.rules.into_iter().map(|(rule, id)| (id.0, rule.skill, rule.text)).collect(),
+            last_rule: ids.last_rule,
+        }
+    }
 }
 
 impl Ids {
+    /// The skills and rules behind the numbers: what events of before need.
+    #[must_use]
+    pub fn texts(&self) -> Ruleset {
+        let name = |name: &String| SkillText { name: name.clone(), ..SkillText::default() };
+        Ruleset {
+            names: self.skills.iter().map(|(text, id)| (*id, name(text))).collect(),
+            rules: self.rules.iter().map(|(text, id)| (*id, text.clone())).collect(),
+            ..Ruleset::default()
+        }
+    }
+
+    /// Takes over the bits that were given to programs which `parents` rules name: labels have them.
+    pub fn remember_parents(&mut self, known: &HashMap<enforcer_common::ids::Digest, u64>) {
+        self.parents.extend(known);
+    }
+
     /// The number of a skill, a new one for a new name. `None` when there are no more.
     pub fn skill(&mut self, name: &str) -> Option<SkillId> {
         if let Some(id) = self.skills.get(name) {
@@ -90,16 +142,38 @@ impl Ids {
         self.skills.get(name).copied()
     }
 
+    /// The bit of a program that a `parents` rule names, a new one for a new content. `None` when there are no more.
+    fn parent(&mut self, digest: enforcer_common::ids::Digest) -> Option<u64> {
+        let next = u32::try_from(self.parents.len()).ok().filter(|n| *n < PARENT_LIMIT).map(|n| 1 << n);
+        match self.parents.entry(digest) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(new) => next.map(|bit| *new.insert(bit)),
+        }
+    }
+
     fn rule(&mut self, text: RuleText) -> RuleId {
-        let next = RuleId(u32::try_from(self.rules.len() + 1).unwrap_or(u32::MAX));
-        *self.rules.entry(text).or_insert(next)
+        *self.rules.entry(text).or_insert_with(|| {
+            self.last_rule = self.last_rule.saturating_add(1);
+            RuleId(self.last_rule)
+        })
+    }
+
+    /// How many rules have numbers.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Forgets rules, whose numbers are not given again.
+    pub fn forget_rules(&mut self, keep: impl Fn(RuleId) -> bool) {
+        self.rules.retain(|_, id| keep(*id));
     }
 }
 
 /// Compiles a manifest.
 ///
 /// # Errors
-/// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which only grows.
+/// All that cannot be compiled, each with its place. Nothing was changed but `ids`, which grew.
 pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Result<Compiled, CompileErrors> {
     let own_paths = world.own();
     let own =
@@ -109,6 +183,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         world,
         ids,
         ruleset: Ruleset::default(),
+        libraries: libraries::Memory::default(),
         own: Rc::new(own),
         own_paths,
         warnings: vec![],
@@ -119,6 +194,8 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
     for (name, skill) in &manifest.skills {
         compiler.skill(name, skill);
     }
+    compiler.mark_loaders();
+    compiler.ruleset.parents.clone_from(&compiler.ids.parents);
     let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
@@ -128,6 +205,7 @@ struct Compiler<'a> {
     world: &'a mut dyn World,
     ids: &'a mut Ids,
     ruleset: Ruleset,
+    libraries: libraries::Memory,
     own: Rc<Vec<OwnObject>>,
     own_paths: Vec<PathBuf>,
     warnings: Vec<Remark>,
@@ -184,6 +262,9 @@ impl Compiler<'_> {
                 conf.flags |= skill_flag::EXEC_ANY;
                 conf.exec_any = self.rule(name, "allow_binaries: *".into());
             }
+            Some(Listed::Only(entries)) if entries.iter().any(|entry| !entry.parents.is_empty()) => {
+                conf.flags |= skill_flag::PARENTS;
+            }
             Some(Listed::Only(_)) | None => {}
         }
         match &skill.allow_delete {
@@ -202,6 +283,7 @@ impl Compiler<'_> {
             // Not governed: the kernel's own permissions decide.
             None => conf.flags |= skill_flag::WRITE_ANY,
         }
+        self.code(name, skill, &mut conf);
         if !skill.protect.is_empty() {
             conf.flags |= skill_flag::PROTECTS;
         }
@@ -291,10 +373,12 @@ impl Compiler<'_> {
         if let Some(Listed::Only(destinations)) = &skill.network_scope {
             self.unix_sockets(name, id, &at.key("network_scope"), destinations, &mut depths);
         }
+        self.library_places(name, id, at, skill);
     }
 
     /// The binaries that are listed by their content, wherever they lie.
     fn contents(&mut self, name: &SkillName, id: SkillId, at: &KeyPath, skill: &Skill) {
+        self.library_contents(name, id, skill);
         let entries = skill.allow_binaries.iter().flat_map(Listed::entries);
         let listed: Vec<BinaryEntry> =
             entries.filter(|entry| matches!(entry.binary, Binary::Content(_))).cloned().collect();
@@ -307,17 +391,40 @@ impl Compiler<'_> {
                 Binary::Content(digests) => (digests.clone(), None),
                 Binary::Path { path, sha256 } => {
                     let digests = self.pin(&at.index(index), path, sha256);
-                    let names = self.world.names(Path::new(&self.world.expand(path)));
+                    let place = self.world.expand(path);
+                    let names = self.world.names(Path::new(&place));
                     self.ruleset.pinned.entry(skill).or_default().extend(names);
+                    self.remember_loader(Path::new(&place));
                     (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
+            let parents = self.parents(&at.index(index).key("parents"), &entry.parents);
             for digest in digests {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
-                let key = BinaryKey { skill, digest: enforcer_common::ids::Digest(*digest.as_bytes()) };
-                self.ruleset.binaries.entry(key).or_insert(BinaryRule { rule });
+                self.program_rule(skill, &digest, rule, parents);
             }
         }
+    }
+
+    /// The programs that may run an entry, as a set of bits; `None` when all may.
+    fn parents(&mut self, at: &KeyPath, entries: &[ParentRef]) -> Option<u64> {
+        let mut set = 0;
+        for (index, entry) in entries.iter().enumerate() {
+            let digests = match entry {
+                ParentRef::Digest(digest) => vec![*digest],
+                ParentRef::Path(path) => self.pin(&at.index(index), path, &[]),
+            };
+            for digest in digests {
+                let digest = enforcer_common::ids::Digest(*digest.as_bytes());
+                let Some(bit) = self.ids.parent(digest) else {
+                    let text = format!("more than {PARENT_LIMIT} programs in `parents` since the daemon started");
+                    self.error(&at.index(index), text);
+                    continue;
+                };
+                set |= bit;
+            }
+        }
+        (!entries.is_empty()).then_some(set)
     }
 
     /// The digests that a path entry allows: those it names, else that of what lies there now.

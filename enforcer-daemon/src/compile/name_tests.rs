@@ -111,11 +111,13 @@ fn a_zone_cannot_mean_what_lies_on_this_host_or_link() {
     // The host's own file may.
     assert_eq!(ruleset.resolve_names(&known(&[("a.example", &["127.0.0.1"])], Source::Host)), []);
     assert!(rule(&ruleset, S, "127.0.0.1", 80, protocol::TCP).is_some());
-    // And so may the manifest, by listing a prefix.
+    // The manifest may list them by prefix: then the prefix's own ports are open, and not those of the name.
     let (mut ruleset, _) = compiled("skills: {s: {network_scope: ['127.0.0.0/8:1', 'a.example:80', '[::/0]:1']}}");
     ruleset.resolve_names(&known(&[("a.example", &["127.0.0.1", "169.254.169.254"])], Source::Dns));
-    assert!(rule(&ruleset, S, "127.0.0.1", 80, protocol::TCP).is_some());
-    assert_eq!(rule(&ruleset, S, "169.254.169.254", 80, protocol::TCP), None);
+    assert!(rule(&ruleset, S, "127.0.0.1", 1, protocol::TCP).is_some());
+    for address in ["127.0.0.1", "169.254.169.254"] {
+        assert_eq!(rule(&ruleset, S, address, 80, protocol::TCP), None, "{address}");
+    }
 }
 
 #[test]

@@ -76,14 +76,18 @@ impl Scope {
         for rule in &self.names {
             for (address, source) in known.names.get(&rule.name).into_iter().flatten() {
                 let prefix = net_prefix(skill, &IpNet::from(*address));
-                if *source == Source::Dns && !covers(&self.listed, &prefix) {
+                if *source == Source::Dns {
+                    let listed = covers(&self.listed, &prefix);
                     if let Some(kind) = special::refused(*address) {
-                        remarks.push(rule.remark(&format!(
-                            "its name server says {address} ({kind}), which stays closed: list the address if it is meant"
-                        )));
+                        // What a listed prefix allows there it allows by itself: on its own ports, and on no others.
+                        if !listed {
+                            remarks.push(rule.remark(&format!(
+                                "its name server says {address} ({kind}), which stays closed: list the address if it is meant"
+                            )));
+                        }
                         continue;
                     }
-                    if special::is_private(*address) {
+                    if !listed && special::is_private(*address) {
                         remarks.push(rule.remark(&format!("it has the private address {address}")));
                     }
                 }

@@ -16,6 +16,7 @@ use enforcer_common::{
     event::Reason,
     ids::ObjectId,
     net::{AbstractKey, Address, IPPROTO_TCP, IPPROTO_UDP, PORTS_PER_PREFIX, PortSet},
+    rules::BinaryRule,
 };
 use proptest::{
     collection::vec,
@@ -198,6 +199,9 @@ impl Rules for Trie {
     }
     fn entrypoint(&self, _: &enforcer_common::ids::Digest) -> Option<SkillId> {
         None
+    }
+    fn parent(&self, _: &enforcer_common::ids::Digest) -> u64 {
+        0
     }
     fn spend(&self, _: SkillId, _: &SkillConf) -> bool {
         false

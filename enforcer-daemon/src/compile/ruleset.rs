@@ -46,6 +46,8 @@ pub struct Ruleset {
     pub objects: HashMap<ObjectKey, ObjectRule>,
     /// Skills by the digest of their entrypoint.
     pub entrypoints: HashMap<Digest, EntrypointRule>,
+    /// The bits of all programs that a `parents` rule has named since the daemon started. None is given to another.
+    pub parents: HashMap<Digest, u64>,
     /// The paths that path rules name: what lies there may come, go and be replaced.
     pub watched: BTreeSet<PathBuf>,
     /// The paths whose binaries each skill may run, under the names that events may show.
@@ -118,6 +120,7 @@ impl Ruleset {
             && self.listeners == other.listeners
             && self.abstract_names == other.abstract_names
             && self.entrypoints == other.entrypoints
+            && self.parents == other.parents
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
             && self.units == other.units

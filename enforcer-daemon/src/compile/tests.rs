@@ -47,11 +47,15 @@ fn host() -> Fake {
 }
 
 fn compiled(yaml: &str, ids: &mut Ids) -> Compiled {
+    compiled_on(&mut host(), yaml, ids)
+}
+
+fn compiled_on(host: &mut Fake, yaml: &str, ids: &mut Ids) -> Compiled {
     let manifest = {
         let source = crate::manifest::Source::from_bytes("test.yaml", yaml.into()).expect("text");
         crate::manifest::parse(&source).expect("a manifest")
     };
-    compile(&manifest, &mut host(), ids).expect("it compiles")
+    compile(&manifest, host, ids).expect("it compiles")
 }
 
 #[test]
@@ -125,11 +129,76 @@ fn absent_lists_allow_nothing_and_a_star_everything() {
         &mut Ids::default(),
     );
     let flags: Vec<u32> = [SkillId(1), SkillId(2)].map(|id| out.ruleset.skills[&id].flags).into();
-    // Writing is not governed where it is not mentioned.
-    let writes = skill_flag::WRITE_ANY;
-    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | writes;
-    assert_eq!(flags, [writes, any]);
+    // Writing is not governed where it is not mentioned, but for the libraries that are there by default.
+    let absent = skill_flag::WRITE_ANY | skill_flag::LIBRARIES_DEFAULT | skill_flag::LIBRARIES_SEALED;
+    let any = skill_flag::EXEC_ANY | skill_flag::DELETE_ANY | skill_flag::CONNECT_ANY | absent;
+    assert_eq!(flags, [absent, any]);
     assert!(out.ruleset.is_empty());
+}
+
+/// A host with libraries, programs beside them, and a loader.
+fn with_libraries() -> Fake {
+    let objects = [("/usr", 20), ("/usr/bin", 21), ("/usr/local/bin", 22), ("/opt", 23), ("/srv/lib", 24)];
+    Fake { digests: [("/lib64/ld-linux-x86-64.so.2", 7)].into(), objects: objects.into(), ..Fake::default() }
+}
+
+/// What is said of each object of skill 1: whether it may be mapped.
+fn words(ruleset: &Ruleset) -> Vec<(u64, bool)> {
+    let mut words: Vec<_> = ruleset.objects.iter().filter(|(key, _)| key.skill == SkillId(1)).collect();
+    words.sort_unstable_by_key(|(key, _)| key.object.ino);
+    words.into_iter().map(|(key, rule)| (key.object.ino, rule.library.rule().is_some())).collect()
+}
+
+#[test]
+fn directories_of_libraries_leave_out_their_programs() {
+    use enforcer_common::rules::skill_flag::{LIBRARIES_DEFAULT, LIBRARIES_SEALED, LIBRARY_ANY};
+    let libraries = |flags: u32| flags & (LIBRARIES_DEFAULT | LIBRARIES_SEALED | LIBRARY_ANY);
+    for (body, expected, flags) in [
+        ("", &[(20, true), (21, false), (22, false), (23, true)][..], LIBRARIES_DEFAULT | LIBRARIES_SEALED),
+        ("allow_libraries: [/srv/lib]", &[(24, true)], LIBRARIES_SEALED),
+        ("allow_libraries: [/usr, /usr/bin]", &[(20, true), (21, true), (22, false)], LIBRARIES_SEALED),
+        ("allow_libraries: [/usr], allow_write: ['*']", &[(20, true), (21, false), (22, false)], 0),
+        ("allow_libraries: []", &[], 0),
+        ("allow_libraries: ['*']", &[], LIBRARY_ANY),
+    ] {
+        let out = compiled_on(&mut with_libraries(), &format!("skills: {{s: {{{body}}}}}"), &mut Ids::default());
+        assert_eq!(words(&out.ruleset), expected, "{body}");
+        assert_eq!(libraries(out.ruleset.skills[&SkillId(1)].flags), flags, "{body}");
+    }
+}
+
+#[test]
+fn contents_are_programs_libraries_and_loaders() {
+    use enforcer_common::rules::binary_flag::{LIBRARY, LOADER, PROGRAM};
+    let (loader, both) = (Digest::new([7; 32]), Digest::new([9; 32]));
+    let yaml = format!("skills: {{s: {{allow_binaries: ['{loader}', '{both}'], allow_libraries: ['{both}']}}}}");
+    let out = compiled_on(&mut with_libraries(), &yaml, &mut Ids::default());
+    let mut flags: Vec<_> = out.ruleset.binaries.iter().map(|(key, rule)| (key.digest.0[0], rule.flags)).collect();
+    flags.sort_unstable();
+    assert_eq!(flags, [(7, PROGRAM | LOADER), (9, PROGRAM | LIBRARY)]);
+}
+
+#[test]
+fn parents_are_bits_that_stay() {
+    use enforcer_common::rules::binary_flag::{PARENTS, PROGRAM};
+    let mut ids = Ids::default();
+    let rules = |yaml: &str, ids: &mut Ids| {
+        let out = compiled(&format!("skills: {{s: {{allow_binaries: [{yaml}]}}}}"), ids);
+        let mut rules: Vec<_> = out.ruleset.binaries.iter().map(|(k, r)| (k.digest.0[0], r.flags, r.parents)).collect();
+        rules.sort_unstable();
+        rules
+    };
+    let one = rules("{path: /bin/rm, parents: [/bin/sh]}", &mut ids);
+    assert_eq!(one, [(2, PROGRAM | PARENTS, 1)]);
+    let digest = Digest::new([5; 32]);
+    let two = rules(&format!("{{path: /bin/rm, parents: ['{digest}', /bin/sh]}}, /bin/sh"), &mut ids);
+    assert_eq!(two, [(1, PROGRAM, 0), (2, PROGRAM | PARENTS, 3)]);
+    // Of two entries for one content each allows what it says, in either order.
+    for yaml in ["/bin/rm, {path: /bin/rm, parents: [/bin/sh]}", "{path: /bin/rm, parents: [/bin/sh]}, /bin/rm"] {
+        assert_eq!(rules(yaml, &mut ids), [(2, PROGRAM, 0)]);
+    }
+    // A parent that is not there allows nothing.
+    assert_eq!(rules("{path: /bin/rm, parents: [/nowhere]}", &mut ids), [(2, PROGRAM | PARENTS, 0)]);
 }
 
 #[test]
@@ -139,4 +208,43 @@ fn ports_and_protocols_are_kept() {
     assert!(set.find(53, protocol::UDP).is_some());
     assert!(set.find(53, protocol::TCP).is_none());
     assert!(set.find(54, protocol::UDP).is_none());
+}
+
+/// A daemon that comes after this one gives out the same numbers.
+#[test]
+fn numbers_outlive_the_daemon() {
+    let yaml = "skills: {a: {allow_binaries: [/bin/sh]}, b: {allow_delete: [/srv/tmp]}}";
+    let mut ids = Ids::default();
+    compiled("skills: {z: {allow_delete: [/srv/tmp]}}", &mut ids);
+    let before = compiled(yaml, &mut ids).ruleset;
+    let written = serde_json::to_string(&ids).expect("numbers can be written down");
+    let mut read: Ids = serde_json::from_str(&written).expect("and read");
+    assert_eq!(read, ids);
+    assert_eq!(read.texts().rules[&before.binaries.values().next().expect("one").rule].skill, "a");
+    let after = compiled(yaml, &mut read).ruleset;
+    assert!(after.same_rules(&before));
+    assert_eq!(after.rules, before.rules);
+    // A new name gets a number that nobody had.
+    compiled("skills: {new: {}}", &mut read);
+    assert!(read.texts().names.len() == 4 && read.known_skill("new") > read.known_skill("b"));
+}
+
+#[test]
+fn numbers_of_forgotten_rules_are_not_given_again() {
+    let mut ids = Ids::default();
+    let policy = |path: &str| format!("version: 1\nskills:\n  a:\n    allow_delete: [{path}]\n");
+    let first = compiled(&policy("/srv/tmp"), &mut ids).ruleset.rules;
+    let second = compiled(&policy("/srv"), &mut ids).ruleset.rules;
+    ids.forget_rules(|rule| second.contains_key(&rule));
+    assert_eq!(ids.rules(), second.len());
+    // They are kept over the daemon's end, and so is what was given last.
+    let written = serde_json::to_string(&ids).expect("they can be written");
+    let mut ids: Ids = serde_json::from_str(&written).expect("they can be read");
+    assert_eq!(compiled(&policy("/srv"), &mut ids).ruleset.rules, second);
+    let third = compiled(&policy("/srv/tmp"), &mut ids).ruleset.rules;
+    let of = |rules: &HashMap<RuleId, RuleText>| {
+        rules.iter().find(|(_, rule)| rule.text == "allow_delete: /srv/tmp").map(|(id, _)| *id)
+    };
+    let (then, now) = (of(&first).expect("a rule"), of(&third).expect("a rule"));
+    assert!(now > then && !second.contains_key(&now), "{then:?} {now:?} {second:?}");
 }

@@ -15,10 +15,13 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ask::Silent,
+    elf,
     engine::members::Members,
+    hash,
     kernel::{
         load::CGROUP_ROOT,
         resolve::{ResolveError, Resolver},
@@ -62,6 +65,10 @@ pub trait World {
     /// # Errors
     /// Why it has none, in a sentence that names the path.
     fn digest(&mut self, path: &Path) -> Result<Digest, String>;
+    /// The dynamic loader that a program asks for, which was measured; none when it asks for none, or cannot be read.
+    fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
     /// The paths under which events may show the file at `path`, which was measured.
     fn names(&mut self, path: &Path) -> Vec<PathBuf> {
         vec![path.to_owned()]
@@ -125,15 +132,19 @@ pub struct Host<'a> {
 
 /// What was found when the policy was last loaded, which is what its author vouched for. Until it is loaded again, binaries
 /// stay pinned to it, and a path leads only where nobody could have bent it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Loaded {
     /// The digests of the binaries that paths named.
     pins: HashMap<PathBuf, Result<Digest, String>>,
+    /// The dynamic loaders that these binaries ask for.
+    loaders: HashMap<PathBuf, Option<PathBuf>>,
     /// The mounts there were.
     mounts: Vec<Mount>,
     /// Where each path led, symlinks followed as far as it existed.
     places: HashMap<PathBuf, PathBuf>,
     /// Whether the policy is in force and its paths are being resolved again.
+    #[serde(skip)]
     again: bool,
 }
 
@@ -141,6 +152,24 @@ impl Loaded {
     /// From now on, what was found counts.
     pub fn settle(&mut self) {
         self.again = true;
+    }
+
+    /// What the next daemon needs of it. Paths that are not text cannot be written down: a mount that is not known allows
+    /// nothing, and a place is looked for again.
+    #[must_use]
+    pub fn written(&self) -> Self {
+        let mount = |mount: &&Mount| mount.root.to_str().is_some() && mount.mount_point.to_str().is_some();
+        let text = |(path, place): &(&PathBuf, &PathBuf)| path.to_str().is_some() && place.to_str().is_some();
+        let named = |(path, loader): &(&PathBuf, &Option<PathBuf>)| {
+            path.to_str().is_some() && loader.as_ref().is_none_or(|loader| loader.to_str().is_some())
+        };
+        Self {
+            pins: self.pins.clone(),
+            loaders: self.loaders.iter().filter(named).map(|(path, loader)| (path.clone(), loader.clone())).collect(),
+            mounts: self.mounts.iter().filter(mount).cloned().collect(),
+            places: self.places.iter().filter(text).map(|(path, place)| (path.clone(), place.clone())).collect(),
+            again: false,
+        }
     }
 }
 
@@ -325,6 +354,13 @@ impl World for Host<'_> {
             names.extend(self.place(path).ok());
         }
         names
+    }
+
+    fn loader(&mut self, path: &Path) -> Option<PathBuf> {
+        // Where nothing could be measured, looking at the path may take for ever.
+        self.loaded.pins.get(path)?.as_ref().ok()?;
+        let read = || elf::interpreter(&hash::open_regular(path).ok()?.0);
+        self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {

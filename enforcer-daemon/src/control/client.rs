@@ -4,6 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -21,12 +22,16 @@ pub fn connect(runtime: &Path) -> anyhow::Result<UnixStream> {
     })
 }
 
+/// How long an answer may take: a reload measures every binary of its policy.
+const ANSWER_TIME: Duration = Duration::from_mins(10);
+
 /// Asks one question.
 ///
 /// # Errors
-/// When the daemon is not there or says no; its words are the error.
+/// When the daemon is not there, does not answer within [`ANSWER_TIME`], or says no; its words are the error.
 pub fn ask(runtime: &Path, request: &Request) -> anyhow::Result<serde_json::Value> {
     let mut stream = connect(runtime)?;
+    stream.set_read_timeout(Some(ANSWER_TIME)).context("waiting for the daemon")?;
     send(&mut stream, request)?;
     let mut line = String::new();
     BufReader::new(&stream).take(MAX_LINE).read_line(&mut line).context("reading the daemon's answer")?;

@@ -57,6 +57,8 @@ pub enum Request {
         /// Another file than before.
         policy: Option<std::path::PathBuf>,
     },
+    /// Take everything out of force, and end the daemon.
+    Unload,
     /// The last events, and with `follow` those to come.
     Events {
         /// Go on until the connection ends.

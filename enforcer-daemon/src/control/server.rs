@@ -1,7 +1,14 @@
 //! The daemon's end of the control socket.
 
-use std::{io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -10,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, MAX_LINE, Request};
+use super::{Answer, MAX_LINE, Request, SOCKET};
 use crate::{service::Service, workload::Selector};
 
 /// How many connections are served at once; a further one waits.
@@ -20,19 +27,43 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long a listener may take for one line before it is let go.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// Binds the socket: root's alone.
+/// The name of a socket that is not open to anybody yet.
+const NEXT_SOCKET: &str = "control.sock.next";
+
+/// A socket that waits for the daemon to be ready.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    next: PathBuf,
+    path: PathBuf,
+}
+
+/// Binds the socket in a runtime directory: root's alone. Nobody finds it before it is [published](Socket::publish).
 ///
 /// # Errors
-/// When the path cannot be bound.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+/// When it cannot be bound.
+pub fn bind(runtime: &Path) -> anyhow::Result<Socket> {
+    let (next, path) = (runtime.join(NEXT_SOCKET), runtime.join(SOCKET));
+    let failed = || format!("cannot listen at {}", path.display());
     // What lies there is from a daemon that has ended: the caller holds the instance's lock.
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+    match std::fs::remove_file(&next) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).with_context(failed),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let listener = UnixListener::bind(&next).with_context(failed)?;
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    Ok(Socket { listener, next, path })
+}
+
+impl Socket {
+    /// Lets the socket be found, in place of that of a daemon that has ended.
+    ///
+    /// # Errors
+    /// When it cannot be named.
+    pub fn publish(self) -> anyhow::Result<UnixListener> {
+        std::fs::rename(&self.next, &self.path).with_context(|| format!("cannot listen at {}", self.path.display()))?;
+        Ok(self.listener)
+    }
 }
 
 /// Serves the socket until the task is ended.
@@ -90,6 +121,15 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
             Ok(Request::Events { follow }) => return events(&mut write, service, follow).await,
+            Ok(Request::Unload) => {
+                let by = format!("`enforcer unload` (process {}, user {})", pid.unwrap_or(0), peer.uid());
+                let outcome = service.unload(&by).await;
+                let unloaded = outcome.is_ok();
+                answer(&mut write, outcome).await?;
+                if unloaded {
+                    service.answered.notify_one();
+                }
+            }
             Ok(request) => answer(&mut write, carry_out(service, request, pid).await).await?,
         }
     }
@@ -129,7 +169,7 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
             Ok(json!({ "skill": skill }))
         }
         Request::Reload { policy } => service.reload(policy).await,
-        Request::Events { .. } => Err("events end a connection".into()),
+        Request::Events { .. } | Request::Unload => Err("it ends a connection".into()),
     }
 }
 

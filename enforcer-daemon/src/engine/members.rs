@@ -1,7 +1,7 @@
 //! The containers and units that are governed: which there are, whose skill each is in, and where its files are.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -14,11 +14,16 @@ use rustix::{
     io::Errno,
 };
 
+use super::first::FirstDigests;
 use crate::{
+    ask::Asker,
     manifest::{Digest, Manifest},
     mounts::{self, Mount},
     workload::{self, Kind, Selector, Workload, container::Facts},
 };
+
+/// How many cgroups that have a container's name are remembered for being told of once.
+const MAX_REFUSED: usize = 1024;
 
 /// One of them.
 pub struct Member {
@@ -30,6 +35,9 @@ pub struct Member {
     facts: Option<Facts>,
     /// The skill that it was put into by hand.
     by_hand: Option<String>,
+    /// Whether root made its cgroup, or vouched for it. The name of a cgroup that somebody else made is his choice, and so is what
+    /// its processes show as their root: it is no container of an engine on this host, and none of its paths is looked up.
+    vouched: bool,
     root: Option<Arc<Root>>,
     /// Whether its own program runs, so that its root directory is final.
     runs: bool,
@@ -62,6 +70,14 @@ pub struct Members {
     /// What was found in each container.
     pub found: HashMap<u64, Found>,
     wanted: Vec<(String, Selector)>,
+    /// The skills that an earlier daemon put some into by hand.
+    expected: BTreeMap<u64, String>,
+    /// What the binaries of containers were when they were first measured.
+    pub first: FirstDigests,
+    /// Cgroups with a container's name that are not its, which were told of.
+    refused: HashSet<u64>,
+    /// Looks at what processes show, which may be of a filesystem that never answers.
+    asker: Asker,
 }
 
 impl Members {
@@ -78,10 +94,21 @@ impl Members {
             .collect();
     }
 
+    /// Those that were put into a skill by hand, by the id of their cgroup, for the next daemon.
+    #[must_use]
+    pub fn by_hand(&self) -> BTreeMap<u64, String> {
+        self.all.iter().filter_map(|(id, member)| Some((*id, member.by_hand.clone()?))).collect()
+    }
+
+    /// Takes over [what an earlier daemon had](Self::by_hand); a cgroup's id is given once.
+    pub fn expect(&mut self, by_hand: BTreeMap<u64, String>) {
+        self.expected = by_hand;
+    }
+
     /// Whether the daemon has to know of cgroups that are made and removed.
     #[must_use]
     pub fn is_curious(&self) -> bool {
-        !self.wanted.is_empty() || self.all.values().any(|m| m.by_hand.is_some())
+        !(self.wanted.is_empty() && self.expected.is_empty()) || self.all.values().any(|m| m.by_hand.is_some())
     }
 
     /// Looks which containers and units there are. What has gone is forgotten.
@@ -97,6 +124,8 @@ impl Members {
         for workload in workload::scan()? {
             self.meet(workload);
         }
+        // Those that are still expected have gone.
+        self.expected.clear();
         self.all.retain(|id, member| Workload::at_id(&member.workload.path) == Some(*id));
         self.found.retain(|id, _| self.all.contains_key(id));
         let wanted = std::mem::take(&mut self.wanted);
@@ -107,17 +136,28 @@ impl Members {
         Ok(())
     }
 
-    /// Takes note of one; what is known of it already stays. Returns its skill.
+    /// Takes note of one; what is known of it already stays. Returns its skill; none for a cgroup that only has a container's name.
     pub fn meet(&mut self, workload: Workload) -> Option<String> {
+        let vouched = workload.is_roots();
+        self.admit(workload, vouched)
+    }
+
+    fn admit(&mut self, workload: Workload, vouched: bool) -> Option<String> {
+        if !self.all.contains_key(&workload.id) && !self.is_the_first(&workload, vouched) {
+            return None;
+        }
         let member = self.all.entry(workload.id).or_insert_with(|| {
             let facts = match &workload.kind {
-                Kind::Container(id) => Some(Facts::of(id, Path::new("/"))),
+                Kind::Container(id) if vouched => Some(Facts::of(id, Path::new("/"))),
+                Kind::Container(id) => Some(Facts { id: id.clone(), ..Facts::default() }),
                 Kind::Unit(_) => None,
             };
-            Member { workload, skill: None, facts, by_hand: None, root: None, runs: false }
+            let by_hand = self.expected.remove(&workload.id);
+            Member { workload, skill: None, facts, by_hand, vouched, root: None, runs: false }
         });
+        member.vouched |= vouched;
         // An engine may have told nothing yet.
-        if let (Kind::Container(id), Some(facts)) = (&member.workload.kind, &mut member.facts)
+        if let (Kind::Container(id), Some(facts), true) = (&member.workload.kind, &mut member.facts, member.vouched)
             && facts.rootfs.is_none()
         {
             *facts = Facts::of(id, Path::new("/"));
@@ -126,10 +166,37 @@ impl Members {
         member.skill.clone()
     }
 
-    /// Takes note of a container of which a runtime's hook tells; returns its skill.
+    /// Whether no other living cgroup is that container. One that root vouches for takes the place of others.
+    fn is_the_first(&mut self, new: &Workload, vouched: bool) -> bool {
+        let is_other =
+            |m: &&Member| m.workload.kind == new.kind && Workload::at_id(&m.workload.path) == Some(m.workload.id);
+        if !matches!(new.kind, Kind::Container(_)) {
+            return true;
+        }
+        let others: Vec<(u64, bool)> =
+            self.all.values().filter(is_other).map(|member| (member.workload.id, member.vouched)).collect();
+        if !vouched && !others.is_empty() {
+            if self.refused.len() > MAX_REFUSED {
+                self.refused.clear();
+            }
+            if self.refused.insert(new.id) {
+                tracing::warn!(
+                    "{} has the name of a container that is elsewhere: it is not governed as that",
+                    new.path
+                );
+            }
+            return false;
+        }
+        for (id, _) in others.into_iter().filter(|(_, vouched)| !vouched) {
+            self.forget(id);
+        }
+        true
+    }
+
+    /// Takes note of a container of which a runtime's hook tells, as root alone can; returns its skill.
     pub fn introduce(&mut self, workload: Workload, bundle: &Path, skill: Option<String>) -> Option<String> {
         let id = workload.id;
-        self.meet(workload);
+        self.admit(workload, true);
         let member = self.all.get_mut(&id)?;
         if let Some(facts) = &mut member.facts {
             facts.read_bundle(bundle);
@@ -183,8 +250,35 @@ impl Members {
         }
         member.runs = true;
         member.root = None;
-        self.found.remove(&id);
+        // What was measured stays: from now on its processes may write what a second look would take for theirs.
+        if let Some(found) = self.found.get_mut(&id) {
+            found.objects.clear();
+            found.pins.retain(|_, digest| digest.is_ok());
+        }
         true
+    }
+
+    /// Those of whose beginning nobody has told: the governed containers whose own program is not known to run.
+    #[must_use]
+    pub fn waiting(&self) -> BTreeSet<u64> {
+        let waits = |member: &Member| member.skill.is_some() && member.is_container() && !member.runs;
+        self.all.iter().filter(|(_, member)| waits(member)).map(|(id, _)| *id).collect()
+    }
+
+    /// The digest of a container's binary when it was first measured.
+    #[must_use]
+    pub fn first_digest(&self, id: u64, path: &Path) -> Option<Digest> {
+        match &self.all.get(&id)?.workload.kind {
+            Kind::Container(name) => self.first.get(name, path),
+            Kind::Unit(_) => None,
+        }
+    }
+
+    /// Keeps the digest of a container's binary.
+    pub fn measured(&mut self, id: u64, path: &Path, digest: Digest) {
+        if let Some(Kind::Container(name)) = self.all.get(&id).map(|member| &member.workload.kind) {
+            self.first.keep(name, path, digest);
+        }
     }
 
     /// The members of a skill.
@@ -210,14 +304,16 @@ impl Members {
     #[must_use]
     pub fn runs_its_own(&mut self, id: u64, pid: u32) -> bool {
         let exe = PathBuf::from(format!("/proc/{pid}/exe"));
-        let Ok(program) = fs::metadata(&exe) else { return false };
-        if self.get(id).is_some_and(Member::is_container) {
+        let identity = move || fs::metadata(&exe).map(|m| (m.dev(), m.ino()));
+        // One whose filesystem does not answer is none of an engine's.
+        let Ok(program) = self.asker.ask(&PathBuf::from(format!("process {pid}")), identity) else { return true };
+        let Ok(program) = program else { return false };
+        if self.get(id).is_some_and(|member| member.is_container() && member.vouched) {
             // The engine's program lies on the host.
             let root = self.root(id).ok().and_then(|root| rustix::fs::fstat(&root.dir).ok());
-            return root.is_some_and(|root| root.st_dev == program.dev());
+            return root.is_some_and(|root| root.st_dev == program.0);
         }
-        let is_manager =
-            |path: &Path| fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (program.dev(), program.ino()));
+        let is_manager = |path: &Path| fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == program);
         !(is_manager(Path::new("/proc/1/exe"))
             || super::workloads::LAUNCHERS.iter().any(|path| is_manager(Path::new(path))))
     }
@@ -228,12 +324,28 @@ impl Members {
     /// When they cannot be reached: it has ended, or its engine does not say where they are.
     pub fn root(&mut self, id: u64) -> io::Result<Arc<Root>> {
         let member = self.all.get_mut(&id).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let root = match member.root.take() {
-            Some(root) => root,
-            None => Arc::new(member.open_root()?),
-        };
-        Ok(Arc::clone(member.root.insert(root)))
+        if let Some(root) = &member.root {
+            return Ok(Arc::clone(root));
+        }
+        if !member.vouched {
+            return Err(io::Error::other(format!(
+                "its cgroup {} was made by a user that is not root",
+                member.workload.path
+            )));
+        }
+        let files = member.files();
+        let asked = PathBuf::from(format!("the root of container {id}"));
+        let root =
+            self.asker.ask(&asked, move || files.open()).map_err(|e| io::Error::new(io::ErrorKind::TimedOut, e))?;
+        Ok(Arc::clone(member.root.insert(Arc::new(root?))))
     }
+}
+
+/// What is known of where a container's files are.
+struct Files {
+    workload: Workload,
+    rootfs: Option<PathBuf>,
+    volumes: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Member {
@@ -258,15 +370,22 @@ impl Member {
         self.facts.is_some()
     }
 
+    fn files(&self) -> Files {
+        let facts = self.facts.clone().unwrap_or_default();
+        Files { workload: self.workload.clone(), rootfs: facts.rootfs, volumes: facts.volumes }
+    }
+}
+
+impl Files {
     /// Opens the root directory: as its processes see it, or, before they do, as the runtime prepares it.
-    fn open_root(&self) -> io::Result<Root> {
-        let rootfs = self.facts.as_ref().and_then(|facts| facts.rootfs.as_deref());
+    fn open(self) -> io::Result<Root> {
+        let Self { workload, rootfs, volumes } = self;
         let same = |a: &Path, b: &Path| matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()));
-        let processes = self.workload.processes();
+        let processes = workload.processes();
         for pid in &processes {
             let root = PathBuf::from(format!("/proc/{pid}/root"));
             // What the engine says is the root, or, when it says nothing, anything but the host's.
-            let is_its = match rootfs {
+            let is_its = match &rootfs {
                 Some(rootfs) if rootfs.exists() => same(&root, rootfs),
                 _ => !same(&root, Path::new("/")),
             };
@@ -275,16 +394,18 @@ impl Member {
             }
         }
         let rootfs = rootfs.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let volumes = self.facts.as_ref().map(|facts| facts.volumes.clone()).unwrap_or_default();
         let with_volumes = |root: Root| Root { volumes, ..root };
-        // Within the mount namespace of the runtime's child, which has the container's volumes.
-        for pid in processes {
-            let dir = PathBuf::from(format!("/proc/{pid}/root")).join(rootfs.strip_prefix("/").unwrap_or(rootfs));
-            if let Ok(root) = Root::open(&dir, rootfs, &format!("/proc/{pid}/mountinfo")) {
+        // Within the mount namespace of the runtime's child, which has the container's volumes. Whoever made a user namespace may
+        // have made anything appear there.
+        let privileged =
+            |pid: &&u32| same(&PathBuf::from(format!("/proc/{pid}/ns/user")), Path::new("/proc/self/ns/user"));
+        for pid in processes.iter().filter(privileged) {
+            let dir = PathBuf::from(format!("/proc/{pid}/root")).join(rootfs.strip_prefix("/").unwrap_or(&rootfs));
+            if let Ok(root) = Root::open(&dir, &rootfs, &format!("/proc/{pid}/mountinfo")) {
                 return Ok(with_volumes(root));
             }
         }
-        Root::open(rootfs, rootfs, "/proc/self/mountinfo").map(with_volumes)
+        Root::open(&rootfs, &rootfs, "/proc/self/mountinfo").map(with_volumes)
     }
 }
 

@@ -4,8 +4,12 @@
 //! answers questions about files to the thread that asked. Requests come through a bounded channel, one at a time, so
 //! that no two policies are ever applied at once.
 
+mod first;
+mod left;
 pub mod members;
 mod owner;
+mod ring;
+mod state;
 mod workloads;
 
 use std::{
@@ -16,17 +20,29 @@ use std::{
     thread,
 };
 
-use aya::maps::{MapData, RingBuf};
 use enforcer_common::{
-    ids::{Generation, SkillId},
+    ids::{Generation, RuleId, SkillId},
     net::FoundSocket,
 };
 use tokio::sync::{oneshot, watch};
 
-use self::owner::{Owner, Told};
+use self::owner::{Handover, Owner, Told};
+pub use self::{
+    left::{Left, is_governed, left},
+    ring::{Ring, RingError},
+};
 use crate::{
     compile::{CompileErrors, Remark, ruleset::Ruleset},
-    kernel::{LoadError, enrol::EnrolError, maps::ApplyError, sockets::Outcome},
+    events::ledger::Ledger,
+    kernel::{
+        LoadError,
+        enrol::EnrolError,
+        load::Debug as DebugMessages,
+        maps::{ApplyError, OpenError},
+        migrate::MigrateError,
+        pins::PinError,
+        sockets::Outcome,
+    },
     manifest::{HostName, ManifestErrors, ValidManifest},
     names::{Addresses, Wanted},
     workload::Selector,
@@ -54,15 +70,30 @@ pub enum PolicyError {
     /// The kernel did not take it.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// What the next daemon should know could not be kept.
+    #[error(transparent)]
+    Keep(#[from] PinError),
 }
 
-/// Why the engine did not start. Nothing is attached after it.
+/// Why the engine did not start. What was in force before still is, and nothing else.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The kernel refused.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The pins.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The policy in force could not be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What is in force could not be carried over.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// The events of what is in force could not be had.
+    #[error(transparent)]
+    Ring(#[from] RingError),
     /// The daemon's own threads could not be labelled.
     #[error("cannot label the daemon's own threads: {0}")]
     Label(#[from] EnrolError),
@@ -162,6 +193,10 @@ impl Directory {
         self.ruleset.rules.extend(next.rules.clone());
         self.ruleset.pinned.clone_from(&next.pinned);
     }
+
+    fn forget_rules(&mut self, keep: impl Fn(RuleId) -> bool) {
+        self.ruleset.rules.retain(|id, _| keep(*id));
+    }
 }
 
 /// What a policy is compiled for.
@@ -171,6 +206,27 @@ pub struct Site {
     pub home: PathBuf,
     /// What is Enforcer's own beside the manifest: see [`crate::own`].
     pub own: Vec<PathBuf>,
+}
+
+/// Where what is in force came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing was in force before.
+    New,
+    /// An earlier daemon of this build had put it there.
+    Adopted,
+    /// It replaced what a daemon of another build, of this version, had put there.
+    Replaced(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::New => Ok(()),
+            Self::Adopted => f.write_str(", taken over from an earlier daemon"),
+            Self::Replaced(version) => write!(f, ", in place of the programs of version {version}"),
+        }
+    }
 }
 
 /// What the kernel tells of cgroups.
@@ -230,9 +286,10 @@ enum Request {
     IsGoverned(u32, oneshot::Sender<Result<bool, EnrolError>>),
     Status(oneshot::Sender<Status>),
     Dropped(oneshot::Sender<u64>),
+    Unload(oneshot::Sender<Result<(), PinError>>),
 }
 
-/// A handle on the engine; the engine ends, and the programs are detached, when the last one is dropped.
+/// A handle on the engine, which ends when the last one is dropped. What is in force stays.
 #[derive(Clone)]
 pub struct Engine {
     requests: mpsc::SyncSender<Request>,
@@ -245,21 +302,25 @@ pub struct Engine {
 pub struct Started {
     /// The handle.
     pub engine: Engine,
-    /// The events.
-    pub ring: RingBuf<MapData>,
+    /// The events: of the programs that were replaced, then of those in force.
+    pub rings: Vec<Ring>,
     /// The programs' debug messages, when they were asked for.
-    pub debug: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    /// What the compiler warned of.
-    pub warnings: Vec<Remark>,
+    pub debug: Option<DebugMessages>,
+    /// Where what is in force came from.
+    pub origin: Origin,
+    /// How many events were taken and handed on.
+    pub ledger: Ledger,
+    /// The addresses of names that the daemon before knew, which are in force.
+    pub known: Addresses,
     /// Sockets that are closed from now on.
     pub closed: tokio::sync::mpsc::Receiver<Closed>,
 }
 
 impl Engine {
-    /// Loads and attaches the programs and puts the first policy in force. Blocks until it is.
+    /// Takes over what is in force, or loads and attaches the programs, and puts the policy in force. Blocks until it is.
     ///
     /// # Errors
-    /// When any of it fails; then nothing is attached.
+    /// When any of it fails; then what was in force before still is, and nothing else.
     pub fn start(manifest: ValidManifest, file: &Path, site: Site) -> Result<Started, StartError> {
         let (requests, inbox) = mpsc::sync_channel(QUEUE);
         let (ready, outcome) = mpsc::sync_channel(1);
@@ -271,9 +332,8 @@ impl Engine {
         thread::Builder::new()
             .name("engine".into())
             .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted, closed }) {
-                Ok((owner, ring, debug)) => {
-                    let warnings = owner.warnings().to_vec();
-                    let _ = ready.send(Ok((ring, debug, warnings)));
+                Ok(Handover { owner, rings, debug, origin, ledger, known }) => {
+                    let _ = ready.send(Ok((rings, debug, origin, ledger, known)));
                     owner.serve(&inbox);
                 }
                 Err(e) => {
@@ -281,9 +341,10 @@ impl Engine {
                 }
             })
             .map_err(StartError::Thread)?;
-        let (ring, debug, warnings) = outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
+        let (rings, debug, origin, ledger, known) =
+            outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
         let engine = Self { requests, directory, watched: receiver, names };
-        Ok(Started { engine, ring, debug, warnings, closed: told })
+        Ok(Started { engine, rings, debug, origin, ledger, known, closed: told })
     }
 
     /// The rules behind the numbers in events.
@@ -410,5 +471,13 @@ impl Engine {
     /// How many events found the ring full since the programs were loaded.
     pub async fn dropped(&self) -> Option<u64> {
         self.ask(Request::Dropped).await
+    }
+
+    /// Takes everything out of force. The programs are detached when this returns; the engine is of no use any more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub async fn unload(&self) -> Option<Result<(), PinError>> {
+        self.ask(Request::Unload).await
     }
 }

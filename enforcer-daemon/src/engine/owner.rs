@@ -7,29 +7,36 @@ use std::{
     sync::{Arc, RwLock, mpsc},
 };
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray};
 use enforcer_common::{
-    ids::{Generation, SkillId},
+    ids::{Generation, RuleId, SkillId},
     names::map,
     net::FoundSocket,
 };
 use tokio::sync::watch;
 
 use super::{
-    Closed, DigestCounts, Directory, EnterError, PolicyError, Request, Site, SkillStatus, StartError, Status,
-    members::Members, workloads::launchers,
+    Closed, DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
+    members::Members,
+    ring::Ring,
+    state::{Keeper, State},
+    workloads::launchers,
 };
 use crate::{
     compile::{
         self, Ids, Remark,
         world::{self, Host, Loaded, World as _},
     },
+    events::ledger::Ledger,
     kernel::{
         Kernel,
+        contents::{self, Contents, Kept},
         enrol::{EnrolError, Enroller},
         host::HostMap,
-        load::CGROUP_ROOT,
+        load::{self, CGROUP_ROOT, Debug},
         maps::PolicyMaps,
+        migrate,
+        pins::{self, PinError, Sets},
         resolve::Resolver,
         sockets::{self, Outcome},
     },
@@ -55,6 +62,7 @@ pub(super) struct Owner {
     manifest: Arc<ValidManifest>,
     /// Cgroups that were attached by hand, with their skills; they stay over reloads.
     attached: BTreeMap<String, String>,
+    keeper: Keeper,
     warnings: Vec<Remark>,
     directory: Arc<RwLock<Directory>>,
     told: Told,
@@ -73,10 +81,20 @@ pub(super) struct Told {
     pub(super) closed: tokio::sync::mpsc::Sender<Closed>,
 }
 
-type Handover = (Owner, RingBuf<MapData>, Option<aya_log::EbpfLogger<&'static dyn log::Log>>);
+/// What a started engine hands out once.
+pub(super) struct Handover {
+    pub(super) owner: Owner,
+    pub(super) rings: Vec<Ring>,
+    pub(super) debug: Option<Debug>,
+    pub(super) origin: Origin,
+    pub(super) ledger: Ledger,
+    /// The addresses of names that the daemon before knew.
+    pub(super) known: Addresses,
+}
 
 impl Owner {
-    /// Loads and attaches the programs and puts the first policy in force.
+    /// Takes over the programs that are in force, if they are of this build; else loads and attaches them, beside those in
+    /// force, which then go. Puts the policy in force.
     pub(super) fn start(
         manifest: ValidManifest,
         file: PathBuf,
@@ -84,53 +102,113 @@ impl Owner {
         directory: Arc<RwLock<Directory>>,
         told: Told,
     ) -> Result<Handover, StartError> {
-        let mut kernel = Kernel::load()?;
-        let debug = kernel.debug_messages();
-        let ring = kernel.map(map::EVENTS)?;
-        let drops = kernel.map(map::DROPS)?;
-        let measurements = kernel.map(map::MEASUREMENTS)?;
-        let maps = PolicyMaps::new(&mut kernel)?;
-        let resolver = Resolver::new(&mut kernel)?;
-        let mut enroller = Enroller::new(&mut kernel)?;
-        let host = HostMap::new(&mut kernel)?;
-        // Nobody is governed yet: no task has a label and no cgroup is in the map.
-        kernel.attach()?;
-        enroller.enrol(&mut kernel, std::process::id(), SkillId::RESOLVER)?;
-        let manifest = Arc::new(manifest);
+        load::check_cgroup_root()?;
+        pins::prepare()?;
+        let mut sets = Sets::find()?;
+        let kept: Option<State> = sets.in_force.as_ref().map(|set| contents::kept(Kept::State, set)).transpose()?;
+        let with_names = sets.in_force.as_ref().filter(|set| contents::has(Kept::Names, set));
+        let names: Option<Addresses> = with_names.map(|set| contents::kept(Kept::Names, set)).transpose()?;
+        let adopted = sets.in_force.as_ref().map(Kernel::adopt).transpose()?.flatten();
+        let is_adopted = adopted.is_some();
+        let before = if is_adopted { None } else { sets.in_force.clone() };
+        let (kernel, debug) = match adopted {
+            Some(kernel) => (kernel, None),
+            None => Kernel::attach(&sets)?,
+        };
+        let generation = before.as_ref().map_or(Ok(Generation(0)), migrate::generation)?;
         let mut owner = Self {
-            kernel,
-            maps,
-            resolver,
-            enroller,
+            maps: PolicyMaps::open(&kernel, generation)?,
+            resolver: Resolver::new(&kernel)?,
+            enroller: Enroller::new(&kernel)?,
             members: Members::default(),
-            drops,
-            measurements,
+            drops: kernel.map(map::DROPS)?,
+            measurements: kernel.map(map::MEASUREMENTS)?,
             ids: Ids::default(),
             loaded: Loaded::default(),
             site,
-            host,
+            host: HostMap::new(&kernel)?,
+            kernel,
             file,
-            manifest: Arc::clone(&manifest),
+            manifest: Arc::new(manifest),
             attached: BTreeMap::new(),
+            keeper: if is_adopted { Keeper::new(kept.clone(), names.clone()) } else { Keeper::new(None, None) },
             warnings: vec![],
             directory,
             told,
-            names: Addresses::default(),
+            names: names.unwrap_or_default(),
             name_warnings: vec![],
         };
-        owner.apply(manifest)?;
-        Ok((owner, ring, debug))
+        owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
+        owner.begin(kept)?;
+        let origin = match &before {
+            Some(before) => Origin::Replaced(Contents::read(before)?.version),
+            None if is_adopted => Origin::Adopted,
+            None => Origin::New,
+        };
+        if let Some(before) = &before {
+            migrate::tasks(&owner.kernel)?;
+            migrate::budgets(before, &owner.kernel)?;
+        }
+        if before.is_some() || is_adopted {
+            // The daemon before may have ended between a change of the policy and this.
+            owner.close_withdrawn();
+        }
+        owner.kernel.commit(before.as_ref())?;
+        sets.leftovers.extend(before);
+        let mut rings = sets.clean()?.into_iter().map(Ring::replaced).collect::<Result<Vec<_>, _>>()?;
+        rings.push(Ring::in_force(&owner.kernel)?);
+        let ledger = Ledger::open(owner.kernel.set())?;
+        let known = owner.names.clone();
+        Ok(Handover { owner, rings, debug, origin, ledger, known })
     }
 
-    /// What the compiler warned of.
-    pub(super) fn warnings(&self) -> &[Remark] {
-        &self.warnings
+    /// Goes on where the daemon before this one was, or begins with a policy that was never in force.
+    fn begin(&mut self, kept: Option<State>) -> Result<(), PolicyError> {
+        let manifest = Arc::clone(&self.manifest);
+        let Some(kept) = kept else { return self.apply(manifest).map(drop) };
+        self.ids.clone_from(&kept.ids);
+        self.ids.remember_parents(&self.maps.in_force().parents);
+        self.attached.clone_from(&kept.attached);
+        self.members.expect(kept.members);
+        if let Ok(mut directory) = self.directory.write() {
+            directory.remember(&self.ids.texts());
+            directory.names = compile::names::by_address(&self.names);
+        }
+        // The end of a daemon is no reload: what its author vouched for is what was there when the policy was loaded.
+        let same = manifest.text().is_some_and(|text| text.to_string() == kept.manifest) && self.site.home == kept.home;
+        if !same {
+            return self.apply(manifest).map(drop);
+        }
+        self.loaded.clone_from(&kept.loaded);
+        self.loaded.settle();
+        self.members.first = kept.first;
+        self.members.want(manifest.manifest());
+        self.put_in_force(&manifest)?;
+        self.keep()?;
+        Ok(())
+    }
+
+    /// Writes down what the next daemon needs to know.
+    pub(super) fn keep(&mut self) -> Result<(), PinError> {
+        let state = State {
+            policy: self.file.clone(),
+            manifest: self.manifest.text().map(|text| text.to_string()).unwrap_or_default(),
+            home: self.site.home.clone(),
+            ids: self.ids.clone(),
+            loaded: self.loaded.written(),
+            attached: self.attached.clone(),
+            members: self.members.by_hand(),
+            first: self.members.first.clone(),
+            skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
+        };
+        self.keeper.keep(state, self.kernel.set())?;
+        self.keeper.keep_names(&self.names, self.kernel.set())
     }
 
     /// Carries out requests until nobody can send any more.
     pub(super) fn serve(mut self, inbox: &mpsc::Receiver<Request>) {
         // Whoever asked may have gone away; then nobody wants the answer.
-        while let Ok(request) = inbox.recv() {
+        while let Some(request) = self.next_request(inbox) {
             match request {
                 Request::Apply(manifest, file, reply) => {
                     let before = std::mem::replace(&mut self.file, file);
@@ -165,7 +243,7 @@ impl Owner {
                     let _ = reply.send(self.inspect(pid, skill).unwrap_or(0));
                 }
                 Request::IsGoverned(pid, reply) => {
-                    let _ = reply.send(self.enroller.is_governed(&mut self.kernel, pid));
+                    let _ = reply.send(self.enroller.is_governed(&self.kernel, pid));
                 }
                 Request::Status(reply) => {
                     let _ = reply.send(self.status());
@@ -173,14 +251,30 @@ impl Owner {
                 Request::Dropped(reply) => {
                     let _ = reply.send(self.dropped());
                 }
+                Request::Unload(reply) => {
+                    let _ = reply.send(Sets::find().and_then(Sets::remove));
+                }
             }
         }
+    }
+
+    /// Waits for a request, and meanwhile clears away what the policy before has left; `None` when nobody will ask any more.
+    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Option<Request> {
+        if let Some(wait) = self.maps.collects_in() {
+            match inbox.recv_timeout(wait) {
+                Ok(request) => return Some(request),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.maps.collect(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        inbox.recv().ok()
     }
 
     /// Loads a policy: binaries are measured anew.
     fn apply(&mut self, manifest: Arc<ValidManifest>) -> Result<Generation, PolicyError> {
         let before = std::mem::take(&mut self.loaded);
         let found = std::mem::take(&mut self.members.found);
+        let first = std::mem::take(&mut self.members.first);
         self.members.want(manifest.manifest());
         let governed = self.members.governed();
         let outcome = self.put_in_force(&manifest);
@@ -189,9 +283,13 @@ impl Owner {
             self.loaded.settle();
             let now: Vec<u64> = self.members.governed().into_iter().collect();
             self.enrol_members(&governed, &now);
+            // It is in force all the same; the next daemon will load it anew.
+            if let Err(e) = self.keep() {
+                tracing::error!("what the next daemon should know is not kept: {e}");
+            }
         } else {
             self.loaded = before;
-            self.members.found = found;
+            (self.members.found, self.members.first) = (found, first);
             self.members.want(self.manifest.manifest());
         }
         outcome
@@ -227,13 +325,38 @@ impl Owner {
             self.put_in_force_once(manifest)?;
             let now = self.maps.in_force();
             if now.cgroups == cgroups && now.cgroup_names == names {
-                break;
+                return Ok(self.maps.generation());
             }
         }
+        tracing::warn!(
+            "cgroups come and go faster than the policy is compiled: some may have the label of the policy before"
+        );
         Ok(self.maps.generation())
     }
 
     fn put_in_force_once(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
+        let before = self.maps.in_force().rules.keys().copied().collect();
+        let outcome = self.compile_and_apply(manifest);
+        self.forget_rules(&before);
+        outcome
+    }
+
+    /// Forgets the texts of rules that neither the policy in force nor the one before has, once there are many: events of those
+    /// have been read.
+    fn forget_rules(&mut self, before: &HashSet<RuleId>) {
+        /// So many are kept in any case, so that small policies keep all.
+        const SPARE: usize = 4096;
+        let now = &self.maps.in_force().rules;
+        if self.ids.rules() <= now.len() + before.len() + SPARE {
+            return;
+        }
+        self.ids.forget_rules(|rule| now.contains_key(&rule) || before.contains(&rule));
+        if let Ok(mut directory) = self.directory.write() {
+            directory.forget_rules(|rule| now.contains_key(&rule) || before.contains(&rule));
+        }
+    }
+
+    fn compile_and_apply(&mut self, manifest: &ValidManifest) -> Result<(), PolicyError> {
         let seen = self.maps.governed_cgroups();
         if let Err(e) = self.host.refresh() {
             tracing::warn!("{e}; the drivers that give raw access are those that were known before");
@@ -254,12 +377,15 @@ impl Owner {
             }
             !found.is_empty()
         });
+        self.maps.check(&compiled.ruleset)?;
+        // Before the flip: a label of a new skill must mean the same to the next daemon, and the first event of the new policy
+        // must find its rule.
+        self.keeper.keep_ids(&self.ids, self.kernel.set())?;
         compiled.ruleset.curious = curious;
         if curious {
             compiled.ruleset.launchers = launchers(&mut host);
         }
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
-        // Before the flip: the first event of the new policy must find its rule.
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
         }
@@ -297,6 +423,9 @@ impl Owner {
         self.names = names;
         // What the kernel added since the policy was compiled stays.
         let (_, generation) = self.maps.apply(next, &HashSet::new())?;
+        if let Err(e) = self.keeper.keep_names(&self.names, self.kernel.set()) {
+            tracing::error!("the names' addresses are not kept for the next daemon: {e}");
+        }
         Ok(generation != before)
     }
 
@@ -314,16 +443,17 @@ impl Owner {
 
     /// Reports what a process that is in the skill already brought along, and closes the sockets among it.
     pub(super) fn inspect(&mut self, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
-        let files = self.enroller.inspect_files(&mut self.kernel, pid, skill)?;
-        let sockets = self.enroller.inspect_sockets(&mut self.kernel, pid, skill)?;
+        let files = self.enroller.inspect_files(&self.kernel, pid, skill)?;
+        let sockets = self.enroller.inspect_sockets(&self.kernel, pid, skill)?;
         self.close(&sockets, "not allowed in the skill");
         Ok(files + u32::try_from(sockets.len()).unwrap_or(u32::MAX))
     }
 
-    /// Closes the connections that the policy in force does not allow and the one before did. Programs that decided by that one
-    /// are done: the maps were given the time.
+    /// Closes the connections that the policy in force does not allow and the one before did, once the programs that decide by
+    /// that one are done.
     fn close_withdrawn(&mut self) {
-        match self.enroller.withdrawn_sockets(&mut self.kernel) {
+        self.maps.collect();
+        match self.enroller.withdrawn_sockets(&self.kernel) {
             Ok(sockets) => self.close(&sockets, "no longer allowed"),
             Err(e) => tracing::error!("connections that are no longer allowed stay open: {e}"),
         }
@@ -365,14 +495,14 @@ impl Owner {
     fn enter(&mut self, pid: u32, name: &str) -> Result<u32, EnterError> {
         let skill = self.skill(name)?;
         self.refuse_open_files(pid, skill)?;
-        let labelled = self.enroller.enrol(&mut self.kernel, pid, skill)?;
+        let labelled = self.enroller.enrol(&self.kernel, pid, skill)?;
         self.refuse_open_files(pid, skill)?;
         Ok(labelled)
     }
 
     fn refuse_open_files(&mut self, pid: u32, skill: SkillId) -> Result<(), EnterError> {
-        let files = self.enroller.inspect_files(&mut self.kernel, pid, skill)?;
-        let sockets = self.enroller.inspect_sockets(&mut self.kernel, pid, skill)?;
+        let files = self.enroller.inspect_files(&self.kernel, pid, skill)?;
+        let sockets = self.enroller.inspect_sockets(&self.kernel, pid, skill)?;
         match files + u32::try_from(sockets.len()).unwrap_or(u32::MAX) {
             0 => Ok(()),
             count => Err(EnrolError::OpenFiles { pid, count }.into()),
@@ -390,6 +520,7 @@ impl Owner {
         // What the kernel added since the policy was compiled stays.
         let (new_cgroups, _) = self.maps.apply(next, &HashSet::new())?;
         self.attached.insert(cgroup, name);
+        self.keep().map_err(|e| EnterError::Cgroup(format!("it is governed, until this daemon ends: {e}")))?;
         self.inspect_cgroups(&new_cgroups);
         Ok(found.len())
     }
@@ -434,7 +565,9 @@ fn processes_in(cgroups: &[(u64, SkillId)]) -> Vec<(u32, SkillId)> {
         let Ok(meta) = std::fs::metadata(&dir) else { continue };
         if let Some((_, skill)) = cgroups.iter().find(|(id, _)| *id == meta.ino()) {
             let processes = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(processes.lines().filter_map(|pid| Some((pid.parse().ok()?, *skill))));
+            let own = std::process::id();
+            let pids = processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1 && *pid != own);
+            found.extend(pids.map(|pid| (pid, *skill)));
         }
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         pending.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use enforcer_common::{
-    ids::ObjectId,
+    ids::{ObjectId, SkillId},
     task::{CgroupLabel, cgroup_flag},
 };
 
@@ -22,17 +22,21 @@ const PASSES: u32 = 8;
 impl Owner {
     /// Takes the news of cgroups that were made and removed, and puts what is meant into its skill.
     pub(super) fn cgroups_changed(&mut self, news: Vec<CgroupNews>) -> Result<(), PolicyError> {
-        let mut changed = false;
-        let mut met = vec![];
+        let before = self.members.governed();
+        let (mut changed, mut lost) = (false, false);
+        let mut met = BTreeSet::new();
         for news in news {
             changed |= match news {
                 CgroupNews::Made { path } => {
                     let new = Workload::at(&path).filter(|workload| self.met(workload.clone()));
                     let is_new = new.is_some();
-                    met.extend(new);
+                    met.extend(new.map(|workload| workload.id));
                     is_new
                 }
-                CgroupNews::Lost => self.members.is_curious(),
+                CgroupNews::Lost => {
+                    lost = true;
+                    self.members.is_curious()
+                }
                 CgroupNews::Gone { id } => {
                     // The kernel forgot its label when it went, but `govern` may have written it once more just after.
                     self.maps.cgroups().leave(id);
@@ -46,26 +50,79 @@ impl Owner {
         if !changed {
             return Ok(());
         }
-        self.again()?;
-        for workload in met {
-            self.catch_up(&workload);
+        let mut outcome = self.again();
+        if lost {
+            // Those that were found now may have begun, and so may those of whose beginning nobody could tell.
+            met.extend(self.members.governed().difference(&before));
+            met.extend(self.members.waiting());
         }
-        Ok(())
+        // Whatever became of the rules: who runs is governed.
+        let mut begun = false;
+        for id in met {
+            begun |= self.catch_up(id);
+        }
+        if begun {
+            outcome = self.again();
+        }
+        self.keep_members();
+        outcome
     }
 
-    /// Labels what runs its own program already: the daemon came to know of it too late.
-    fn catch_up(&mut self, workload: &Workload) {
-        let Some(member) = self.members.get(workload.id) else { return };
-        let Some(skill) = member.skill.as_deref().and_then(|name| self.skill(name).ok()) else { return };
-        for pid in workload.processes() {
-            if !self.members.runs_its_own(workload.id, pid) {
-                continue;
+    /// Labels what runs its own program already: the daemon came to know of it too late. True when a container has begun by that.
+    fn catch_up(&mut self, id: u64) -> bool {
+        let Some((workload, skill)) = self.governed_member(id) else { return false };
+        let mut late = false;
+        self.each_process(&workload, |owner, pid| {
+            if !owner.members.runs_its_own(id, pid) {
+                // It may by the next pass.
+                return false;
             }
-            match self.enroller.enrol(&mut self.kernel, pid, skill) {
+            late = true;
+            match owner.enroller.enrol(&owner.kernel, pid, skill) {
                 Ok(0) | Err(EnrolError::NoProcess(_)) => {}
-                Ok(_) => tracing::warn!("process {pid} of {} ran before it was governed", workload.path),
+                Ok(_) => {
+                    tracing::warn!("process {pid} of {} ran before it was governed", workload.path);
+                    owner.look_at(pid, skill);
+                }
                 Err(e) => tracing::error!("{}: {e}", workload.path),
             }
+            true
+        });
+        late && self.members.begins(id)
+    }
+
+    /// A member whose skill is in force, and that skill.
+    fn governed_member(&self, id: u64) -> Option<(Workload, SkillId)> {
+        let member = self.members.get(id)?;
+        let skill = self.skill(member.skill.as_deref()?).ok()?;
+        Some((member.workload.clone(), skill))
+    }
+
+    /// Does something for each process of a member until no pass finds one that it was not done for. `work` says whether it was.
+    fn each_process(&mut self, workload: &Workload, mut work: impl FnMut(&mut Self, u32) -> bool) {
+        let mut done = BTreeSet::new();
+        for _ in 0..PASSES {
+            let mut news = false;
+            for pid in workload.processes() {
+                if !done.contains(&pid) && work(self, pid) {
+                    done.insert(pid);
+                    news = true;
+                }
+            }
+            if !news {
+                return;
+            }
+        }
+        tracing::error!(
+            "{} makes processes faster than they can be governed: some may not be; stop it and start it again",
+            workload.path
+        );
+    }
+
+    /// Reports what a process has open that it may not have.
+    fn look_at(&mut self, pid: u32, skill: SkillId) {
+        if let Err(e) = self.inspect(pid, skill) {
+            tracing::warn!("open files of process {pid}: {e}");
         }
     }
 
@@ -123,6 +180,7 @@ impl Owner {
             return Err(EnterError::Cgroup(format!("container {id} could not be governed by skill {skill}")));
         }
         self.again().map_err(|e| EnterError::Cgroup(e.to_string()))?;
+        self.keep_members();
         Ok(Some(skill))
     }
 
@@ -142,32 +200,29 @@ impl Owner {
             return Err(EnterError::Cgroup(e.to_string()));
         }
         self.enrol_members(&before, &found);
+        self.keep_members();
         Ok(found.len())
+    }
+
+    /// The next daemon knows of those that were put into a skill by hand.
+    fn keep_members(&mut self) {
+        if let Err(e) = self.keep() {
+            tracing::error!("what was attached by hand is not kept for the next daemon: {e}");
+        }
     }
 
     /// Labels the processes of members that came into a skill while they were running; `before` are those that were in one.
     pub(super) fn enrol_members(&mut self, before: &BTreeSet<u64>, found: &[u64]) {
         for id in found.iter().filter(|id| !before.contains(id)) {
-            let Some(member) = self.members.get(*id) else { continue };
-            let Some(skill) = member.skill.as_deref().and_then(|name| self.skill(name).ok()) else { continue };
-            let workload = member.workload.clone();
-            let mut done = BTreeSet::new();
-            for _ in 0..PASSES {
-                let new: Vec<u32> = workload.processes().into_iter().filter(|pid| !done.contains(pid)).collect();
-                if new.is_empty() {
-                    break;
+            let Some((workload, skill)) = self.governed_member(*id) else { continue };
+            self.each_process(&workload, |owner, pid| {
+                match owner.enroller.enrol(&owner.kernel, pid, skill) {
+                    Ok(_) | Err(EnrolError::NoProcess(_)) => {}
+                    Err(e) => tracing::error!("{}: {e}", workload.path),
                 }
-                for pid in new {
-                    done.insert(pid);
-                    match self.enroller.enrol(&mut self.kernel, pid, skill) {
-                        Ok(_) | Err(EnrolError::NoProcess(_)) => {}
-                        Err(e) => tracing::error!("{}: {e}", workload.path),
-                    }
-                    if let Err(e) = self.inspect(pid, skill) {
-                        tracing::warn!("open files of process {pid}: {e}");
-                    }
-                }
-            }
+                owner.look_at(pid, skill);
+                true
+            });
             if let Kind::Container(_) = workload.kind {
                 self.members.begins(*id);
             }

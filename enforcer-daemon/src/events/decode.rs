@@ -9,10 +9,10 @@ use crate::engine::CgroupNews;
 /// Reads an event. `None` when the record is not one of this build's.
 #[must_use]
 pub fn event(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < size_of::<Event>() {
+    if bytes.len() != size_of::<Event>() {
         return None;
     }
-    // SAFETY: the slice is long enough; `Event` is plain integers without padding, for which every bit pattern is valid;
+    // SAFETY: the slice is as long; `Event` is plain integers without padding, for which every bit pattern is valid;
     // the read does not ask for alignment.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
 }
@@ -23,7 +23,8 @@ pub fn cgroup_news(event: &Event) -> Option<CgroupNews> {
     match Kind::from_raw(event.kind)? {
         Kind::CgroupMade => Some(CgroupNews::Made { path: text(&event.path.bytes) }),
         Kind::CgroupGone => Some(CgroupNews::Gone { id: event.object.ino }),
-        Kind::Enter if event.target == 0 && event.verdict == Verdict::Allow as u8 => {
+        // A move names the cgroup that it leads to.
+        Kind::Enter if event.object.ino == 0 && event.verdict == Verdict::Allow as u8 => {
             Some(CgroupNews::Begun { cgroup: event.cgroup })
         }
         _ => None,

@@ -142,7 +142,7 @@ impl Enricher {
             cgroup: Some(self.cgroup(event)),
             generation: event.generation.0,
             object: self.object(event),
-            target: (event.target != 0).then_some(event.target),
+            target: other_process(event),
             ..Record::default()
         };
         if let Ok(directory) = self.directory.read() {
@@ -291,6 +291,12 @@ fn below_mount(mounts: &[Mount], dev: u32, path: &Path) -> Option<PathBuf> {
 }
 
 /// Nanoseconds of a clock.
+/// The process that an event is about beside the acting one. Who enters a skill by an exec of its own is nobody else.
+fn other_process(event: &Event) -> Option<u32> {
+    let enters = event.kind == Kind::Enter as u8 && event.target == event.pid;
+    (event.target != 0 && !enters).then_some(event.target)
+}
+
 fn nanoseconds(clock: ClockId) -> i128 {
     let now = clock_gettime(clock);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)

@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod ledger;
 pub mod record;
 pub mod stream;
 pub mod text;

@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,25 +13,32 @@ use aya::maps::{MapData, RingBuf};
 use enforcer_common::event::{Event, Kind};
 use tokio::{
     io::unix::AsyncFd,
-    sync::mpsc::{Receiver, Sender, channel, error::TrySendError},
+    sync::{
+        mpsc::{Receiver, Sender, channel, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, sleep_until},
 };
 
 use super::{
     Record, decode,
     enrich::{self, Enricher},
+    ledger::Taken,
 };
 use crate::{
-    engine::{CgroupNews, Engine},
+    engine::{CgroupNews, Engine, Ring},
+    kernel::contents::Stamp,
     manifest::AuditLevel,
 };
 
-/// How many records a listener may lag behind.
-const LAG: usize = 8192;
+/// How many records a listener may lag behind: a little more than the ring holds, which a daemon may find full when it starts.
+const LAG: usize = 10_240;
 /// How many records are kept for those who ask later.
 const KEPT: usize = 1024;
 /// How long after an event the counts of lost ones are looked at, at the latest. Without events none are lost.
 const LOSS_CHECK: Duration = Duration::from_secs(1);
+/// What happened to an event that the kernel could not report.
+const RING_FULL: &str = "found the ring buffer full";
 
 /// The stream of records.
 #[derive(Clone, Default)]
@@ -39,6 +46,7 @@ pub struct Stream(Arc<Mutex<Shared>>);
 
 #[derive(Default)]
 struct Shared {
+    taken: Option<Taken>,
     /// `audit_level: basic`.
     denials_only: bool,
     recent: VecDeque<Arc<Record>>,
@@ -92,96 +100,180 @@ impl Listener {
 }
 
 impl Stream {
+    /// A stream that keeps count of what it was given.
+    #[must_use]
+    pub fn counted(taken: Taken) -> Self {
+        Self(Arc::new(Mutex::new(Shared { taken: Some(taken), ..Shared::default() })))
+    }
+
     /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
     pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
         let (sender, receiver) = channel(LAG);
-        // A panic elsewhere leaves the lists whole: there is nothing to mend.
-        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut shared = self.shared();
         shared.listeners.push(Listener { sender, lost: 0 });
         (shared.recent.iter().cloned().collect(), receiver)
     }
 
     /// Says which records are wanted from now on.
     pub fn set_level(&self, level: AuditLevel) {
-        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut shared = self.shared();
         shared.denials_only = level == AuditLevel::Basic;
     }
 
     /// Gives a record to every listener, if the policy's `audit_level` has it. What was allowed becomes an event in the kernel at
     /// the level `strict` alone; what was lost is told at every level.
     pub fn publish(&self, record: Record) {
-        let record = Arc::new(record);
-        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if shared.denials_only && !record.is_denial() && record.dropped.is_none() {
-            return;
+        let mut shared = self.shared();
+        if shared.wants(&record) {
+            shared.give(record);
         }
+    }
+
+    /// The same with the record of an event that is about to leave the ring.
+    fn publish_event(&self, record: Record, stamp: Stamp) {
+        let mut shared = self.shared();
+        if shared.wants(&record) && shared.taken.as_mut().is_none_or(|taken| taken.event(stamp)) {
+            shared.give(record);
+        }
+    }
+
+    /// Tells of events that were lost, as many of those that `count` counts as nobody was told of; true when there were any.
+    fn publish_lost(&self, why: &str, count: impl FnOnce(&mut Taken) -> u64) -> bool {
+        let mut shared = self.shared();
+        let lost = shared.taken.as_mut().map_or(0, count);
+        if lost > 0 {
+            shared.give(enrich::lost(lost, why));
+        }
+        lost > 0
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        // A panic elsewhere leaves the lists whole: there is nothing to mend.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners that have room what they lost; true when one is still to be told.
+    fn tell_lost(&self) -> bool {
+        let mut shared = self.shared();
+        shared.listeners.retain_mut(Listener::tell_lost);
+        shared.listeners.iter().any(|listener| listener.lost > 0)
+    }
+}
+
+impl Shared {
+    fn wants(&self, record: &Record) -> bool {
+        !self.denials_only || record.is_denial() || record.dropped.is_some()
+    }
+
+    fn give(&mut self, record: Record) {
+        let record = Arc::new(record);
+        let shared = self;
         if shared.recent.len() == KEPT {
             shared.recent.pop_front();
         }
         shared.recent.push_back(Arc::clone(&record));
         shared.listeners.retain_mut(|listener| listener.give(&record));
     }
-
-    /// Tells the listeners that have room what they lost; true when one is still to be told.
-    fn tell_lost(&self) -> bool {
-        let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shared.listeners.retain_mut(Listener::tell_lost);
-        shared.listeners.iter().any(|listener| listener.lost > 0)
-    }
 }
 
-/// Reads the ring until the task is ended. The kernel wakes it.
+/// Reads the rings until the task is ended: those of programs that were replaced to their end, then the one in force. The
+/// kernel wakes it. With a record from `finish` it reads what is left, gives that record, and ends.
 ///
 /// # Errors
 /// When the ring's descriptor cannot be waited for.
-pub async fn pump(ring: RingBuf<MapData>, mut enricher: Enricher, engine: Engine, stream: Stream) -> io::Result<()> {
+pub async fn pump(
+    mut rings: Vec<Ring>,
+    mut enricher: Enricher,
+    engine: Engine,
+    stream: Stream,
+    mut finish: oneshot::Receiver<Record>,
+) -> io::Result<()> {
+    let Some(Ring { events, .. }) = rings.pop() else { return Ok(()) };
+    for mut ring in rings {
+        drain(&mut ring.events, &mut enricher, &engine, &stream, None);
+        if let Some((set, lost)) = ring.lost() {
+            stream.publish_lost(RING_FULL, |taken| taken.closed(set, lost));
+        }
+        ring.close();
+    }
     // SAFETY: the ring owns its descriptor, which stays the same and open as long as it lives.
-    let mut ring = unsafe { AsyncFd::register(ring) }?;
+    let mut ring = unsafe { AsyncFd::register(events) }?;
     let (cgroups, news) = channel(LAG);
     // Whether news of cgroups were lost: then the engine looks for itself.
     let mut missed = false;
     tokio::spawn(follow_cgroups(engine.clone(), news));
-    let mut reported = 0;
     let mut check_at = Instant::now();
     let mut unchecked = true;
+    let mut last = None;
     loop {
         tokio::select! {
             guard = ring.readable_mut() => {
                 let mut guard = guard?;
-                while let Some(item) = guard.get_inner_mut().next() {
-                    let record = match decode::event(&item) {
-                        Some(event) => {
-                            if let Some(news) = decode::cgroup_news(&event) {
-                                missed |= cgroups.try_send(news).is_err();
-                            }
-                            if decode::is_internal(&event) {
-                                continue;
-                            }
-                            inspect_newcomer(&engine, &event);
-                            enricher.record(&event)
-                        }
-                        None => enrich::lost(1, "in the ring have another layout"),
-                    };
-                    drop(item);
-                    stream.publish(record);
-                }
+                missed |= drain(guard.get_inner_mut(), &mut enricher, &engine, &stream, Some(&cgroups));
                 guard.clear_ready();
                 unchecked = true;
             }
             () = sleep_until(check_at), if unchecked => {
                 check_at = Instant::now() + LOSS_CHECK;
-                let dropped = engine.dropped().await.unwrap_or(reported);
-                if dropped > reported {
-                    stream.publish(enrich::lost(dropped - reported, "found the ring buffer full"));
-                    reported = dropped;
-                    missed = true;
-                }
+                let (untold, dropped) = report_losses(&engine, &stream).await;
+                missed |= dropped;
                 missed = missed && cgroups.try_send(CgroupNews::Lost).is_err();
-                unchecked = stream.tell_lost() || missed;
+                unchecked = untold || missed;
+            }
+            record = &mut finish, if last.is_none() => match record {
+                Ok(record) => last = Some(record),
+                // Nobody will ever send one.
+                Err(_) => std::future::pending().await,
             }
         }
+        if let Some(record) = last.take() {
+            drain(ring.get_mut(), &mut enricher, &engine, &stream, None);
+            report_losses(&engine, &stream).await;
+            stream.publish(record);
+            return Ok(());
+        }
     }
+}
+
+/// Gives everything that is in the ring to the listeners, and news of cgroups to whoever follows them; true when some of these
+/// were lost. A record leaves the ring when they have it.
+fn drain(
+    ring: &mut RingBuf<MapData>,
+    enricher: &mut Enricher,
+    engine: &Engine,
+    stream: &Stream,
+    cgroups: Option<&Sender<CgroupNews>>,
+) -> bool {
+    let mut missed = false;
+    while let Some(item) = ring.next() {
+        let Some(event) = decode::event(&item) else {
+            stream.publish_lost("in the ring have another layout", |taken| {
+                taken.unread(1);
+                1
+            });
+            continue;
+        };
+        if let (Some(news), Some(cgroups)) = (decode::cgroup_news(&event), cgroups) {
+            missed |= cgroups.try_send(news).is_err();
+        }
+        if decode::is_internal(&event) {
+            continue;
+        }
+        inspect_newcomer(engine, &event);
+        stream.publish_event(enricher.record(&event), Stamp { time_ns: event.time_ns, tid: event.tid });
+    }
+    missed
+}
+
+/// Tells of events that were lost since the last time. Returns whether a listener is still to be told of its own, and whether there
+/// were any.
+async fn report_losses(engine: &Engine, stream: &Stream) -> (bool, bool) {
+    let lost = match engine.dropped().await {
+        Some(dropped) => stream.publish_lost(RING_FULL, |taken| taken.dropped(dropped)),
+        None => false,
+    };
+    (stream.tell_lost(), lost)
 }
 
 /// Hands the news of cgroups to the engine, as many at once as have come.
@@ -196,7 +288,8 @@ async fn follow_cgroups(engine: Engine, mut news: Receiver<CgroupNews>) {
     }
 }
 
-/// A process that was moved into a governed cgroup may have files open that its skill may not have: they are reported.
+/// A process that came into a skill, by being moved into its cgroup or by an exec, may have files open that its skill may not
+/// have: they are reported, and the sockets among them closed.
 fn inspect_newcomer(engine: &Engine, event: &Event) {
     if event.kind == Kind::Enter as u8 && event.target != 0 {
         let (engine, pid, skill) = (engine.clone(), event.target, event.skill);

@@ -2,7 +2,7 @@
 //!
 //! The kernel programs write these maps, too: they add what appears and take out what is removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap as StdHashMap, HashSet};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
@@ -24,6 +24,7 @@ pub struct CgroupMaps {
     spare: HashMap<MapData, u64, CgroupLabel>,
     names: HashMap<MapData, CgroupName, SkillId>,
     filter: Array<MapData, u32>,
+    overflow: Array<MapData, u32>,
     launchers: HashMap<MapData, ObjectId, u32>,
     units: Array<MapData, UnitRule>,
 }
@@ -36,16 +37,17 @@ pub struct Staged {
 }
 
 impl CgroupMaps {
-    /// Takes the maps of a freshly loaded object.
+    /// Opens the maps.
     ///
     /// # Errors
     /// When one of them is missing or of another type.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         Ok(Self {
             cgroups: kernel.map(map::CGROUPS)?,
             spare: kernel.map(map::CGROUP_SPARE)?,
             names: kernel.map(map::CGROUP_NAMES)?,
             filter: kernel.map(map::CGROUP_FILTER)?,
+            overflow: kernel.map(map::CGROUP_OVERFLOW)?,
             launchers: kernel.map(map::LAUNCHERS)?,
             units: kernel.map(map::UNIT_PATTERNS)?,
         })
@@ -55,6 +57,36 @@ impl CgroupMaps {
     #[must_use]
     pub fn governed(&self) -> HashSet<u64> {
         self.cgroups.keys().chain(self.spare.keys()).flatten().collect()
+    }
+
+    /// The cgroups that are governed now, with their labels.
+    #[must_use]
+    pub fn labels(&self) -> StdHashMap<u64, CgroupLabel> {
+        self.spare.iter().chain(self.cgroups.iter()).flatten().collect()
+    }
+
+    /// The paths of cgroups that are governed as soon as they appear.
+    #[must_use]
+    pub fn names(&self) -> StdHashMap<CgroupName, SkillId> {
+        self.names.iter().flatten().filter(|(name, _)| *name != CgroupName::ANY).collect()
+    }
+
+    /// Whether the programs tell of every cgroup.
+    #[must_use]
+    pub fn is_curious(&self) -> bool {
+        self.names.get(&CgroupName::ANY, 0).is_ok()
+    }
+
+    /// The programs that execute those that are meant.
+    #[must_use]
+    pub fn launchers(&self) -> Vec<ObjectId> {
+        self.launchers.keys().flatten().collect()
+    }
+
+    /// The patterns of units.
+    #[must_use]
+    pub fn units(&self) -> Vec<UnitRule> {
+        self.units.iter().flatten().take_while(|rule| *rule != UnitRule::NONE).collect()
     }
 
     /// Makes room for what `next` names and the maps do not have. Nobody is governed by it yet, because the filter does not
@@ -93,31 +125,39 @@ impl CgroupMaps {
         Ok(())
     }
 
-    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs.
+    /// Puts one cgroup and those below it into a skill that is in force, until the next policy says where it belongs. What finds
+    /// no room is asked by the cgroups above it, as the kernel programs do it; the named one itself has room in the spare map.
     ///
     /// # Errors
-    /// When the kernel has no room.
+    /// When the kernel has no room for the named one either.
     pub fn enter(&mut self, found: &[(u64, u32)], label: CgroupLabel) -> Result<(), ApplyError> {
         for (id, _) in found {
-            self.cgroups.insert(id, label, 0).map_err(|e| failed(map::CGROUPS, &e))?;
-            self.filter.set(cgroup_filter_slot(*id), 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
+            let slot = cgroup_filter_slot(*id);
+            if let Err(e) = self.cgroups.insert(id, label, 0) {
+                if label.named == *id {
+                    self.spare.insert(id, label, 0).map_err(|_| failed(map::CGROUPS, &e))?;
+                }
+                self.overflow.set(slot, 1, 0).map_err(|e| failed(map::CGROUP_OVERFLOW, &e))?;
+            }
+            self.filter.set(slot, 1, 0).map_err(|e| failed(map::CGROUP_FILTER, &e))?;
         }
         Ok(())
     }
 
     /// Takes out a cgroup that was removed, and what was below it.
     pub fn leave(&mut self, named: u64) {
-        let below: Vec<u64> =
-            self.cgroups.iter().flatten().filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
+        let below = self.cgroups.iter().chain(self.spare.iter()).flatten();
+        let below: Vec<u64> = below.filter(|(_, label)| label.named == named).map(|(id, _)| id).collect();
         for id in below {
             let _ = self.cgroups.remove(&id);
+            let _ = self.spare.remove(&id);
         }
     }
 
     /// The cgroup that was named of those that `id` lies in.
     #[must_use]
     pub fn named(&self, id: u64) -> Option<u64> {
-        self.cgroups.get(&id, 0).ok().map(|label| label.named)
+        self.cgroups.get(&id, 0).or_else(|_| self.spare.get(&id, 0)).ok().map(|label| label.named)
     }
 
     /// Takes out what was added for a policy that does not come into force, and what the kernel put below it.
@@ -176,6 +216,11 @@ impl CgroupMaps {
             if let Err(e) = self.units.set(index, rule, 0) {
                 tracing::error!("a unit's pattern could not be written: {}", full_or(&e));
             }
+        }
+        let launchers = self.launchers.keys().flatten();
+        let stale: Vec<ObjectId> = launchers.filter(|launcher| !in_force.launchers.contains(launcher)).collect();
+        for launcher in stale {
+            let _ = self.launchers.remove(&launcher);
         }
         let outdated = |name: &CgroupName| {
             !(in_force.cgroup_names.contains_key(name) || in_force.curious && *name == CgroupName::ANY)

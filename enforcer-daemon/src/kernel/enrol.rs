@@ -1,15 +1,9 @@
 //! Puts a process into a skill, from outside.
 
-use std::io::Read as _;
-
 use aya::maps::{Array, MapData};
 use enforcer_common::{ids::SkillId, names, net::FoundSocket, task::Enrolment};
 
-use super::{
-    Kernel, LoadError,
-    programs::{Hook, Loaded, PROGRAMS},
-    sockets,
-};
+use super::{Kernel, LoadError, sockets};
 
 /// How many passes over the tasks are made before giving up on a process that makes threads faster.
 const MAX_PASSES: u32 = 64;
@@ -24,6 +18,9 @@ pub enum EnrolError {
     /// It is in another skill, which it cannot leave.
     #[error("process {0} is already governed by another skill")]
     AlreadyGoverned(u32),
+    /// It is the daemon, whose label is its own.
+    #[error("process {0} is Enforcer's own")]
+    Own(u32),
     /// No room for its label.
     #[error("the label map is full: process {0} could not be governed")]
     NoRoom(u32),
@@ -45,7 +42,7 @@ pub enum EnrolError {
     Iterator(String),
 }
 
-/// Runs the task iterator.
+/// Runs the iterators over tasks and open files.
 pub struct Enroller {
     request: Array<MapData, Enrolment>,
 }
@@ -55,7 +52,7 @@ impl Enroller {
     ///
     /// # Errors
     /// When the object has no such map.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         let request = kernel.map(names::map::ENROL)?;
         Ok(Self { request })
     }
@@ -66,14 +63,13 @@ impl Enroller {
     /// # Errors
     /// When the process is not there, is governed by another skill, or cannot be labelled. It is never moved from one
     /// skill to another.
-    pub fn enrol(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+    pub fn enrol(&mut self, kernel: &Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
+        if pid == std::process::id() && skill != SkillId::RESOLVER {
+            return Err(EnrolError::Own(pid));
+        }
         let mut labelled = 0;
         for _ in 0..MAX_PASSES {
-            let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
-            self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-            pass(kernel, "enrol").map_err(|e| failed(&e))?;
-            let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+            let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, skill, ..Enrolment::default() })?;
             if outcome.refused > 0 {
                 return Err(EnrolError::AlreadyGoverned(pid));
             }
@@ -97,12 +93,9 @@ impl Enroller {
     ///
     /// # Errors
     /// When the open files cannot be walked.
-    pub fn inspect_files(&mut self, kernel: &mut Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+    pub fn inspect_files(&mut self, kernel: &Kernel, pid: u32, skill: SkillId) -> Result<u32, EnrolError> {
         let request = Enrolment { tgid: pid, skill, ..Enrolment::default() };
-        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "inspect_files").map_err(|e| failed(&e))?;
-        Ok(self.request.get(&0, 0).map_err(|e| failed(&e))?.violations)
+        Ok(self.ask(kernel, "inspect_files", request)?.violations)
     }
 
     /// The sockets of process `pid` that `skill` may not have. Each makes an event.
@@ -111,7 +104,7 @@ impl Enroller {
     /// When the open files cannot be walked.
     pub fn inspect_sockets(
         &mut self,
-        kernel: &mut Kernel,
+        kernel: &Kernel,
         pid: u32,
         skill: SkillId,
     ) -> Result<Vec<FoundSocket>, EnrolError> {
@@ -122,40 +115,35 @@ impl Enroller {
     ///
     /// # Errors
     /// When the open files cannot be walked.
-    pub fn withdrawn_sockets(&mut self, kernel: &mut Kernel) -> Result<Vec<FoundSocket>, EnrolError> {
+    pub fn withdrawn_sockets(&mut self, kernel: &Kernel) -> Result<Vec<FoundSocket>, EnrolError> {
         self.sockets(kernel, Enrolment::default())
     }
 
-    fn sockets(&mut self, kernel: &mut Kernel, request: Enrolment) -> Result<Vec<FoundSocket>, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
-        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "inspect_sockets").map(|written| sockets::records(&written)).map_err(|e| failed(&e))
+    fn sockets(&mut self, kernel: &Kernel, request: Enrolment) -> Result<Vec<FoundSocket>, EnrolError> {
+        self.run(kernel, "inspect_sockets", request).map(|(_, written)| sockets::records(&written))
     }
 
     /// Whether process `pid` is in any skill.
     ///
     /// # Errors
     /// When there is no such process, or the tasks cannot be walked.
-    pub fn is_governed(&mut self, kernel: &mut Kernel, pid: u32) -> Result<bool, EnrolError> {
-        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
-        let request = Enrolment { tgid: pid, query: 1, ..Enrolment::default() };
-        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
-        pass(kernel, "enrol").map_err(|e| failed(&e))?;
-        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+    pub fn is_governed(&mut self, kernel: &Kernel, pid: u32) -> Result<bool, EnrolError> {
+        let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, query: 1, ..Enrolment::default() })?;
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
-}
 
-/// Runs an iterator once over all kernel objects of its kind; returns what it wrote.
-fn pass(kernel: &mut Kernel, name: &str) -> anyhow::Result<Vec<u8>> {
-    let program = PROGRAMS.iter().find(|p| p.name == name && matches!(p.hook, Hook::Iterator(_)));
-    let Some(Ok(Loaded::Iterator(iter, _))) = program.map(|p| p.find(kernel.ebpf())) else {
-        anyhow::bail!("the kernel object has no iterator `{name}`");
-    };
-    let link = iter.attach()?;
-    let mut output = iter.take_link(link)?.into_file()?;
-    // Reading to the end runs it for every object.
-    let mut written = Vec::new();
-    output.read_to_end(&mut written)?;
-    Ok(written)
+    /// Lets an iterator carry out a request, and returns what came of it.
+    fn ask(&mut self, kernel: &Kernel, program: &str, request: Enrolment) -> Result<Enrolment, EnrolError> {
+        self.run(kernel, program, request).map(|(outcome, _)| outcome)
+    }
+
+    /// The same, with what the iterator wrote. No request is left for whoever reads the pin.
+    fn run(&mut self, kernel: &Kernel, program: &str, request: Enrolment) -> Result<(Enrolment, Vec<u8>), EnrolError> {
+        let failed = |e: &dyn std::fmt::Display| EnrolError::Iterator(e.to_string());
+        self.request.set(0, request, 0).map_err(|e| failed(&e))?;
+        let written = kernel.iterate(program).map_err(|e| failed(&e))?;
+        let outcome = self.request.get(&0, 0).map_err(|e| failed(&e))?;
+        self.request.set(0, Enrolment::default(), 0).map_err(|e| failed(&e))?;
+        Ok((outcome, written))
+    }
 }

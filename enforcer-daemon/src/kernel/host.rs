@@ -22,7 +22,7 @@ impl HostMap {
     ///
     /// # Errors
     /// When the object has no such map, or the facts cannot be had.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         let mut host = Self { map: kernel.map(names::map::HOST)? };
         host.refresh().map_err(|cause| LoadError::Map { map: names::map::HOST, cause })?;
         Ok(host)

@@ -1,15 +1,19 @@
 //! The kernel's side of the daemon: find the field offsets, load and attach the programs, write the maps.
 //!
 //! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
+//! [`pins`] keeps it in bpffs, [`contents`] says what lies there, [`migrate`] carries labels into a newer set,
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
 //! into a skill, [`host`] tells the programs about the host, [`sockets`] closes what a process may not have.
 
 pub mod cgroups;
+pub mod contents;
 pub mod enrol;
 pub mod host;
 pub mod load;
 pub mod maps;
+pub mod migrate;
 pub mod offsets;
+pub mod pins;
 pub mod programs;
 pub mod resolve;
 pub mod sockets;

@@ -44,15 +44,28 @@ pub enum OffsetsError {
 pub struct Layout {
     /// Where the fields are.
     pub offsets: Offsets,
-    /// How many arguments each LSM hook takes that was asked for; a hook that the kernel does not have is not in it.
+    /// How many arguments each LSM hook and function takes that was asked for; one that the kernel does not have is not in it.
     hooks: HashMap<&'static str, usize>,
 }
 
 impl Layout {
+    /// A hook that this kernel has with another number of arguments than any of its programs is written for, and that number:
+    /// none of them would be loaded, and what they see would not be seen.
+    #[must_use]
+    pub fn unfit(&self, programs: &[Program]) -> Option<(&'static str, usize)> {
+        programs.iter().find_map(|program| {
+            let (Hook::Lsm(hook) | Hook::Function(hook)) = program.hook else { return None };
+            let count = *self.hooks.get(hook)?;
+            let varies = matches!(program.when, When::Arguments(_));
+            (varies && !programs.iter().any(|other| other.hook == program.hook && self.wants(other)))
+                .then_some((hook, count))
+        })
+    }
+
     /// Whether a program is used on this kernel.
     #[must_use]
     pub fn wants(&self, program: &Program) -> bool {
-        let Hook::Lsm(hook) = program.hook else { return true };
+        let (Hook::Lsm(hook) | Hook::Function(hook)) = program.hook else { return true };
         match program.when {
             When::Always => true,
             When::HookExists => self.hooks.contains_key(hook),
@@ -68,15 +81,16 @@ impl Layout {
 pub fn read(path: &Path) -> Result<Layout, OffsetsError> {
     let btf = Btf::from_file(path).map_err(|source| OffsetsError::Btf { path: path.display().to_string(), source })?;
     let hooks = PROGRAMS.iter().filter_map(|program| match program.hook {
-        Hook::Lsm(hook) => Some((hook, arguments(&btf, hook)?)),
-        _ => None,
+        Hook::Lsm(hook) => Some((hook, arguments(&btf, &format!("bpf_lsm_{hook}"))?)),
+        Hook::Function(function) => Some((function, arguments(&btf, function)?)),
+        Hook::Tracepoint(_) | Hook::CgroupSockAddr | Hook::Iterator(_) => None,
     });
     Ok(Layout { offsets: read_offsets(&btf)?, hooks: hooks.collect() })
 }
 
-/// How many arguments an LSM hook takes.
-fn arguments(btf: &Btf, hook: &str) -> Option<usize> {
-    let types = btf.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+/// How many arguments a function of the kernel takes.
+fn arguments(btf: &Btf, function: &str) -> Option<usize> {
+    let types = btf.resolve_types_by_name(function).ok()?;
     types.iter().find_map(|t| match t {
         Type::Func(function) => match btf.resolve_chained_type(function) {
             Ok(Type::FuncProto(prototype)) => Some(prototype.parameters.len()),
@@ -125,6 +139,33 @@ fn offset_of(btf: &Btf, structure: &Struct, field: &str, depth: u32) -> Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn layout(hooks: &[(&'static str, usize)]) -> Layout {
+        let offsets = Offsets::from_list(&vec![0; FIELDS.len()]).expect("as many as there are fields");
+        Layout { offsets, hooks: hooks.iter().copied().collect() }
+    }
+
+    #[test]
+    fn a_hook_of_another_shape_is_found() {
+        for (count, unfit) in [(2, false), (3, false), (1, true), (4, true)] {
+            let found = layout(&[("inode_setattr", count)]).unfit(PROGRAMS);
+            assert_eq!(found, unfit.then_some(("inode_setattr", count)));
+        }
+        // One that is not there is missed when its program is loaded.
+        assert_eq!(layout(&[]).unfit(PROGRAMS), None);
+    }
+
+    #[test]
+    fn a_hook_with_variants_has_each_shape_once_and_is_never_left_out() {
+        for program in PROGRAMS {
+            let When::Arguments(count) = program.when else { continue };
+            let Hook::Lsm(hook) = program.hook else { panic!("{} is no LSM program", program.name) };
+            let layout = layout(&[(hook, count)]);
+            let used: Vec<_> =
+                PROGRAMS.iter().filter(|p| p.hook == program.hook && layout.wants(p)).map(|p| p.name).collect();
+            assert_eq!(used, [program.name]);
+        }
+    }
 
     #[test]
     fn a_missing_btf_is_named() {

@@ -1,6 +1,6 @@
 //! Which program hangs on which hook, and what is missing without it.
 
-use aya::programs::{BtfTracePoint, CgroupSockAddr, Iter, Lsm};
+use aya::programs::{BtfTracePoint, CgroupSockAddr, FExit, Iter, Lsm};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub enum Hook {
     Lsm(&'static str),
     /// A tracepoint with BTF types.
     Tracepoint(&'static str),
+    /// The return of a kernel function.
+    Function(&'static str),
     /// The root of the cgroup v2 hierarchy.
     CgroupSockAddr,
     /// Not attached: run by the daemon over all tasks, or all their open files.
@@ -47,6 +49,7 @@ pub const PROGRAMS: &[Program] = &[
     tracepoint("cgroup_rmdir", "labels of removed cgroups are forgotten"),
     tracepoint("cgroup_attach_task", "moves of governed processes to other cgroups are reported"),
     iterator("enrol", "task", "processes can be put into a skill"),
+    iterator("inherit", "task", "labels are carried over into newer programs"),
     iterator("inspect_files", "task_file", "open files that a process brings into its skill"),
     iterator(
         "inspect_sockets",
@@ -57,6 +60,16 @@ pub const PROGRAMS: &[Program] = &[
     lsm("bprm_creds_for_exec", "an exec that failed leads to no skill"),
     lsm("bprm_check_security", "exec"),
     lsm("bprm_committed_creds", "entrypoints lead to their skill"),
+    tracepoint("sched_process_exec", "what the kernel maps for an exec is told from what the program maps"),
+    // The one that is attached last runs first: `mmap_file` looks at the place, `mmap_file_measure` at the content.
+    Program { name: "mmap_file_measure", ..lsm("mmap_file", "executable mappings, by content") },
+    lsm("mmap_file", "executable mappings, by place, and executable memory"),
+    lsm("file_mprotect", "mappings and memory that become executable"),
+    function("personality_64", "__x64_sys_personality", "memory that is executable because it is readable"),
+    Program {
+        when: When::HookExists,
+        ..function("personality_32", "__ia32_sys_personality", "memory that is executable because it is readable")
+    },
     lsm("path_unlink", "delete by unlink"),
     lsm("path_rmdir", "delete by rmdir"),
     lsm("path_rename", "delete by rename away and over, and write by rename into"),
@@ -83,7 +96,8 @@ pub const PROGRAMS: &[Program] = &[
     lsm("task_kill", "signals to processes outside the skill"),
     lsm("file_send_sigiotask", "signals by way of a file's owner"),
     lsm("ptrace_access_check", "tracing, memory and files of processes outside the skill"),
-    lsm("ptrace_traceme", "being traced by a process of another skill"),
+    lsm("ptrace_traceme", "being traced by a process of a skill"),
+    lsm("inode_init_security_anon", "userfaultfd, which fills pages of executable mappings"),
     lsm("sb_kern_mount", "stacked filesystems that would hide protected files"),
     lsm("sb_mount", "mounts that the host sees"),
     lsm("move_mount", "mounts that the host sees, by the new calls"),
@@ -127,6 +141,11 @@ const fn tracepoint(name: &'static str, purpose: &'static str) -> Program {
     Program { name, hook: Hook::Tracepoint(name), purpose, when: When::Always }
 }
 
+/// A program at the return of a kernel function.
+const fn function(name: &'static str, function: &'static str, purpose: &'static str) -> Program {
+    Program { name, hook: Hook::Function(function), purpose, when: When::Always }
+}
+
 /// A program named like its attach type.
 const fn cgroup(name: &'static str, purpose: &'static str) -> Program {
     Program { name, hook: Hook::CgroupSockAddr, purpose, when: When::Always }
@@ -144,6 +163,8 @@ pub enum Loaded<'a> {
     Lsm(&'a mut Lsm, &'static str),
     /// For [`Hook::Tracepoint`].
     Tracepoint(&'a mut BtfTracePoint, &'static str),
+    /// For [`Hook::Function`].
+    Function(&'a mut FExit, &'static str),
     /// For [`Hook::CgroupSockAddr`].
     CgroupSockAddr(&'a mut CgroupSockAddr),
     /// For [`Hook::Iterator`].
@@ -162,6 +183,7 @@ impl Program {
         Ok(match self.hook {
             Hook::Lsm(hook) => Loaded::Lsm(program.try_into().map_err(wrong)?, hook),
             Hook::Tracepoint(name) => Loaded::Tracepoint(program.try_into().map_err(wrong)?, name),
+            Hook::Function(name) => Loaded::Function(program.try_into().map_err(wrong)?, name),
             Hook::CgroupSockAddr => Loaded::CgroupSockAddr(program.try_into().map_err(wrong)?),
             Hook::Iterator(over) => Loaded::Iterator(program.try_into().map_err(wrong)?, over),
         })

@@ -41,7 +41,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When the object has no such map.
-    pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
+    pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
         let answers = kernel.map(names::map::RESOLVED)?;
         Ok(Self { answers: Arc::new(Mutex::new(answers)), asker: Asker::default() })
     }

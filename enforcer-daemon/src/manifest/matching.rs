@@ -90,12 +90,18 @@ impl FromStr for UnitPattern {
     /// The characters and the length are those of systemd.unit(5).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error = InvalidValue::new(text, "a systemd unit, such as openclaw@*.service");
-        let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?[]!".contains(c);
+        if let Some(class) = text.chars().find(|c| "[]!".contains(*c)) {
+            return Err(error.because(format!("it has {class:?}")).hint("the wildcards are `*` and `?`"));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*?".contains(c);
         if let Some(other) = text.chars().find(|c| !plain(*c)) {
             return Err(error.because(format!("it has {other:?}")));
         }
         if text.is_empty() || text.len() > 255 {
             return Err(error.because(format!("{} bytes", text.len())));
+        }
+        if text.bytes().all(|b| matches!(b, b'*' | b'?')) {
+            return Err(error.because("it means every unit of the host").hint("name the units that the skill governs"));
         }
         if ![".service", ".scope", ".slice", "*"].iter().any(|end| text.ends_with(end)) {
             return Err(error.hint("end it with .service, .scope, .slice or *"));
@@ -130,6 +136,11 @@ impl FromStr for ContainerSelector {
         }
         if let Some(other) = text.chars().find(|c| c.is_control() || c.is_whitespace()) {
             return Err(error().because(format!("it has {other:?}")));
+        }
+        if let Some(wildcard) = text.chars().find(|c| matches!(c, '*' | '?')) {
+            return Err(error()
+                .because(format!("it has {wildcard:?}, and there are no wildcards"))
+                .hint("image=IMAGE, or a label that several containers bear, means several"));
         }
         match text.split_once('=') {
             Some(("image", image)) if !image.is_empty() => Ok(Self::Image(image.to_owned())),

@@ -38,13 +38,18 @@ pub use self::validate::{ValidManifest, Warning};
 
 pub(crate) use self::error::quoted;
 
+use sha2::{Digest as _, Sha256};
+
 /// Reads, parses and validates the manifest at `path`.
 ///
 /// # Errors
 ///
 /// Everything that is wrong with it.
 pub fn load(path: &std::path::Path) -> Result<ValidManifest, ManifestErrors> {
-    parse(&Source::read(path)?)?.validate()
+    let source = Source::read(path)?;
+    let mut manifest = parse(&source)?.validate()?;
+    manifest.text = Some(Digest::new(Sha256::digest(source.text()).into()));
+    Ok(manifest)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
 
 use super::error::InvalidValue;
 use super::path::ManifestPath;
@@ -75,8 +76,23 @@ pub struct ListenAddress {
 }
 
 /// A host name in ASCII: lower case, without the dot at its end, of LDH labels, the last one not a number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for HostName {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
 
 impl HostName {
     /// The name.
@@ -181,6 +197,11 @@ impl FromStr for Destination {
         if let Some(socket) = text.strip_prefix("unix:") {
             return unix(text, socket);
         }
+        if text.starts_with('/') {
+            return Err(InvalidValue::new(text, EXPECTED)
+                .because("a path")
+                .hint(format!("write {} for a unix socket", super::quoted(&format!("unix:{text}")))));
+        }
         let (host, port, protocol) = split_port(text)?;
         if let Some(prefix) = address(text, host)? {
             return Ok(Self::Net { prefix, port, protocol });
@@ -223,11 +244,30 @@ impl FromStr for ListenAddress {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || InvalidValue::new(text, "a local address, such as 127.0.0.1:8080 or [::1]:8080");
+        if text.starts_with("unix:") || text.starts_with('/') {
+            let hint = "leave it out: a unix socket is made where allow_write allows a file";
+            return Err(error().because("a unix socket").hint(hint));
+        }
+        let port_alone = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+        if let Some(port) = port_alone.split('/').next().filter(|port| is_port(port)) {
+            return Err(error().because("no address").hint(format!(
+                "write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" and \"[::]:{port}\" for all addresses at once"
+            )));
+        }
         let (host, port, protocol) = split_port(text)?;
-        let prefix = address(text, host)?
-            .ok_or_else(|| InvalidValue::new(text, "a local address, such as 127.0.0.1:8080 or [::1]:8080"))?;
+        let prefix = address(text, host)?.ok_or_else(|| match host {
+            "localhost" => error().because("a name").hint("write 127.0.0.1, and [::1] for IPv6"),
+            "*" => error().because("`*` stands alone in its list"),
+            _ => error(),
+        })?;
         Ok(Self { prefix, port, protocol })
     }
+}
+
+/// Whether a text is a number that a port could have.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port != 0) && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 const PORTS: &str = "a port from 1 to 65535";

@@ -52,6 +52,9 @@ impl Feature {
             Self::MatchUnit
             | Self::MatchContainer
             | Self::MatchEntrypoint
+            | Self::Parents
+            | Self::AllowLibraries
+            | Self::AllowJit
             | Self::AllowWrite
             | Self::Protect
             | Self::DeleteBudget
@@ -59,13 +62,7 @@ impl Feature {
             | Self::UnixSockets
             | Self::Listen => true,
             // Not yet.
-            Self::Parents
-            | Self::AllowLibraries
-            | Self::AllowJit
-            | Self::WildcardNames
-            | Self::Via
-            | Self::Approvals
-            | Self::ApproveWrite => false,
+            Self::WildcardNames | Self::Via | Self::Approvals | Self::ApproveWrite => false,
         }
     }
 

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
+use enforcer_common::{rules::BUDGET_LIMIT, unit::PATTERN_LIMIT};
+
+use super::digest::Digest;
 use super::error::{ErrorKind, KeyPath, ManifestError, ManifestErrors, Position, quoted};
 use super::matching::CgroupPath;
 use super::model::{DEFAULT_LIBRARIES, LibraryEntry, Listed, Manifest, Skill, SkillName};
@@ -18,6 +21,8 @@ use super::support::{self, Feature};
 pub struct ValidManifest {
     manifest: Manifest,
     warnings: Vec<Warning>,
+    /// The SHA-256 of its text.
+    pub(super) text: Option<Digest>,
 }
 
 impl ValidManifest {
@@ -25,6 +30,12 @@ impl ValidManifest {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The SHA-256 of its text, if it was read from a file.
+    #[must_use]
+    pub fn text(&self) -> Option<Digest> {
+        self.text
     }
 
     /// What its author should know, in the order of the file.
@@ -78,11 +89,12 @@ impl Manifest {
         let mut errors: Vec<_> =
             support::check(&self).into_iter().map(|unsupported| unsupported.into_error(&self)).collect();
         conflicts(&self, &mut errors);
+        limits(&self, &mut errors);
         if let Some(errors) = ManifestErrors::collect(errors) {
             return Err(errors);
         }
         let warnings = warnings(&self, Feature::is_built);
-        Ok(ValidManifest { manifest: self, warnings })
+        Ok(ValidManifest { manifest: self, warnings, text: None })
     }
 }
 
@@ -125,6 +137,37 @@ fn conflicts(manifest: &Manifest, errors: &mut Vec<ManifestError>) {
     same(manifest, "unit", |skill| skill.matching.unit.as_ref(), errors);
     same(manifest, "container", |skill| skill.matching.container.as_ref(), errors);
     same(manifest, "entrypoint", |skill| skill.matching.entrypoint.as_ref(), errors);
+}
+
+/// What this build has no room for, whatever the host.
+fn limits(manifest: &Manifest, errors: &mut Vec<ManifestError>) {
+    let mut refuse = |path: KeyPath, found: String, expected: String| {
+        errors.push(ManifestError {
+            kind: ErrorKind::Value,
+            file: manifest.file().to_owned(),
+            position: manifest.position(&path),
+            path,
+            found,
+            expected,
+            hint: None,
+            message: None,
+        });
+    };
+    let mut units = 0;
+    for (name, skill) in &manifest.skills {
+        let path = KeyPath::skill(name.as_str());
+        if let Some(budget) = skill.delete_budget.filter(|budget| budget.limit() > BUDGET_LIMIT) {
+            let expected = format!("at most {BUDGET_LIMIT} deletes per window");
+            refuse(path.key("delete_budget"), quoted(&budget.to_string()), expected);
+        }
+        if skill.matching.unit.is_some() {
+            units += 1;
+            if units == PATTERN_LIMIT + 1 {
+                let expected = format!("at most {PATTERN_LIMIT} skills with one");
+                refuse(path.key("match").key("unit"), "one more pattern of units".to_owned(), expected);
+            }
+        }
+    }
 }
 
 /// What the author should know, for a build that enforces what `is_built` says.

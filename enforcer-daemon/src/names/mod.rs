@@ -19,13 +19,15 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::manifest::HostName;
 
 /// The port on which the configured resolvers are asked, over UDP and TCP.
 pub const DNS_PORT: u16 = 53;
 
 /// Who says that a name has an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// The host itself, in its hosts file: as trustworthy as the manifest.
     Host,
@@ -34,7 +36,7 @@ pub enum Source {
 }
 
 /// What the policy knows of names at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The addresses of each name that has any.
     pub names: BTreeMap<HostName, BTreeMap<IpAddr, Source>>,

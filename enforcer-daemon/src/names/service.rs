@@ -101,8 +101,16 @@ pub struct Names {
 
 impl Names {
     /// Starts it. Must be called within a tokio runtime.
-    pub fn start<P: Policy>(wanted: watch::Receiver<Wanted>, policy: P, limits: Limits, files: Files) -> Self {
-        Self::start_with(wanted, policy, limits, files, |_| {})
+    ///
+    /// `known` is what a service before this one knew, and is in force still.
+    pub fn start<P: Policy>(
+        wanted: watch::Receiver<Wanted>,
+        policy: P,
+        limits: Limits,
+        files: Files,
+        known: Addresses,
+    ) -> Self {
+        Self::start_with(wanted, policy, limits, files, known, |_| {})
     }
 
     /// Starts it with sources that are adapted each time they are read.
@@ -111,6 +119,7 @@ impl Names {
         policy: P,
         limits: Limits,
         files: Files,
+        known: Addresses,
         adapt: impl Fn(&mut Sources) + Send + 'static,
     ) -> Self {
         let (settled, receiver) = watch::channel(0);
@@ -122,8 +131,9 @@ impl Names {
             files,
             adapt,
             settled,
-            table: Table::new(limits),
-            put: None,
+            table: Table::with(limits, &known, Instant::now()),
+            put: known,
+            version: None,
             resolvers: BTreeSet::new(),
         };
         let task = tokio::spawn(async move {
@@ -163,8 +173,10 @@ struct Service<P> {
     settled: watch::Sender<u64>,
     table: Table,
     resolvers: BTreeSet<IpAddr>,
-    /// What the policy was given last, and of which version of the table that was.
-    put: Option<(u64, Addresses)>,
+    /// What the policy was given last.
+    put: Addresses,
+    /// Of which version of the table that was.
+    version: Option<u64>,
 }
 
 impl<P: Policy> Service<P> {
@@ -231,19 +243,17 @@ impl<P: Policy> Service<P> {
     /// Gives the policy what has changed; false when it wants no more.
     async fn hand_on(&mut self, wanted: &Wanted) -> bool {
         let version = self.table.version();
-        let before = self.put.as_ref();
-        if before.is_none_or(|(of, addresses)| *of != version || addresses.resolvers != self.resolvers) {
+        if self.version != Some(version) || self.put.resolvers != self.resolvers {
             let addresses = self.table.addresses(self.resolvers.clone());
             if wanted.report {
-                let nothing = Addresses::default();
-                for line in differences(before.map_or(&nothing, |(_, addresses)| addresses), &addresses) {
+                for line in differences(&self.put, &addresses) {
                     self.policy.tell(line);
                 }
             }
             if !self.policy.put(addresses.clone()).await {
                 return false;
             }
-            self.put = Some((version, addresses));
+            (self.version, self.put) = (Some(version), addresses);
         }
         if *self.settled.borrow() != wanted.serial && self.table.all_asked() {
             self.settled.send_replace(wanted.serial);

@@ -69,12 +69,17 @@ const QUICK: Limits = Limits {
 
 impl Stage {
     fn set(server: &Server, names: &[&str]) -> Self {
+        Self::after(server, names, Addresses::default())
+    }
+
+    /// After a service that knew this.
+    fn after(server: &Server, names: &[&str], known: Addresses) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let files = Files { resolv_conf: dir.path().join("resolv.conf"), hosts: dir.path().join("hosts") };
         let (wanted, receiver) = watch::channel(wanted(1, names));
         let notes = Notes::default();
         let port = server.address.port();
-        let names = Names::start_with(receiver, notes.clone(), QUICK, files, move |sources| {
+        let names = Names::start_with(receiver, notes.clone(), QUICK, files, known, move |sources| {
             // resolv.conf has no ports.
             let mut servers = sources.config.name_servers().to_vec();
             for server in &mut servers {
@@ -133,6 +138,20 @@ async fn names_are_open_when_the_start_is_over_and_follow_the_zone() {
     let lines = report.lines(Instant::now());
     assert_eq!((lines[0]["name"].as_str(), lines[0]["state"].as_str()), (Some("a.example"), Some("resolved")));
     assert_eq!(lines[0]["addresses"][0]["address"], "10.0.0.2");
+}
+
+#[tokio::test]
+async fn what_the_service_before_knew_stays_for_the_grace() {
+    let server = Server::start(zone(vec![record("b.example", "10.0.0.2", 60)])).await;
+    let addresses: BTreeMap<_, _> = ["a.example", "b.example"]
+        .map(|name| (name.parse().expect("a name"), [([10, 0, 0, 7].into(), Source::Dns)].into()))
+        .into();
+    let stage =
+        Stage::after(&server, &["a.example", "b.example"], Addresses { names: addresses, ..Addresses::default() });
+    stage.notes.eventually("b.example", &["10.0.0.2", "10.0.0.7"]).await;
+    stage.notes.eventually("b.example", &["10.0.0.2"]).await;
+    stage.notes.eventually("a.example", &[]).await;
+    assert!(!stage.notes.told().iter().any(|line| line.contains('+') && line.contains("10.0.0.7")));
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! Whoever owns a name's zone chooses its addresses. Where a manifest means "the API of that company", its zone must not
 //! be able to mean "whatever listens on this host" or "the cloud's metadata service" instead (DNS rebinding). Such an address
-//! is taken from the hosts file, or where the skill lists a prefix that holds it, and from nowhere else. Private addresses
-//! are what names mean inside a company; they are taken.
+//! is taken from the hosts file, and from nowhere else; a skill that lists a prefix that holds it has the ports of that entry
+//! there. Private addresses are what names mean inside a company; they are taken.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

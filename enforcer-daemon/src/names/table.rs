@@ -136,6 +136,21 @@ impl Table {
         Self { limits, lines: BTreeMap::new(), queue: BTreeSet::new(), ready: VecDeque::new(), kept: 0, version: 0 }
     }
 
+    /// A table with what was known before: it stays for the grace, by the end of which each name was asked for.
+    #[must_use]
+    pub fn with(limits: Limits, known: &Addresses, now: Instant) -> Self {
+        let mut table = Self::new(limits);
+        for (name, addresses) in &known.names {
+            let mut line = Line::new(now);
+            line.addresses =
+                addresses.iter().map(|(address, source)| (*address, (*source, now + limits.grace))).collect();
+            table.kept += line.addresses.len();
+            table.lines.insert(name.clone(), line);
+            table.queue.insert((now, name.clone()));
+        }
+        table
+    }
+
     /// From now on these names are wanted, and no other. What is known of those that stay is kept.
     pub fn want<P>(&mut self, names: &BTreeMap<HostName, P>, now: Instant) {
         let gone: Vec<HostName> = self.lines.keys().filter(|name| !names.contains_key(name)).cloned().collect();

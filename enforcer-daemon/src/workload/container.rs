@@ -4,12 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use crate::manifest::ContainerSelector;
+use crate::{hash, manifest::ContainerSelector};
 
 /// The fewest characters of an id that count as a prefix: with fewer a name could be one by accident.
 const SHORTEST_PREFIX: usize = 8;
@@ -158,8 +159,20 @@ fn subdirectories(dir: &Path, suffix: &str) -> Vec<PathBuf> {
     entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(suffix)).map(|e| e.path()).collect()
 }
 
+/// The longest file of an engine that is read, in bytes: docker's are some kilobytes, and podman's list of all containers a few
+/// megabytes.
+const LONGEST: u64 = 64 << 20;
+
+/// Reads an engine's file; none that is no regular file or too long. Parts of a bundle are its author's.
 fn json(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let (file, metadata) = hash::open_regular(path).ok()?;
+    if metadata.len() > LONGEST {
+        tracing::warn!("{} has {} bytes: it is not read", path.display(), metadata.len());
+        return None;
+    }
+    let mut bytes = vec![];
+    file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
@@ -271,6 +284,21 @@ mod tests {
         assert!(facts.rootfs.as_ref().is_some_and(|root| root.ends_with(format!("moby/{ID}/rootfs"))), "{facts:?}");
         for meant in ["web", "image=agent", "image=registry.example:5000/agent", "label=team=red"] {
             assert!(facts.are_meant(&selector(meant)), "{meant}");
+        }
+        let _ = fs::remove_dir_all(host);
+    }
+
+    #[test]
+    fn what_is_no_plain_file_of_a_fitting_size_is_not_read() {
+        let host = host(&[("plain/config.json", r#"{"root":{"path":"/merged"}}"#), ("giant/config.json", "{}")]);
+        let giant = fs::OpenOptions::new().write(true).open(host.join("giant/config.json")).expect("opened");
+        giant.set_len(100 << 30).expect("sparse");
+        fs::create_dir(host.join("fifo")).expect("a directory");
+        let fifo = host.join("fifo/config.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("a FIFO");
+        for (bundle, read) in [("plain", true), ("giant", false), ("fifo", false)] {
+            assert_eq!(Facts::default().read_bundle(&host.join(bundle)), read, "{bundle}");
         }
         let _ = fs::remove_dir_all(host);
     }

@@ -81,14 +81,23 @@ impl Workload {
         fs::symlink_metadata(directory(path)).ok().filter(fs::Metadata::is_dir).map(|meta| meta.ino())
     }
 
-    /// The processes in it and below. Those that end meanwhile are left out.
+    /// Whether root made it: the directory that it lies in is root's. In one that was delegated to a user, its name is whatever that
+    /// user likes.
+    #[must_use]
+    pub fn is_roots(&self) -> bool {
+        let parent = directory(&self.path).parent().map(fs::symlink_metadata);
+        parent.is_some_and(|meta| meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == 0))
+    }
+
+    /// The processes in it and below, but for the first process of the host and this one, which are in no skill. Those that end meanwhile are left out.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         let mut found = vec![];
         let mut pending = vec![directory(&self.path)];
         while let Some(dir) = pending.pop() {
             let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            found.extend(list.lines().filter_map(|pid| pid.parse::<u32>().ok()).filter(|pid| *pid != 0));
+            let governable = |pid: &u32| *pid > 1 && *pid != std::process::id();
+            found.extend(list.lines().filter_map(|pid| pid.parse::<u32>().ok()).filter(governable));
             pending.extend(below(&dir));
         }
         found
@@ -139,13 +148,20 @@ pub fn of_container(id: &str, pid: u32) -> Result<Workload, String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|e| format!("process {pid}: {e}"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     // Whatever else is in the cgroup of the runtime's caller is not the container's.
-    if kind(path).is_some_and(|kind| matches!(kind, Kind::Unit(_))) && !path.contains(id) {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    if kind(path).is_some_and(|kind| matches!(kind, Kind::Unit(_))) && !is_named(last, id) {
         return Err(format!("container {id} has no cgroup of its own: it is in {path}"));
     }
     match Workload::at_id(path).filter(|_| path != "/") {
         Some(cgroup) => Ok(Workload { path: path.to_owned(), id: cgroup, kind: Kind::Container(id.to_owned()) }),
         None => Err(format!("container {id} has no cgroup of its own")),
     }
+}
+
+/// Whether the last component of a cgroup's path is that of a container: its id, with what engines write around it.
+fn is_named(last: &str, id: &str) -> bool {
+    let name = last.strip_suffix(".scope").or_else(|| last.strip_suffix(".service")).unwrap_or(last);
+    !id.is_empty() && name.strip_suffix(id).is_some_and(|engine| engine.is_empty() || engine.ends_with('-'))
 }
 
 /// The directory of a cgroup.
@@ -156,4 +172,20 @@ fn directory(path: &str) -> PathBuf {
 fn below(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return vec![] };
     entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_named_like_its_container_as_a_whole() {
+        for last in ["box", "box.scope", "crun-box.scope", "agent-box.service"] {
+            assert!(is_named(last, "box"), "{last}");
+        }
+        for last in ["sandbox.service", "box2.scope", "mailbox", "boxes.service", "", "user@1000.service"] {
+            assert!(!is_named(last, "box"), "{last}");
+        }
+        assert!(!is_named("user-.scope", ""));
+    }
 }

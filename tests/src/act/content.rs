@@ -4,6 +4,8 @@ use std::{
     fs::{File, OpenOptions},
     io::{Seek as _, SeekFrom, Write as _},
     os::fd::{AsRawFd as _, IntoRawFd as _},
+    path::Path,
+    process::Command,
     ptr,
     time::{Duration, Instant},
 };
@@ -14,7 +16,6 @@ use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use super::{
     Act, Failure, perform as perform_act,
     sys::{self, c, check, prepare},
-    worker::wait,
 };
 
 /// The families' entry.
@@ -24,12 +25,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             std::fs::read(from).map_err(Failure::broken).and_then(|content| overwrite(how, path, from, &content))
         }
         ("hold-mapping", [path, act @ ..]) => hold_mapping(path).and_then(|()| perform_act(act)),
-        ("exec-often", [seconds, program, args @ ..]) => {
-            sys::number(seconds).and_then(|seconds| exec_often(Duration::from_secs(seconds), program, args))
-        }
-        ("swap-often", [seconds, path, good, bad]) => {
-            sys::number(seconds).and_then(|seconds| swap_often(Duration::from_secs(seconds), path, good, bad))
-        }
+        ("exec-often", [count, program]) => sys::number(count).map(|count| exec_often(count, program)),
+        ("swap-often", [end, path, good, bad]) => swap_often(end, path, good, bad),
         _ => return None,
     })
 }
@@ -183,43 +180,38 @@ fn transfer(how: &str, to: &File, from: &str, len: usize) -> Act {
     Ok(())
 }
 
-/// Executes a program over and over, each time in a child, and prints how that ended: how often it ran, was refused, was busy,
-/// and anything else.
-fn exec_often(limit: Duration, program: &str, args: &[&str]) -> Act {
-    let deadline = Instant::now() + limit;
-    let words: Vec<&str> = ["exec", program].iter().chain(args).copied().collect();
-    let (mut ran, mut refused, mut busy, mut other) = (0_u32, 0_u32, 0_u32, 0_u32);
-    while Instant::now() < deadline {
-        // SAFETY: an act runs in a process with one thread.
-        let child = match prepare("fork", unsafe { libc::fork() })? {
-            0 => {
-                let status = super::status(&words);
-                // SAFETY: ends the child without the parent's exit handlers.
-                unsafe { libc::_exit(i32::from(status)) }
-            }
-            child => sys::fd(child),
-        };
-        match wait(child) {
-            0 => ran += 1,
-            libc::EPERM => refused += 1,
-            libc::ETXTBSY => busy += 1,
-            // Halves of two programs, or none at all.
-            _ => other += 1,
+/// How long a race may last.
+const RACE_LIMIT: Duration = Duration::from_mins(4);
+
+/// Executes a program that ends with 0 over and over, until it has run or was refused `count` times, each at least a tenth. Prints
+/// how often it ran, was refused, was busy, did not begin for another reason, and how often something else ran.
+fn exec_often(count: u64, program: &str) {
+    let deadline = Instant::now() + RACE_LIMIT;
+    let (mut ran, mut refused, mut busy, mut broken, mut foreign) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
+    while (ran + refused < count || ran.min(refused) < count / 10) && Instant::now() < deadline {
+        // A child that shares this process's memory until it executes, which is the least work.
+        match Command::new(program).status() {
+            Ok(status) if status.success() => ran += 1,
+            Ok(_) => foreign += 1,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EPERM) => refused += 1,
+                Some(libc::ETXTBSY) => busy += 1,
+                _ => broken += 1,
+            },
         }
     }
-    println!("{ran} {refused} {busy} {other}");
-    Ok(())
+    println!("{ran} {refused} {busy} {broken} {foreign}");
 }
 
-/// Puts one and the other content into a file over and over, from several threads and by several ways.
-fn swap_often(limit: Duration, path: &str, good: &str, bad: &str) -> Act {
+/// Puts one and the other content into a file over and over, from several threads and by several ways, until `end` exists.
+fn swap_often(end: &str, path: &str, good: &str, bad: &str) -> Act {
     // None cuts the file short under another thread's mapping.
     const WAYS: [&str; 3] = ["write", "mapping-without-descriptor", "rename-in"];
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + RACE_LIMIT;
     let contents = [std::fs::read(good).map_err(Failure::broken)?, std::fs::read(bad).map_err(Failure::broken)?];
     let swap = |thread: usize| {
         let mut round = thread;
-        while Instant::now() < deadline {
+        while !Path::new(end).exists() && Instant::now() < deadline {
             round += 1;
             let (way, which) = (WAYS[(round / 2) % WAYS.len()], round % 2);
             // What fails because the program runs just now is tried again.

@@ -82,7 +82,7 @@ fn link(from: &str, to: &str) -> Act {
 }
 
 /// Opens; the descriptor lives as long as this process.
-fn open(path: &str, flags: i32) -> Result<i32, Failure> {
+pub(super) fn open(path: &str, flags: i32) -> Result<i32, Failure> {
     let path = c(path)?;
     // SAFETY: as above.
     check(unsafe { libc::openat(AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0o644) }).map(sys::fd)

@@ -3,6 +3,7 @@
 //! An act is a list of words: an act's name with its arguments, after any number of ways to do it (`thread`,
 //! `double-fork`, `unshare user,mount`, `chroot DIR`, …). Its result is the errno of the call that matters.
 
+mod code;
 mod content;
 mod dns;
 mod exec;
@@ -20,10 +21,11 @@ mod uring;
 mod way;
 pub(crate) mod worker;
 
+pub(crate) use code::RAN;
 pub(crate) use net::TOKEN;
 pub(crate) use tty::NO_ENTRY;
 
-use std::fmt;
+use std::{fmt, io};
 
 /// The status of an act that was not understood or could not be prepared: no errno of Linux.
 const BROKEN: u8 = 250;
@@ -41,6 +43,11 @@ pub(crate) enum Failure {
 pub(crate) type Act = Result<(), Failure>;
 
 impl Failure {
+    /// The kernel said no to a call of the standard library. An error without an errno is none of the kernel's.
+    pub(crate) fn of(error: &io::Error) -> Self {
+        error.raw_os_error().map_or_else(|| Self::broken(error), Self::Errno)
+    }
+
     /// The act could not be prepared.
     pub(crate) fn broken(what: impl fmt::Display) -> Self {
         Self::Broken(what.to_string())
@@ -51,7 +58,7 @@ impl Failure {
 pub(crate) fn status(words: &[&str]) -> u8 {
     match perform(words) {
         Ok(()) => 0,
-        Err(Failure::Errno(errno)) => u8::try_from(errno).unwrap_or(BROKEN),
+        Err(Failure::Errno(errno)) => u8::try_from(errno).ok().filter(|errno| *errno != 0).unwrap_or(BROKEN),
         Err(Failure::Broken(what)) => {
             println!("{}: {what}", words.join(" "));
             BROKEN
@@ -66,6 +73,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
     [
         way::perform,
         file::perform,
+        code::perform,
         net::perform,
         exec::perform,
         process::perform,

@@ -22,19 +22,17 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("ptrace-attach", []) => ptrace(libc::PTRACE_ATTACH, pid),
         ("ptrace-seize", []) => ptrace(libc::PTRACE_SEIZE, pid),
         ("read-memory", []) => read_memory(pid),
-        ("read-proc", [file]) => std::fs::read(format!("/proc/{pid}/{file}")).map(drop).map_err(|e| of(&e)),
-        ("list-proc", [dir]) => std::fs::read_dir(format!("/proc/{pid}/{dir}")).map(drop).map_err(|e| of(&e)),
-        ("follow-proc", [link]) => std::fs::read_link(format!("/proc/{pid}/{link}")).map(drop).map_err(|e| of(&e)),
+        ("read-proc", [file]) => std::fs::read(format!("/proc/{pid}/{file}")).map(drop).map_err(|e| Failure::of(&e)),
+        ("list-proc", [dir]) => std::fs::read_dir(format!("/proc/{pid}/{dir}")).map(drop).map_err(|e| Failure::of(&e)),
+        ("follow-proc", [link]) => {
+            std::fs::read_link(format!("/proc/{pid}/{link}")).map(drop).map_err(|e| Failure::of(&e))
+        }
         ("pidfd-getfd", []) => pidfd(pid).and_then(|pidfd| {
             // SAFETY: no pointers.
             check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, 0, 0) }).map(drop)
         }),
         _ => return None,
     })
-}
-
-fn of(error: &std::io::Error) -> Failure {
-    Failure::Errno(error.raw_os_error().unwrap_or(0))
 }
 
 fn kill(pid: i32, signal: i32) -> Act {

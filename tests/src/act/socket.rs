@@ -37,10 +37,6 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     })
 }
 
-fn of(error: &std::io::Error) -> Failure {
-    Failure::Errno(error.raw_os_error().unwrap_or(0))
-}
-
 fn wait_readable(fd: i32) -> Act {
     let mut waiting = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, which lives through the call.
@@ -69,7 +65,7 @@ fn serve_tcp(address: &str) -> Act {
 /// Binds and prints the first datagram.
 fn serve_udp(address: &str) -> Act {
     let address: SocketAddr = address.parse().map_err(Failure::broken)?;
-    let socket = UdpSocket::bind(address).map_err(|e| of(&e))?;
+    let socket = UdpSocket::bind(address).map_err(|e| Failure::of(&e))?;
     wait_readable(socket.as_raw_fd())?;
     let mut buffer = [0; 64];
     let len = socket.recv(&mut buffer).map_err(Failure::broken)?;

@@ -40,13 +40,9 @@ fn address(name: &str) -> Result<SocketAddr, Failure> {
     address.map_err(Failure::broken)
 }
 
-fn of(error: &std::io::Error) -> Failure {
-    Failure::Errno(error.raw_os_error().unwrap_or(0))
-}
-
 /// A stream socket that is connected to a name.
 pub(super) fn connected(name: &str) -> Result<OwnedFd, Failure> {
-    UnixStream::connect_addr(&address(name)?).map(OwnedFd::from).map_err(|e| of(&e))
+    UnixStream::connect_addr(&address(name)?).map(OwnedFd::from).map_err(|e| Failure::of(&e))
 }
 
 /// Connects a socket of sequenced packets and sends.
@@ -70,19 +66,19 @@ fn datagram(name: &str, connect: bool) -> Act {
     let socket = UnixDatagram::unbound().map_err(Failure::broken)?;
     let address = address(name)?;
     if connect {
-        socket.connect_addr(&address).map_err(|e| of(&e))?;
+        socket.connect_addr(&address).map_err(|e| Failure::of(&e))?;
         return send(socket.as_raw_fd());
     }
-    socket.send_to_addr(TOKEN.as_bytes(), &address).map(drop).map_err(|e| of(&e))
+    socket.send_to_addr(TOKEN.as_bytes(), &address).map(drop).map_err(|e| Failure::of(&e))
 }
 
 /// Listens, lets a child connect, and prints what it says: all of it inside the skill.
 fn within(name: &str) -> Act {
-    let listener = UnixListener::bind_addr(&address(name)?).map_err(|e| of(&e))?;
+    let listener = UnixListener::bind_addr(&address(name)?).map_err(|e| Failure::of(&e))?;
     super::way::fork_and(
         || match UnixStream::connect_addr(&address(name)?) {
             Ok(mut stream) => stream.write_all(TOKEN.as_bytes()).map_err(Failure::broken),
-            Err(e) => Err(of(&e)),
+            Err(e) => Err(Failure::of(&e)),
         },
         || {
             let (mut stream, _) = listener.accept().map_err(Failure::broken)?;
@@ -96,7 +92,7 @@ fn within(name: &str) -> Act {
 
 /// Listens, and prints what the first client that says something says.
 fn serve(name: &str) -> Act {
-    let listener = UnixListener::bind_addr(&address(name)?).map_err(|e| of(&e))?;
+    let listener = UnixListener::bind_addr(&address(name)?).map_err(|e| Failure::of(&e))?;
     loop {
         let (mut stream, _) = listener.accept().map_err(Failure::broken)?;
         let mut text = String::new();
@@ -110,7 +106,7 @@ fn serve(name: &str) -> Act {
 
 /// A datagram to a socket that the skill bound itself.
 fn datagram_within(name: &str) -> Act {
-    let receiver = UnixDatagram::bind_addr(&address(name)?).map_err(|e| of(&e))?;
+    let receiver = UnixDatagram::bind_addr(&address(name)?).map_err(|e| Failure::of(&e))?;
     datagram(name, false)?;
     let mut buffer = [0; 64];
     let len = receiver.recv(&mut buffer).map_err(Failure::broken)?;
@@ -120,15 +116,15 @@ fn datagram_within(name: &str) -> Act {
 
 /// Both ends of pairs, which have no names.
 fn pair() -> Act {
-    let (mut one, mut other) = UnixStream::pair().map_err(|e| of(&e))?;
-    one.write_all(TOKEN.as_bytes()).map_err(|e| of(&e))?;
+    let (mut one, mut other) = UnixStream::pair().map_err(|e| Failure::of(&e))?;
+    one.write_all(TOKEN.as_bytes()).map_err(|e| Failure::of(&e))?;
     drop(one);
     let mut text = String::new();
-    other.read_to_string(&mut text).map_err(|e| of(&e))?;
-    let (one, other) = UnixDatagram::pair().map_err(|e| of(&e))?;
-    one.send(text.as_bytes()).map_err(|e| of(&e))?;
+    other.read_to_string(&mut text).map_err(|e| Failure::of(&e))?;
+    let (one, other) = UnixDatagram::pair().map_err(|e| Failure::of(&e))?;
+    one.send(text.as_bytes()).map_err(|e| Failure::of(&e))?;
     let mut buffer = [0; 64];
-    let len = other.recv(&mut buffer).map_err(|e| of(&e))?;
+    let len = other.recv(&mut buffer).map_err(|e| Failure::of(&e))?;
     print!("{}", String::from_utf8_lossy(&buffer[..len]));
     Ok(())
 }

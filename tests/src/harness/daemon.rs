@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{ENFORCER, events::Events, eventually, exit_status};
+use super::{ENFORCER, command, events::Events, eventually, exit_status};
 
 /// Where the daemon's socket is.
 pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
@@ -22,10 +22,11 @@ const START_LIMIT: Duration = Duration::from_mins(8);
 /// How long the daemon may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// A running daemon; it is ended when this is dropped.
+/// A daemon; it is ended when this is dropped. What it enforces stays in force and is the next one's, which takes it over in
+/// a moment, where loading the programs takes many.
 pub(crate) struct Daemon {
     child: Child,
-    /// What it printed.
+    /// What it and those before it printed.
     pub(crate) events: Events,
     policy: PathBuf,
     errors: PathBuf,
@@ -39,39 +40,49 @@ impl Daemon {
 
     /// The same, with variables in its environment.
     pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        if !environment.is_empty() {
+            // Programs of its own, from the first label on.
+            unload()?;
+        }
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
-        let errors = dir.join("daemon.err");
-        let mut child = Command::new(ENFORCER)
-            // Names come and go quickly enough for a test.
-            .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
-            .arg(&policy)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&errors)?)
-            .spawn()
-            .context("cannot start the daemon")?;
-        let output = child.stdout.take().context("the daemon's output")?;
-        let events = Events::default();
-        let taken = events.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                taken.take(&line);
-            }
-        });
+        let (events, errors) = (Events::default(), dir.join("daemon.err"));
+        let child = spawn(ENFORCER, &policy, environment, &errors, &events)?;
         let mut daemon = Self { child, events, policy, errors };
+        daemon.wait_until_it_answers()?;
+        Ok(daemon)
+    }
+
+    /// Starts another daemon after this one has ended, and waits until it answers.
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
+        self.restart_as(ENFORCER)
+    }
+
+    /// The same, with another build of the program.
+    pub(crate) fn restart_as(&mut self, program: &str) -> anyhow::Result<()> {
+        self.spawn_again(program)?;
+        self.wait_until_it_answers()
+    }
+
+    /// Starts another daemon after this one has ended.
+    pub(crate) fn spawn_again(&mut self, program: &str) -> anyhow::Result<()> {
+        self.child = spawn(program, &self.policy, &[], &self.errors, &self.events)?;
+        Ok(())
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            if let Some(status) = daemon.child.try_wait()? {
-                bail!("the daemon ended with {}: {}", exit_status(status), daemon.errors());
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended with {}: {}", exit_status(status), self.errors());
             }
-            if ask(&json!({"op": "status"})).is_ok_and(|s| s["pid"] == daemon.pid()) {
-                return Ok(daemon);
+            if ask(&json!({"op": "status"})).is_ok_and(|s| s["pid"] == self.pid()) {
+                return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the daemon does not answer: {}", daemon.errors());
-            thread::sleep(Duration::from_millis(20));
+            ensure!(Instant::now() < deadline, "the daemon does not answer: {}", self.errors());
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -113,18 +124,35 @@ impl Daemon {
         signal_process(self.pid(), signal);
     }
 
-    /// Ends it and waits until it has gone, and the programs with it.
+    /// Ends enforcement and waits until the daemon has gone.
     pub(crate) fn stop(&mut self) -> anyhow::Result<i32> {
+        unload().with_context(|| self.errors())?;
+        self.wait()
+    }
+
+    /// Ends it alone: what is in force stays.
+    pub(crate) fn terminate(&mut self) -> anyhow::Result<i32> {
         self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Kills it: what is in force stays.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> anyhow::Result<i32> {
         let mut status = None;
         let ended = eventually(STOP_LIMIT, || {
             status = self.child.try_wait().ok().flatten();
             status.is_some()
         });
         if !ended {
-            self.child.kill()?;
-            self.child.wait()?;
-            bail!("the daemon did not end on SIGTERM: {}", self.errors());
+            self.kill()?;
+            bail!("the daemon did not end: {}", self.errors());
         }
         Ok(status.map_or(-1, exit_status))
     }
@@ -132,10 +160,44 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.stop();
+        if matches!(self.child.try_wait(), Ok(None)) && self.terminate().is_err() {
+            let _ = self.kill();
         }
     }
+}
+
+/// Ends all enforcement, whoever put it in force.
+pub(crate) fn unload() -> anyhow::Result<()> {
+    let outcome = command(&[ENFORCER, "unload", "--yes"])?;
+    ensure!(outcome.status == 0, "unload: {outcome:?}");
+    Ok(())
+}
+
+fn spawn(
+    program: &str,
+    policy: &Path,
+    environment: &[(&str, &str)],
+    errors: &Path,
+    events: &Events,
+) -> anyhow::Result<Child> {
+    let mut child = Command::new(program)
+        // Names come and go quickly enough for a test.
+        .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
+        .arg(policy)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(errors)?)
+        .spawn()
+        .context("cannot start the daemon")?;
+    let output = child.stdout.take().context("the daemon's output")?;
+    let taken = events.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            taken.take(&line);
+        }
+    });
+    Ok(child)
 }
 
 /// Sends a signal to one process.

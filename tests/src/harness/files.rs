@@ -29,6 +29,13 @@ impl Mount {
         Ok(Self(at.to_owned()))
     }
 
+    /// The same, with options.
+    pub(crate) fn with(kind: &str, at: &str, options: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(at)?;
+        succeed(&["mount", "-t", kind, "-o", options, kind, at])?;
+        Ok(Self(at.to_owned()))
+    }
+
     /// An ext4 in a file of its own.
     pub(crate) fn ext4(at: &str) -> anyhow::Result<Self> {
         const BYTES: u64 = 8 << 20;

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod holder;
 pub(crate) mod listener;
+pub(crate) mod mutation;
 pub(crate) mod runner;
 pub(crate) mod scene;
 pub(crate) mod unix;
@@ -82,7 +83,8 @@ pub(crate) fn act_bringing(fd: OwnedFd, skill: &str, act: &[&str]) -> anyhow::Re
     bounded(&mut command)
 }
 
-fn bounded(command: &mut Command) -> anyhow::Result<Output> {
+/// Runs a command to its end, within bounds, with the standard input that it was given.
+pub(crate) fn bounded(command: &mut Command) -> anyhow::Result<Output> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -12,9 +12,12 @@ use std::{
 };
 
 use super::scene::{Scene, Stage};
+use crate::attacks;
 
 /// How long one test may take.
-const TEST_LIMIT: Duration = Duration::from_mins(6);
+const TEST_LIMIT: Duration = Duration::from_mins(20);
+/// How much longer, for each round of a storm that is asked for.
+const ROUND_LIMIT: Duration = Duration::from_secs(20);
 /// What the daemon says of a key that is not built yet: the only words on which tests are left out.
 const NOT_BUILT: &str = "is not supported by this build";
 
@@ -52,6 +55,7 @@ pub(crate) struct Options {
     /// The suites of this kind of guest.
     pub(crate) place: Place,
     filters: Vec<String>,
+    attacks: bool,
     list: bool,
 }
 
@@ -63,6 +67,7 @@ impl Options {
         while let Some(word) = words.next() {
             match *word {
                 "--list" => options.list = true,
+                "--attacks" => options.attacks = true,
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
@@ -78,8 +83,14 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether this program is to be left unattached.
+    pub(crate) fn wants_mutant(&self, program: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|f| f == program)
+    }
+
     fn wants(&self, name: &str) -> bool {
-        self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f))
+        (self.filters.is_empty() || self.filters.iter().any(|f| name.contains(f)))
+            && (!self.attacks || attacks::includes(name))
     }
 }
 
@@ -168,8 +179,13 @@ fn not_built(why: &str) -> Option<String> {
     line.rsplit(": ").next().map(str::to_owned)
 }
 
+/// How often the storms do what they do, when `ENFORCER_STORM_ROUNDS` says it.
+pub(crate) fn rounds() -> Option<u32> {
+    std::env::var("ENFORCER_STORM_ROUNDS").ok().and_then(|text| text.parse().ok())
+}
+
 /// Runs one test in a thread of its own.
-fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
+pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     let (done, outcome) = mpsc::sync_channel(1);
     let of_test = Arc::clone(scene);
     let thread = thread::spawn(move || {
@@ -177,12 +193,13 @@ fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
         drop(of_test);
         let _ = done.send(result);
     });
-    match outcome.recv_timeout(TEST_LIMIT) {
+    let limit = TEST_LIMIT + ROUND_LIMIT * rounds().unwrap_or(0);
+    match outcome.recv_timeout(limit) {
         Ok(result) => result.map_err(|e| format!("{e:#}")),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             // Ending the workers gives the thread an error to end with, wherever it waits for one.
             scene.abandon();
-            Err(format!("took longer than {} s", TEST_LIMIT.as_secs()))
+            Err(format!("took longer than {} s", limit.as_secs()))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(match thread.join() {
             Err(panic) => {
@@ -195,7 +212,7 @@ fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
     }
 }
 
-fn flush() {
+pub(super) fn flush() {
     // Nobody reading is no reason to stop.
     let _ = std::io::stdout().flush();
 }

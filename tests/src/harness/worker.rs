@@ -122,6 +122,12 @@ impl Worker {
         Ok(Outcome { status, out: answer["out"].as_str().unwrap_or_default().to_owned(), act: act.join(" ") })
     }
 
+    /// Lets it and what it starts run when nobody else wants to.
+    pub(crate) fn yield_to_others(&self) {
+        // SAFETY: no pointers.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.pid(), 19) };
+    }
+
     /// Ends it at once, also while it is at work for another thread.
     pub(crate) fn kill(&self) {
         signal_process(self.pid, libc::SIGKILL);

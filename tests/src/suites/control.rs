@@ -202,7 +202,7 @@ fn garbage(scene: &Scene) -> anyhow::Result<()> {
     };
     let long = "x".repeat(2 << 20);
     for text in
-        ["\n", "{}\n", "{\"op\":\"unload\"}\n", "\u{0}\u{1}\n", "[[[[[[[[\n", long.as_str(), "{\"op\":\"status\"}"]
+        ["\n", "{}\n", "{\"op\":\"unloads\"}\n", "\u{0}\u{1}\n", "[[[[[[[[\n", long.as_str(), "{\"op\":\"status\"}"]
     {
         let mut stream = UnixStream::connect(crate::harness::daemon::SOCKET)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -1,17 +1,15 @@
 //! The digest of a file is measured once for as long as its content stays, and never longer.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, thread};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 
-use crate::harness::{
-    command,
-    events::Event,
-    files::Mount,
-    runner::Suite,
-    scene::{Scene, gone},
-    succeed,
-};
+use crate::harness::{command, events::Event, files::Mount, runner::Suite, scene::Scene, succeed};
 
 pub(super) const SUITE: Suite = Suite {
     name: "digest",
@@ -28,6 +26,7 @@ pub(super) const SUITE: Suite = Suite {
         ("written_through_an_overlay", through_an_overlay),
         ("written_below_an_overlay", below_an_overlay),
         ("open_for_writing_below_an_overlay", open_below_an_overlay),
+        ("a_sparse_giant", giant),
         ("a_race_on_tmpfs", |scene| race(scene, TMPFS)),
         ("a_race_on_an_overlay", |scene| race(scene, OVERLAY)),
     ],
@@ -43,6 +42,8 @@ const OVERLAY: &str = "overlay";
 const LOWER: [&str; 6] = ["equal", "once", "through-write", "through-mapping", "beneath", "held"];
 /// As long as any of the programs, so that one can take another's place without a change of length.
 const LENGTH: usize = 112 << 10;
+/// What the racer that is not listed ends with.
+const FOREIGN: i32 = 66;
 /// Every way to write that `overwrite` knows; `punch` leaves zeroes.
 const WAYS: [&str; 13] = [
     "write",
@@ -61,10 +62,19 @@ const WAYS: [&str; 13] = [
 ];
 
 fn policy(scene: &Scene) -> anyhow::Result<String> {
-    for (name, program) in [("good", "wc"), ("evil", "id"), ("good-racer", "true"), ("evil-racer", "touch")] {
+    let padded = |program: &str| -> anyhow::Result<Vec<u8>> {
         let mut content = fs::read(format!("/usr/bin/{program}"))?;
         ensure!(content.len() <= LENGTH, "{program} is longer than {LENGTH}");
         content.resize(LENGTH, 0);
+        Ok(content)
+    };
+    let foreign = u8::try_from(FOREIGN)?;
+    for (name, content) in [
+        ("good", padded("wc")?),
+        ("evil", padded("id")?),
+        ("good-racer", ends_with(0)),
+        ("evil-racer", ends_with(foreign)),
+    ] {
         let path = scene.make_file(name)?;
         fs::write(&path, content)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -317,32 +327,69 @@ fn open_below_an_overlay(scene: &Scene) -> anyhow::Result<()> {
     runs(scene, &victim)
 }
 
+/// A file that is larger than what is measured takes no time.
+fn giant(scene: &Scene) -> anyhow::Result<()> {
+    const BOUND: Duration = Duration::from_secs(10);
+    for dir in [TMPFS, DISK] {
+        let victim = place(scene, dir, "giant")?;
+        runs(scene, &victim)?;
+        let length = fs::metadata(&victim)?.len();
+        fs::File::options().write(true).open(&victim)?.set_len(100 << 30)?;
+        let began = Instant::now();
+        refused_because(scene, &["exec", &victim, "--version"], "content could not be measured")?;
+        ensure!(began.elapsed() < BOUND, "{dir}: it took {:?}", began.elapsed());
+        fs::File::options().write(true).open(&victim)?.set_len(length)?;
+        runs(scene, &victim)?;
+    }
+    Ok(())
+}
+
+/// A static program that ends with `status` and does nothing else: its code lies in its second page, so that the kernel
+/// reads the first one sooner.
+fn ends_with(status: u8) -> Vec<u8> {
+    const PAGE: usize = 4096;
+    const BASE: u64 = 0x40_0000;
+    let mut file = vec![0; 2 * PAGE];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    // The header of an executable for x86-64, with one program header behind it: all of the file, readable and executable.
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
+    put(24, &(BASE + PAGE as u64).to_le_bytes());
+    put(32, &64_u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1, 0]);
+    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]);
+    put(80, &BASE.to_le_bytes());
+    put(96, &(2 * PAGE as u64).to_le_bytes());
+    put(104, &(2 * PAGE as u64).to_le_bytes());
+    put(112, &(PAGE as u64).to_le_bytes());
+    // mov eax, SYS_exit; mov edi, status; syscall
+    put(PAGE, &[0xb8, 60, 0, 0, 0, 0xbf, status, 0, 0, 0, 0x0f, 0x05]);
+    file
+}
+
 /// The listed program and another take turns in a file, by several ways, while it is executed over and over.
 fn race(scene: &Scene, dir: &str) -> anyhow::Result<()> {
-    const SECONDS: &str = "25";
+    const EXECS: u64 = 3000;
     let victim = path(scene, &format!("{dir}/racer"));
-    let (good, evil) = (path(scene, "good-racer"), path(scene, "evil-racer"));
-    let mark = path(scene, &format!("mark-{dir}"));
+    let (good, evil, end) = (path(scene, "good-racer"), path(scene, "evil-racer"), path(scene, &format!("end-{dir}")));
     fs::copy(&good, &victim)?;
-    // The other program leaves a mark where it runs.
-    succeed(&[&evil, &mark])?;
-    fs::remove_file(&mark)?;
+    ensure!(scene.outside(&["exec", &evil])?.status == FOREIGN, "the other program does not do what it should");
     let (swapped, executed) = thread::scope(|scope| {
-        let swaps = scope.spawn(|| scene.outside(&["swap-often", SECONDS, &victim, &good, &evil]));
-        let execs = scene.act(SKILL, &["exec-often", SECONDS, &victim, &mark]);
-        (swaps.join(), execs)
+        let swaps = scope.spawn(|| scene.outside(&["swap-often", &end, &victim, &good, &evil]));
+        let execs = scene.act(SKILL, &["exec-often", &EXECS.to_string(), &victim]);
+        let ended = fs::write(&end, "");
+        (swaps.join(), execs.and_then(|execs| ended.map(|()| execs).context("the end")))
     });
     swapped.map_err(|_| anyhow::anyhow!("the writer panicked"))??.done()?;
     let executed = executed?;
-    gone(&mark).context("the other program ran")?;
-    let counts: Vec<u32> = executed.done()?.out.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    let &[ran, refused, _, _] = counts.as_slice() else { anyhow::bail!("{executed:?}") };
-    ensure!(ran > 0 && refused > 0, "the two did not meet: {executed:?}");
+    let counts: Vec<u64> = executed.done()?.out.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    let &[ran, refused, _, _, foreign] = counts.as_slice() else { anyhow::bail!("{executed:?}") };
+    ensure!(foreign == 0, "something else ran: {executed:?}");
+    ensure!(ran + refused >= EXECS && ran.min(refused) >= EXECS / 10, "the two did not meet: {executed:?}");
     // What is listed runs once more when it is quiet.
     fs::remove_file(&victim)?;
     fs::copy(&good, &victim)?;
-    let outcome = scene.act(SKILL, &["exec", &victim, &mark])?;
-    outcome.done()?;
+    scene.act(SKILL, &["exec", &victim])?.done()?;
     ensure!(command(&["cmp", &good, &victim])?.status == 0, "the file is not what was written");
     Ok(())
 }

@@ -4,13 +4,17 @@ use std::{fs, path::Path};
 
 use anyhow::ensure;
 
-use crate::harness::{
-    BROUGHT, ENFORCER, Output, act_bringing, bring, command,
-    events::Mark,
-    runner::Suite,
-    scene::{Scene, gone, holds, there},
-    succeed,
-    worker::{Entry, Worker},
+use crate::{
+    act::TOKEN,
+    harness::{
+        BROUGHT, ENFORCER, Output, act_bringing, bring, command,
+        events::Mark,
+        holder::Patient,
+        runner::Suite,
+        scene::{Scene, gone, holds, there},
+        succeed,
+        worker::{Entry, Worker},
+    },
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -25,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
         ("an_entrypoint_that_is_not_allowed", entrypoint_denied),
         ("an_entrypoint_outside_every_skill", entrypoint_outside),
         ("an_entrypoint_of_a_traced_process", entrypoint_traced),
+        ("an_entrypoint_with_what_is_open", entrypoint_with_open),
         ("run_with_an_open_file", run_with_file),
         ("attach_with_an_open_file", attach_with_file),
         ("a_cgroup_with_an_open_file", cgroup_with_file),
@@ -34,6 +39,9 @@ pub(super) const SUITE: Suite = Suite {
 const SKILL: &str = "attached";
 const BRINGING: &str = "bringing";
 const BRINGING_CGROUP: &str = "/sys/fs/cgroup/tests-bringing";
+/// Where the skill before the entrypoint may connect to; the one behind it, to the first alone.
+const OPEN: u16 = 18_196;
+const SHUT: u16 = 18_197;
 const BINARIES: &str = "{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}";
 
 /// The entrypoint is a copy of bash with a byte behind it: a program of its own that does what it is told.
@@ -50,12 +58,12 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
     fs::create_dir_all(BRINGING_CGROUP)?;
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n  \
-         bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n    \
+         allow_jit: true\n    network_scope: [\"127.0.0.1:{OPEN}\", \"127.0.0.1:{SHUT}\"]\n  bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
          allow_write: [{one}]\n    allow_delete: [{one}]\n  \
          closed:\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{one}]\n  \
          beyond:\n    match: {{entrypoint: \"sha256:{digest}\"}}\n    allow_binaries: [{BINARIES}, {{path: /usr/bin/rm}}]\n    \
-         allow_delete: [{two}]\n"
+         allow_delete: [{two}]\n    allow_write: [{two}]\n    network_scope: [\"127.0.0.1:{OPEN}\"]\n"
     ))
 }
 
@@ -171,6 +179,31 @@ fn entrypoint_traced(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &["traced", "exec", "/usr/bin/bash", "-c", "exit 0"])?.done()?;
     through(scene, SKILL, &format!("/usr/bin/rm {allowed}"))?.done()?;
     gone(&allowed)
+}
+
+/// What the skill before had open is looked at by the rules of the one behind it.
+fn entrypoint_with_open(scene: &Scene) -> anyhow::Result<()> {
+    let door = scene.dir.join("door").to_string_lossy().into_owned();
+    let (good, bad) = (Patient::start(&format!("127.0.0.1:{OPEN}"))?, Patient::start(&format!("127.0.0.1:{SHUT}"))?);
+    let file = scene.make_file("one/inherited")?;
+    // It waits for the end of the one connection, and speaks over both.
+    let inside = format!("read -t 60 -u 7 line; echo {TOKEN} >&7; echo {TOKEN} >&8; exit 0");
+    let script = format!(
+        "exec 7<>/dev/tcp/127.0.0.1/{SHUT} 8<>/dev/tcp/127.0.0.1/{OPEN} 9>>{file}; exec {door} -c '{inside}' 2>&-"
+    );
+    let mark = scene.mark();
+    scene.act(SKILL, &["exec", "/usr/bin/bash", "-c", &script])?.done()?;
+    let event = scene.events().wait(mark, "the closing", |e| e.text("kind") == "close")?;
+    ensure!(event.text("skill") == "beyond" && event.text("reason") == "not allowed in the skill", "{}", event.0);
+    ensure!(bad.received()?.is_empty(), "a connection that is not allowed carries on");
+    ensure!(good.received()?.trim_end() == TOKEN, "an allowed connection ended");
+    let event = scene.event(mark, "write", "deny", &file)?;
+    ensure!(event.text("skill") == "beyond" && event.text("reason") == "path not listed", "{}", event.0);
+    // Without anything open it is only told.
+    let mark = scene.mark();
+    through(scene, SKILL, "exit 0")?.done()?;
+    scene.events().wait(mark, "the entry", |e| e.text("kind") == "enter" && e.text("skill") == "beyond")?;
+    Ok(())
 }
 
 /// A file that is open for appending, in a directory where the skill may write and in one where it may not.

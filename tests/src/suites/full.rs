@@ -14,8 +14,15 @@ use crate::harness::{
     worker::{Entry, Worker},
 };
 
-pub(super) const SUITE: Suite =
-    Suite { name: "full", policy: None, tests: &[("the_map_of_cgroups", cgroups), ("the_map_of_labels", labels)] };
+pub(super) const SUITE: Suite = Suite {
+    name: "full",
+    policy: None,
+    tests: &[
+        ("the_map_of_cgroups", cgroups),
+        ("a_container_that_finds_the_map_full", container),
+        ("the_map_of_labels", labels),
+    ],
+};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -129,5 +136,42 @@ fn labels(scene: &Scene) -> anyhow::Result<()> {
     ensure!(room, "there is no room when the crowd has gone");
     gone(&allowed)?;
     daemon.stop()?;
+    Ok(())
+}
+
+/// The daemon comes to know of it when there is no room, and it is governed all the same.
+fn container(scene: &Scene) -> anyhow::Result<()> {
+    const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    // Cgroups of its own: what other tests left would not fit.
+    fs::create_dir_all(format!("{CGROUPS}/tests-full-own/there"))?;
+    fs::create_dir_all(format!("{CGROUPS}/tests-full-free"))?;
+    let boxed = format!("  boxed:\n    match: {{container: {}}}\n    allow_binaries: [\"*\"]\n", &ID[..12]);
+    let text = manifest(scene, &boxed)?.replace("/tests-full", "/tests-full-own");
+    let mut daemon = Daemon::start_with(&scene.dir.join("daemon"), &text, &[("ENFORCER_MAP_SIZES", "CGROUPS=4")])?;
+    // Two are there, and two fit.
+    for n in 0..4 {
+        fs::create_dir_all(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
+    }
+    let dir = format!("tests-full-box/libpod-{ID}.scope");
+    fs::create_dir_all(format!("{CGROUPS}/{dir}/below"))?;
+    let known = eventually(Duration::from_secs(20), || daemon.status().is_ok_and(|s| s["workloads"] == 1));
+    ensure!(known, "{}", daemon.status()?);
+    for cgroup in [dir.clone(), format!("{dir}/below")] {
+        let worker = Worker::start(&Entry::Cgroup(&format!("{CGROUPS}/{cgroup}")))?;
+        let (file, mark) = (scene.make_file("denied/boxed")?, daemon.events.mark());
+        worker.act(&["unlink", &file])?.refused()?;
+        there(&file)?;
+        let event = daemon.events.wait(mark, "the refusal", |e| e.is("delete", "deny", &file))?;
+        ensure!(event.text("skill") == "boxed", "{cgroup}: {}", event.0);
+    }
+    let free = Worker::start(&Entry::Cgroup(&format!("{CGROUPS}/tests-full-free")))?;
+    let file = scene.make_file("denied/free")?;
+    free.act(&["unlink", &file])?.done()?;
+    gone(&file)?;
+    drop(free);
+    daemon.stop()?;
+    for n in 0..4 {
+        fs::remove_dir(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
+    }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn complaints(_: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No daemon runs any more: what a skill refused is nobody's business now.
+/// All was unloaded: what a skill refused is nobody's business now.
 fn detached(scene: &Scene) -> anyhow::Result<()> {
     let file = scene.make_file("file")?;
     scene.outside(&["unlink", &file])?.done()?;

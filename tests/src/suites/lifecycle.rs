@@ -9,7 +9,7 @@ use crate::{
     act::TOKEN,
     harness::{
         ENFORCER, SELF, command,
-        daemon::Daemon,
+        daemon::{Daemon, unload},
         listener::Server,
         runner::Suite,
         scene::{Scene, gone, there},
@@ -45,6 +45,7 @@ fn doctor(_: &Scene) -> anyhow::Result<()> {
 
 /// The same acts by the same process, which was in the cgroup before the daemon was there.
 fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     let cgroup = "/sys/fs/cgroup/tests-lifecycle";
     fs::create_dir_all(cgroup)?;
     let worker = Worker::start(&Entry::Cgroup(cgroup))?;
@@ -87,9 +88,11 @@ fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(Path::new(&scene.make_dir("daemon")?), &manifest)?;
     try_all(&worker, true)?;
     try_all(&outsider, false)?;
-    ensure!(daemon.stop()? == 0, "the daemon did not end well: {}", daemon.errors());
+    ensure!(daemon.terminate()? == 0, "the daemon did not end well: {}", daemon.errors());
+    try_all(&worker, true)?;
+    try_all(&outsider, false)?;
+    unload()?;
     try_all(&worker, false)?;
-    ensure!(daemon.errors().contains("nothing is enforced any more"), "{}", daemon.errors());
     let first = daemon
         .events
         .wait(crate::harness::events::Events::default().mark(), "a start", |e| e.text("kind") == "start")?;
@@ -99,6 +102,7 @@ fn before_during_after(scene: &Scene) -> anyhow::Result<()> {
 
 /// `enforcer run --policy`: a daemon for as long as one command runs.
 fn run_with_policy(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     let policy = scene.make_file("run.yaml")?;
     let allowed = scene.make_dir("run-allowed")?;
     fs::write(
@@ -121,6 +125,7 @@ fn run_with_policy(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn bad_manifests(scene: &Scene) -> anyhow::Result<()> {
+    unload()?;
     for case in bad::cases(&scene.dir)? {
         let started = Instant::now();
         let outcome = command(&[ENFORCER, "daemon", "--policy", &case.file])?;
@@ -191,6 +196,7 @@ fn not_root(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn no_daemon(_: &Scene) -> anyhow::Result<()> {
+    unload()?;
     for words in [&["status"][..], &["events"], &["reload"], &["run", "--skill", "s", "--", "/usr/bin/id"]] {
         let outcome = command(&[&[ENFORCER][..], words].concat())?;
         ensure!(outcome.status == 1 && outcome.out.is_empty(), "{words:?}: {outcome:?}");

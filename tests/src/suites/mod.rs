@@ -10,21 +10,28 @@ mod entry;
 mod exec;
 mod files;
 mod full;
+mod jit;
 mod kernel;
 mod lifecycle;
 mod listen;
+mod mapping;
 mod modes;
 mod names;
+mod parents;
 mod pin;
+mod pins;
 mod places;
 mod resolve;
 mod runtime;
 mod servers;
 mod sockets;
+mod start;
+mod storm;
 mod subjects;
 mod systemd;
 mod tamper;
 mod unix;
+mod unload;
 mod walls;
 mod withdraw;
 mod workloads;
@@ -66,6 +73,14 @@ const PLAIN: &[Suite] = &[
     withdraw::SUITE,
     pin::SUITE,
     full::SUITE,
+    mapping::SUITE,
+    jit::SUITE,
+    parents::SUITE,
     lifecycle::SUITE,
+    pins::SUITE,
+    start::SUITE,
+    unload::SUITE,
+    storm::SUITE,
+    storm::UPGRADES,
     kernel::SUITE,
 ];

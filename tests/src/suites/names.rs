@@ -15,6 +15,7 @@ use crate::{
     act::TOKEN,
     harness::{
         command,
+        daemon::Daemon,
         dns::Dns,
         eventually,
         holder::{Holder, Patient},
@@ -39,6 +40,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_name_that_does_not_resolve_yet", later),
         ("an_outage_and_the_return", outage),
         ("a_connection_outlives_its_address_and_not_its_name", connections),
+        ("a_restart_of_the_daemon", restart),
         ("another_resolv_conf", resolv_conf),
         ("status_shows_the_table", status),
         ("outside_processes_are_untouched", outside),
@@ -53,7 +55,8 @@ const CLOSED: Duration = Duration::from_secs(30);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The addresses that names of this suite have.
-const ADDRESSES: [&str; 5] = ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32", "10.77.0.4/32", "fd77::1/128"];
+const ADDRESSES: [&str; 6] =
+    ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32", "10.77.0.4/32", "10.77.0.5/32", "fd77::1/128"];
 
 /// The name server, which outlives the suite: the daemon goes on asking.
 static DNS: Mutex<Option<Dns>> = Mutex::new(None);
@@ -180,6 +183,26 @@ fn connections(scene: &Scene) -> anyhow::Result<()> {
     ensure!(event.object("name") == "open.test" && event.object("address") == "10.77.0.1", "{}", event.0);
     ensure!(ends.send()? != 0 && kept.received()?.is_empty(), "a connection outlived its name");
     scene.daemon(|d| d.reload(&manifest)).map(drop)
+}
+
+/// Without a daemon everything stays as it is, and the next one begins with it.
+fn restart(scene: &Scene) -> anyhow::Result<()> {
+    let (held, good) = (Patient::start(&format!("10.77.0.1:{PORT}"))?, Server::start("10.77.0.2", PORT)?);
+    // No name ever had this one; later.test has got 10.77.0.3.
+    let bad = Server::start("10.77.0.5", PORT)?;
+    let holder = Holder::inside(SKILL, "tcp", &held.at())?;
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.daemon(Daemon::kill)?;
+    // Longer than any answer and its grace.
+    std::thread::sleep(Duration::from_secs(4));
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
+    scene.daemon(Daemon::restart)?;
+    reaches(scene, &["tcp", &good.at()], &good)?;
+    scene.act(SKILL, &["tcp", &bad.at()])?.refused()?;
+    bad.nothing()?;
+    ensure!(holder.send()? == 0 && held.received()? == TOKEN, "a connection ended with the daemon");
+    Ok(())
 }
 
 fn resolver(scene: &Scene) -> anyhow::Result<()> {

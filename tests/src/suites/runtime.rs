@@ -9,16 +9,22 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use crate::harness::{
-    ENFORCER, command, eventually,
+    ENFORCER, Output, command, eventually,
     runner::Suite,
     scene::{Scene, gone, holds, there},
     succeed,
 };
 
-pub(super) const SUITE: Suite =
-    Suite { name: "runtime", policy: Some(policy), tests: &[("python", python), ("node", node)] };
+pub(super) const SUITE: Suite = Suite {
+    name: "runtime",
+    policy: Some(policy),
+    tests: &[("python", python), ("node", node), ("node_without_allow_jit", node_strict), ("perl", perl), ("git", git)],
+};
 
+/// Has no `allow_jit`.
 const SKILL: &str = "agent";
+/// Has it.
+const JIT: &str = "compiler";
 const PORT: u16 = 18_080;
 const OTHER: u16 = 18_081;
 
@@ -26,10 +32,13 @@ const OTHER: u16 = 18_081;
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     let work = scene.make_dir("work")?;
     let file = scene.make_file("policy.yaml")?;
+    let rest = format!(
+        "allow_delete: [{work}]\n    allow_write: [{work}, /dev/null]\n    network_scope: [\"127.0.0.1:{PORT}/tcp\"]\n"
+    );
     let text = format!(
         "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: # the agents\n      - /usr/bin/python3\n      \
-         - path: /usr/bin/node # and their tool\n      - /usr/bin/git\n    allow_delete: [{work}]\n    \
-         allow_write: [{work}, /dev/null]\n    network_scope: [\"127.0.0.1:{PORT}/tcp\"]\n"
+         - path: /usr/bin/node # and their tool\n      - /usr/bin/perl\n      - /usr/bin/git\n    {rest}  \
+         {JIT}:\n    allow_binaries:\n      - /usr/bin/node\n      - /usr/bin/git\n    allow_jit: true\n    {rest}"
     );
     fs::write(&file, &text)?;
     succeed(&[ENFORCER, "policy", "pin", &file])?;
@@ -113,8 +122,12 @@ except requests.ConnectionError as e:
     print("EPERM" if "Errno 1]" in str(e) else e)
 "#;
 
+/// Loops long enough to be compiled, and has code of its own compiled.
 const NODE: &str = r#"
 const { execFileSync } = require("child_process"), fs = require("fs"), http = require("http");
+let sum = 0;
+for (let i = 0; i < 3e6; i++) sum = (sum + i * i) % 1000003;
+new WebAssembly.Module(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]));
 const work = process.argv[2], git = "/usr/bin/git";
 const at = ["-C", work + "/tree", "-c", "user.name=a", "-c", "user.email=a@localhost"];
 execFileSync(git, ["init", "--quiet", work + "/tree"]);
@@ -137,14 +150,19 @@ http.get("http://127.0.0.1:18080/node", (answer) => {
 "#;
 
 fn python(scene: &Scene) -> anyhow::Result<()> {
-    run(scene, "python", "/usr/bin/python3", PYTHON)
+    script(scene, SKILL, "python", "/usr/bin/python3", PYTHON)
 }
 
 fn node(scene: &Scene) -> anyhow::Result<()> {
-    run(scene, "node", "/usr/bin/node", NODE)
+    script(scene, JIT, "node", "/usr/bin/node", NODE)
 }
 
-fn run(scene: &Scene, name: &str, runtime: &str, script: &str) -> anyhow::Result<()> {
+/// Runs a program in a skill.
+fn run(skill: &str, words: &[&str]) -> anyhow::Result<Output> {
+    command(&[&[ENFORCER, "run", "--skill", skill, "--"], words].concat())
+}
+
+fn script(scene: &Scene, skill: &str, name: &str, runtime: &str, script: &str) -> anyhow::Result<()> {
     let nginx = Nginx::start(scene.make_dir(&format!("{name}-nginx"))?)?;
     let work = scene.make_dir(&format!("work/{name}"))?;
     let (scrap, keep) = (scene.make_file(&format!("work/{name}/scrap"))?, scene.make_file("keep")?);
@@ -153,7 +171,7 @@ fn run(scene: &Scene, name: &str, runtime: &str, script: &str) -> anyhow::Result
     let file = scene.make_file(name)?;
     fs::write(&file, script)?;
     let mark = scene.mark();
-    let outcome = command(&[ENFORCER, "run", "--skill", SKILL, "--", runtime, &file, &work])?;
+    let outcome = run(skill, &[runtime, &file, &work])?;
     ensure!(outcome.status == 0 && outcome.out == EXPECTED, "{outcome:?}");
     let commits = succeed(&["git", "-C", &format!("{work}/tree"), "log", "--format=%s"])?;
     ensure!(commits == "a\n", "{commits:?}");
@@ -165,4 +183,51 @@ fn run(scene: &Scene, name: &str, runtime: &str, script: &str) -> anyhow::Result
     scene.event(mark, "exec", "deny", "/usr/bin/curl")?;
     scene.event(mark, "delete", "deny", &keep)?;
     scene.events().wait(mark, "a connect", |e| e.text("kind") == "connect" && e.port() == u64::from(OTHER)).map(drop)
+}
+
+/// Its compiler gets no memory to write code into; without the compiler it runs.
+fn node_strict(scene: &Scene) -> anyhow::Result<()> {
+    let hello = ["-e", "console.log('hello')"];
+    let mark = scene.mark();
+    let outcome = run(SKILL, &[&["/usr/bin/node"], &hello[..]].concat())?;
+    ensure!(outcome.status != 0 && outcome.out.is_empty(), "{outcome:?}");
+    scene.events().wait(mark, "the refusal", |e| {
+        e.text("kind") == "map" && e.text("verdict") == "deny" && e.text("reason") == "memory may not become executable"
+    })?;
+    let outcome = run(SKILL, &[&["/usr/bin/node", "--jitless"], &hello[..]].concat())?;
+    ensure!(outcome.status == 0 && outcome.out == "hello\n", "{outcome:?}");
+    Ok(())
+}
+
+/// Its modules with code of their own are libraries.
+fn perl(scene: &Scene) -> anyhow::Result<()> {
+    let work = scene.make_dir("work")?;
+    let program = "use POSIX; use List::Util 'sum'; use Socket; \
+                   open(my $out, '>', \"$ARGV[0]/note.pl\") or die; print $out sum(1..4), ' ', floor(2.5); close $out; \
+                   exec '/usr/bin/curl', '--version'; print $!{EPERM} ? 'refused' : 'other'";
+    let mark = scene.mark();
+    let outcome = run(SKILL, &["/usr/bin/perl", "-e", program, &work])?;
+    ensure!(outcome.out == "refused", "{outcome:?}");
+    holds(&format!("{work}/note.pl"), "10 2")?;
+    scene.event(mark, "exec", "deny", "/usr/bin/curl").map(drop)
+}
+
+/// It runs itself for what it does in parts.
+fn git(scene: &Scene) -> anyhow::Result<()> {
+    let tree = format!("{}/repository", scene.make_dir("work")?);
+    let user = ["/usr/bin/git", "-c", "user.name=a", "-c", "user.email=a@localhost", "-c", "safe.directory=*"];
+    let git = |words: &[&str]| -> anyhow::Result<String> {
+        let outcome = run(SKILL, &[&user[..], words].concat())?;
+        ensure!(outcome.status == 0, "{words:?}: {outcome:?}");
+        Ok(outcome.out)
+    };
+    git(&["init", "--quiet", &tree])?;
+    fs::write(format!("{tree}/file"), "one\n")?;
+    git(&["-C", &tree, "add", "file"])?;
+    git(&["-C", &tree, "commit", "--quiet", "--message", "first"])?;
+    git(&["-C", &tree, "switch", "--quiet", "--create", "other"])?;
+    git(&["-C", &tree, "gc", "--quiet"])?;
+    let log = git(&["-C", &tree, "log", "--format=%s", "other"])?;
+    ensure!(log == "first\n", "{log:?}");
+    there(&format!("{tree}/.git/packed-refs"))
 }

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 
+use super::pins::INSTANCE;
 use crate::harness::{
     events::EVENT_LIMIT,
     eventually,
@@ -32,6 +33,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_new_bpffs", bpffs),
         ("the_manifest", manifest),
         ("the_runtime_directory_and_the_binary", runtime),
+        ("the_pins", pins),
         ("the_daemons_process", process),
         ("what_lies_too_deep_to_be_known", too_deep),
         ("the_clock", clock),
@@ -399,6 +401,48 @@ fn runtime(scene: &Scene) -> anyhow::Result<()> {
     let beside = "/run/tests-tamper";
     scene.act(SKILL, &["create", beside])?.done()?;
     scene.act(SKILL, &["unlink", beside])?.done()?;
+    Ok(())
+}
+
+fn pins(scene: &Scene) -> anyhow::Result<()> {
+    const BPFFS: &str = "/sys/fs/bpf";
+    let set = fs::read_dir(INSTANCE)?.next().context("no set of pins")??.path().to_string_lossy().into_owned();
+    let pinned = fs::read_dir(format!("{set}/links"))?.count();
+    let (link, map, mark) = (format!("{set}/links/path_unlink"), format!("{set}/maps/TASKS"), format!("{set}/mark"));
+    for path in [&link, &map, &mark, &set, INSTANCE] {
+        there(path)?;
+    }
+    for skill in [SKILL, WATCHED] {
+        let own = "it is Enforcer's own";
+        for pin in [&link, &map, &mark] {
+            refused(scene, skill, "delete", own, &["unlink", pin])?;
+            refused(scene, skill, "write", own, &["rename", pin, &format!("{pin}-away")])?;
+            refused(scene, skill, "write", own, &["chmod", pin])?;
+            refused(scene, skill, "write", own, &["link", pin, &format!("{set}/other")])?;
+        }
+        for dir in [&format!("{set}/links"), &set, INSTANCE] {
+            refused(scene, skill, "write", own, &["mkdir", &format!("{dir}/new")])?;
+            refused(scene, skill, "delete", own, &["rmdir", dir])?;
+            scene.act(skill, &["rename", dir, &format!("{dir}-away")])?.refused()?;
+            there(dir)?;
+        }
+        // By another name, and behind a mount that the host would see.
+        let bound = scene.make_dir("free/pins")?;
+        let act = ["unshare", "mount", "bind", &set, &bound, "unlink", &format!("{bound}/links/path_unlink")];
+        scene.act(skill, &act)?.refused()?;
+        for over in [INSTANCE, BPFFS] {
+            refused(scene, skill, "mount", HOST_MOUNT, &["bind-mount", &bound, over])?;
+        }
+        refused(scene, skill, "mount", HOST_MOUNT, &["umount", BPFFS])?;
+    }
+    for path in [&link, &map, &mark] {
+        there(path)?;
+    }
+    ensure!(fs::read_dir(format!("{set}/links"))?.count() == pinned, "the links are others");
+    // A pin of somebody else's is made and removed outside.
+    let other = format!("{BPFFS}/tests-tamper");
+    scene.outside(&["mkdir", &other])?.done()?;
+    scene.outside(&["rmdir", &other])?.done()?;
     Ok(())
 }
 

@@ -33,7 +33,7 @@ const SKILL: &str = "walled";
 fn policy(_: &Scene) -> anyhow::Result<String> {
     let all = "allow_binaries: [\"*\"]\n    allow_delete: [\"*\"]";
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    {all}\n  neighbour:\n    {all}\n  watched:\n    mode: audit\n    {all}\n"
+        "version: 1\nskills:\n  {SKILL}:\n    {all}\n  neighbour:\n    {all}\n  watched:\n    mode: audit\n    {all}\n  tracer:\n    {all}\n    allow_jit: true\n"
     ))
 }
 
@@ -93,12 +93,16 @@ fn proc_files(scene: &Scene) -> anyhow::Result<()> {
 fn within(scene: &Scene) -> anyhow::Result<()> {
     let target = Worker::start(&Entry::Run(SKILL))?;
     let pid = target.pid().to_string();
-    scene.act(SKILL, &["read-memory", &pid])?.done()?;
     scene.act(SKILL, &["read-proc", &pid, "environ"])?.done()?;
-    scene.act(SKILL, &["pidfd-getfd", &pid])?.done()?;
     scene.act(SKILL, &["kill", &pid, "0"])?.done()?;
     scene.act(SKILL, &["kill", &pid, "9"])?.done()?;
     ensure!(target.act(&["nothing"]).is_err(), "the signal did not arrive");
+    // What a tracer may takes `allow_jit`.
+    let target = Worker::start(&Entry::Run("tracer"))?;
+    let pid = target.pid().to_string();
+    scene.act("tracer", &["read-memory", &pid])?.done()?;
+    scene.act("tracer", &["pidfd-getfd", &pid])?.done()?;
+    scene.act("tracer", &["ptrace-attach", &pid])?.done()?;
     // And from outside into a skill.
     let target = Worker::start(&Entry::Run(SKILL))?;
     let pid = target.pid().to_string();

@@ -26,6 +26,8 @@ pub(super) const SUITE: Suite = Suite {
         ("the_containers_paths_and_no_others", paths),
         ("two_containers_of_a_skill_and_the_host", two_containers),
         ("stop_start_restart_and_pause", restarted),
+        ("a_binary_that_was_replaced_and_a_restart", replaced),
+        ("a_cgroup_that_borrows_a_containers_name", borrowed),
         ("a_unit_by_its_pattern", unit),
         ("a_unit_that_is_attached", attached_unit),
         ("a_thousand_short_lived_ones", many),
@@ -40,7 +42,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// The manifest names paths of the containers: `/bin/busybox` and `/scratch` are not the host's.
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     image(scene)?;
-    let lists = "allow_binaries: [/bin/busybox]\n    allow_delete: [/scratch, /data, /escape]\n    \
+    let lists = "allow_binaries: [/bin/busybox, /scratch/busybox-own]\n    allow_delete: [/scratch, /data, /escape]\n    \
                  allow_write: [/scratch, /data, /escape, /dev, /tmp]\n    protect: [/secret]";
     let unit = scene.make_dir("unit")?;
     let of_unit =
@@ -64,6 +66,7 @@ fn image(scene: &Scene) -> anyhow::Result<()> {
         fs::create_dir_all(format!("{root}/{dir}"))?;
     }
     fs::copy("/usr/bin/busybox", format!("{root}/bin/busybox")).context("busybox")?;
+    fs::copy("/usr/bin/busybox", format!("{root}/scratch/busybox-own")).context("busybox")?;
     // Another content under a name of its own.
     let mut other = fs::read("/usr/bin/busybox")?;
     other.push(0);
@@ -336,6 +339,72 @@ fn restarted(scene: &Scene) -> anyhow::Result<()> {
     none_left(scene)
 }
 
+/// What its processes left in a listed binary's place is not measured anew because the container was started again, but by a
+/// reload, which its operator answers for.
+fn replaced(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = run(scene, &["-d", "--name", "web"], "sleep 1000")?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    let inside = |script: &str| command(&["podman", "exec", "web", "/bin/sh", "-c", script]);
+    let own = "/scratch/busybox-own echo ran";
+    ensure!(inside(own)?.out == "ran\n", "the listed binary does not run");
+    ensure!(inside("echo x >> /scratch/busybox-own && echo written")?.out == "written\n", "it may not be written");
+    ensure!(inside(own)?.out.is_empty(), "another content runs");
+    for step in [&["restart", "-t", "0"][..], &["stop", "-t", "0"], &["start"]] {
+        succeed(&[&["podman"], step, &["web"]].concat())?;
+        if step[0] != "stop" {
+            ensure!(inside(own)?.out.is_empty(), "another content runs after {}", step[0]);
+            ensure!(inside("echo alive")?.out == "alive\n", "what was listed does not run");
+        }
+    }
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    ensure!(inside(own)?.out == "ran\n", "a reload does not measure");
+    succeed(&["podman", "rm", "-f", "-t", "0", "web"])?;
+    none_left(scene)
+}
+
+/// A user to whom a cgroup was delegated calls one below it like a container.
+fn borrowed(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = run(scene, &["-d", "--name", "web"], "sleep 1000")?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    let id = succeed(&["podman", "inspect", "--format", "{{.Id}}", "web"])?;
+    let users = format!("{CGROUPS}/tests-user");
+    let false_one = format!("{users}/libpod-{}.scope", id.trim());
+    fs::create_dir_all(&users)?;
+    std::os::unix::fs::chown(&users, Some(1000), Some(1000))?;
+    let one = |when: &str| -> anyhow::Result<()> {
+        let mut last = 0;
+        let one = eventually(SOON, || {
+            last = workloads(scene).unwrap_or(u64::MAX);
+            last == 1
+        });
+        ensure!(one, "{last} are governed {when}");
+        let script =
+            "rm -f /keep/f; [ -e /keep/f ] && echo kept; rm /scratch/g 2>/dev/null; [ -e /scratch/g ] || echo removed";
+        let outcome = command(&["podman", "exec", "web", "/bin/sh", "-c", script])?;
+        ensure!(outcome.out == "kept\nremoved\n", "{when}: {outcome:?}");
+        Ok(())
+    };
+    fs::create_dir(&false_one)?;
+    one("beside it")?;
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    one("after a reload")?;
+    // The other was there first.
+    succeed(&["podman", "stop", "-t", "0", "web"])?;
+    none_left(scene)?;
+    succeed(&["podman", "start", "web"])?;
+    one("when the container comes back")?;
+    // Whoever is in it is in no skill.
+    let file = scene.make_file("kept/borrowed")?;
+    succeed(&["sh", "-c", &format!("echo $$ > {false_one}/cgroup.procs; exec rm {file}")])?;
+    gone(&file)?;
+    succeed(&["podman", "rm", "-f", "-t", "0", "web"])?;
+    fs::remove_dir(&false_one)?;
+    fs::remove_dir(&users)?;
+    none_left(scene)
+}
+
 /// A unit's program is governed from its exec on, systemd's own before it is not.
 fn unit(scene: &Scene) -> anyhow::Result<()> {
     let (allowed, denied) = (scene.make_file("unit/f")?, scene.make_file("kept/f")?);
@@ -345,6 +414,7 @@ fn unit(scene: &Scene) -> anyhow::Result<()> {
     let event = scene.event(mark, "delete", "deny", &denied)?;
     ensure!(event.text("skill") == "claw", "{}", event.0);
     scene.event(mark, "exec", "deny", "/usr/bin/id")?;
+    scene.events().wait(mark, "the entry", |e| e.text("kind") == "enter" && e.text("skill") == "claw")?;
     gone(&allowed)?;
     there(&denied)?;
     ensure!(workloads(scene)? == 1, "{}", workloads(scene)?);

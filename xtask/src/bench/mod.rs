@@ -39,9 +39,24 @@ pub(crate) struct BenchArgs {
     /// Fail when a budget of `xtask/budgets.json` is not met.
     #[arg(long)]
     check: bool,
+    /// Measure on this host, as root, what the daemon takes to compile a policy and to load it into the maps.
+    #[arg(long, conflicts_with_all = ["kernel", "json", "rounds", "many", "check"])]
+    host: bool,
+}
+
+/// The daemon's own benchmarks, each beside its baseline.
+fn host(paths: &Paths) -> Result<ExitCode> {
+    build::ebpf(paths)?;
+    let status =
+        paths.cargo().args(["bench", "--locked", "--package", "enforcer-daemon", "--bench", "policy"]).status();
+    let success = status.context("cargo bench")?.success();
+    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub(crate) fn run(paths: &Paths, args: &BenchArgs) -> Result<ExitCode> {
+    if args.host {
+        return host(paths);
+    }
     let binaries = build::all(paths)?;
     let kernel = kernels::get(paths, args.kernel)?;
     ui::note(&format!("measuring on kernel {} ({}), an instruction a nanosecond", kernel.version, kernel.release));

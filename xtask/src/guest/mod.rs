@@ -128,6 +128,9 @@ fn initrd(dir: &TempDir, mut base: File, binaries: &Binaries, job: &Job) -> Resu
     }
     archive.copy(&binaries.enforcer, &format!("{top}/usr/bin/enforcer"))?;
     archive.copy(&binaries.tests, &format!("{top}/usr/bin/enforcer-tests"))?;
+    if let Some(next) = &binaries.next {
+        archive.copy(next, &format!("{top}/usr/bin/enforcer-next"))?;
+    }
     archive.file(
         &format!("{top}/.vm/words"),
         0o644,

@@ -194,6 +194,18 @@ fn values_of_a_skill() {
         ),
         ("match: {unit: a}", "3:19 match.unit found \"a\", expected a systemd unit, such as openclaw@*.service"),
         (
+            "match: {unit: '**'}",
+            "3:19 match.unit found \"**\" (it means every unit of the host), expected a systemd unit, such as openclaw@*.service",
+        ),
+        (
+            "match: {unit: 'a[bc].service'}",
+            "3:19 match.unit found \"a[bc].service\" (it has '['), expected a systemd unit, such as openclaw@*.service",
+        ),
+        (
+            "match: {container: 'image=a*'}",
+            "3:24 match.container found \"image=a*\" (it has '*', and there are no wildcards), expected a container's name, id prefix, image=… or label=KEY=VALUE",
+        ),
+        (
             "match: {container: label=a}",
             "3:24 match.container found \"label=a\", expected a container's name, id prefix, image=… or label=KEY=VALUE",
         ),
@@ -242,6 +254,20 @@ fn hints() {
         ("match: {zzz: /a}", "the keys are cgroup, unit, container, entrypoint"),
         ("<<: {}", "merge keys are not supported; an alias can stand for a whole value"),
         ("mode: Audit", "did you mean `audit`?"),
+        ("match: {unit: 'a[bc].service'}", "the wildcards are `*` and `?`"),
+        ("match: {unit: '*'}", "name the units that the skill governs"),
+        ("match: {container: 'web*'}", "image=IMAGE, or a label that several containers bear, means several"),
+        ("network_scope: [/run/agent.sock]", "write \"unix:/run/agent.sock\" for a unix socket"),
+        ("listen: ['unix:/run/agent.sock']", "leave it out: a unix socket is made where allow_write allows a file"),
+        ("listen: ['localhost:8080']", "write 127.0.0.1, and [::1] for IPv6"),
+        (
+            "listen: ['*:8080/tcp']",
+            "write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" and \"[::]:8080\" for all addresses at once",
+        ),
+        (
+            "listen: [':8080']",
+            "write \"127.0.0.1:8080\", or \"0.0.0.0:8080\" and \"[::]:8080\" for all addresses at once",
+        ),
         ("allow_jit: yes", "write true"),
         ("delete_budget: 50", "a text that looks like a number needs quotes: \"50\""),
         ("approval: {timeout: '90'}", "write 90s for seconds"),

@@ -136,3 +136,18 @@ fn warnings() {
         assert_eq!(warned(&skill(body)), [""; 0], "{body}");
     }
 }
+
+#[test]
+fn what_there_is_no_room_for_is_refused_before_it_is_loaded() {
+    let refused = |text: &str| parsed(text).expect("it is read").validate().expect_err("refused").to_string();
+    let budget = refused(&skill("delete_budget: 4097/s"));
+    assert!(budget.contains("found \"4097/s\", expected at most 4096 deletes per window"), "{budget}");
+    assert!(parsed(&skill("delete_budget: 4096/s")).expect("it is read").validate().is_ok());
+    let units = |count: u32| -> String {
+        let skill = |n: u32| format!("  s{n}: {{match: {{unit: a{n}.service}}}}\n");
+        format!("skills:\n{}", (0..count).map(skill).collect::<String>())
+    };
+    let one_more = refused(&units(65));
+    assert!(one_more.contains("expected at most 64 skills with one"), "{one_more}");
+    assert!(parsed(&units(64)).expect("it is read").validate().is_ok());
+}

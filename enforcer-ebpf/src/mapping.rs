@@ -1,0 +1,273 @@
+//! What becomes code without being executed: files that are mapped, memory that is made executable.
+//!
+//! A file may be mapped as code by the place where it lies, which takes a walk, or by its content, which takes a
+//! measurement. The walk needs the protection of RCU, which a sleepable program does not have (a directory that is
+//! renamed away may be freed under it), and measuring takes a sleepable one; so two programs share the hook. The one that
+//! was attached last runs first (`kernel/bpf/trampoline.c: bpf_trampoline_link_prog` adds at the head). If another kernel has it the
+//! other way round, both notice and what would have to be measured is refused.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::BPF_ANY,
+    helpers::generated::bpf_send_signal,
+    macros::{fexit, lsm},
+    programs::{FExitContext, LsmContext},
+};
+use enforcer_common::{
+    decide::{self, Decision},
+    event::{Kind, Reason},
+    ids::{ObjectId, SkillId},
+    task::{Label, stage},
+};
+
+use crate::{
+    ascent::Ascent,
+    digest,
+    kernel::{File, Task, Vma, is_zero},
+    maps::IN_USE,
+    policy::InForce,
+    report::{self, Object},
+    subject, verdict,
+};
+
+/// `PROT_WRITE` and `PROT_EXEC` of `include/uapi/asm-generic/mman-common.h`.
+const PROT_WRITE: u64 = 2;
+const PROT_EXEC: u64 = 4;
+
+/// `security_mmap_file(file, reqprot, prot, flags)`: `mmap`, `shmat`, `remap_file_pages`, and what the kernel maps for an exec.
+/// `prot` is what the mapping will have: `READ_IMPLIES_EXEC` is in it.
+#[lsm(hook = "mmap_file")]
+pub fn mmap_file(ctx: LsmContext) -> i32 {
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
+        return verdict::pass();
+    }
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    // No room to decide in is no permission.
+    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let early = label.stage & stage::EARLY != 0;
+    label.stage &= !(stage::EARLY | stage::LOOKED | stage::TO_MEASURE);
+    if !early {
+        label.stage |= stage::LOOKED;
+    }
+    let rules = InForce::now();
+    // Until 6.18 the verifier takes the file for never null and drops a comparison with null; the number may be anything.
+    // SAFETY: the context of a hook is an array of its arguments.
+    let anonymous = unsafe { is_zero(ctx.as_ptr()) };
+    let file = File::new(ctx.arg(0));
+    if anonymous || file.is_null() {
+        let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
+        report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
+        return verdict::of(decision.refuses());
+    }
+    let decision = match place(&rules, skill, label, file, prot, ctx.arg(3)) {
+        Some(decision) => decision,
+        None if early && label.stage & stage::TO_MEASURE != 0 => decide::never(&rules, skill, Reason::NotMeasured),
+        None => return verdict::pass(),
+    };
+    report::decision(
+        Kind::Map,
+        skill,
+        rules.generation,
+        &decision,
+        &Object::File { dentry: file.dentry(), digest: None },
+    );
+    verdict::of(decision.refuses())
+}
+
+/// What is known of a mapping without its content. `None` when there is nothing to say, or it has to be measured.
+#[inline(always)]
+fn place(rules: &InForce, skill: SkillId, label: &mut Label, file: File, prot: u64, flags: u64) -> Option<Decision> {
+    /// `MAP_TYPE` and `MAP_PRIVATE` of `include/uapi/linux/mman.h`; all other types are shared.
+    const MAP_TYPE: u64 = 0xf;
+    const MAP_PRIVATE: u64 = 2;
+    let dentry = file.dentry();
+    let executing = label.stage & stage::EXECUTING != 0 && dentry.inode().id() == label.program;
+    // Memory that only looks like a file: memfds, SysV and anonymous shared memory.
+    if dentry.superblock().is_internal() && !executing {
+        return Some(decide::memory(rules, skill, Reason::MemoryExecutable));
+    }
+    let shared = flags & MAP_TYPE != MAP_PRIVATE;
+    if prot & PROT_WRITE != 0 || (shared && file.is_writable()) {
+        let decision = decide::memory(rules, skill, Reason::MappingWritten);
+        if !decision.allows() {
+            return Some(decision);
+        }
+    }
+    // The exec has decided on this one.
+    if executing {
+        return None;
+    }
+    if label.stage & stage::LOADER == 0
+        && let Some(decision) = decide::library(rules, skill, &mut Ascent::from(dentry), &mut label.findings)
+    {
+        return Some(decision);
+    }
+    label.stage |= stage::TO_MEASURE;
+    None
+}
+
+/// The second program on the hook: measures what its place does not vouch for.
+#[lsm(hook = "mmap_file", sleepable)]
+pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
+        return verdict::pass();
+    }
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let before = label.stage;
+    label.stage &= !(stage::LOOKED | stage::TO_MEASURE);
+    if before & stage::LOOKED == 0 {
+        label.stage |= stage::EARLY;
+    }
+    if before & stage::TO_MEASURE == 0 {
+        return verdict::pass();
+    }
+    let file = File::new(ctx.arg(0));
+    // The first program has seen that there is a file.
+    if file.is_null() {
+        return verdict::refuse();
+    }
+    let as_program = before & stage::LOADER != 0;
+    let rules = InForce::now();
+    let mut digest = digest::now(file);
+    let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
+    if decision.allows() {
+        if hold(label, file) {
+            // Measured again now that nobody governed can write it.
+            digest = digest::now(file);
+            decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
+        } else {
+            decision = decide::never(&rules, skill, Reason::ContentOpen);
+        }
+    }
+    if decision.allows() {
+        label.stage &= !stage::LOADER;
+    }
+    report::decision(
+        Kind::Map,
+        skill,
+        rules.generation,
+        &decision,
+        &Object::File { dentry: file.dentry(), digest: digest.as_ref() },
+    );
+    verdict::of(decision.refuses())
+}
+
+/// Keeps governed processes from writing a file from now on, as long as it exists; false when somebody has it open for writing, or there is no room.
+///
+/// Whoever opens a file for writing first counts himself in `i_writecount` and then asks [`is_in_use`]
+/// (`fs/open.c: do_dentry_open`); here the mark comes first and the count is read after it. One of the two sees the other.
+#[inline(always)]
+fn hold(label: &mut Label, file: File) -> bool {
+    let inode = file.inode();
+    if inode.has_writers() {
+        return false;
+    }
+    if IN_USE.insert(inode.id(), 1, u64::from(BPF_ANY)).is_err() {
+        return false;
+    }
+    // An atomic addition is a full barrier: the mark is to be seen before the count is read.
+    // SAFETY: the label is a map value; `stage` is a word of it and stays as it is.
+    unsafe {
+        asm!("lock *(u32 *)({word} + 0) += {none}", word = in(reg) &raw mut label.stage, none = in(reg) 0u64);
+    }
+    !inode.has_writers()
+}
+
+/// Whether a file was measured and mapped as code.
+#[inline(always)]
+pub fn is_in_use(object: &ObjectId) -> bool {
+    // SAFETY: only whether there is an element matters.
+    unsafe { IN_USE.get(object) }.is_some()
+}
+
+/// `security_file_mprotect(vma, reqprot, prot)`: `mprotect` and `pkey_mprotect`, once per mapping.
+#[lsm(hook = "file_mprotect")]
+pub fn file_mprotect(ctx: LsmContext) -> i32 {
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
+        return verdict::pass();
+    }
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let rules = InForce::now();
+    let vma = Vma::new(ctx.arg(0));
+    let file = vma.file();
+    if file.is_null() {
+        let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
+        report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
+        return verdict::of(decision.refuses());
+    }
+    let Some(decision) = change(&rules, skill, label, vma, file, prot) else { return verdict::pass() };
+    report::decision(
+        Kind::Map,
+        skill,
+        rules.generation,
+        &decision,
+        &Object::File { dentry: file.dentry(), digest: None },
+    );
+    verdict::of(decision.refuses())
+}
+
+/// `personality()` has no LSM hook, and with `READ_IMPLIES_EXEC` the heap grows executable without one being asked
+/// (`mm/mmap.c: do_brk_flags`): a process that asks for it ends here, before it is back in its own code.
+#[fexit(function = "__x64_sys_personality")]
+pub fn personality_64(_ctx: FExitContext) -> i32 {
+    end_if_data_is_code();
+    0
+}
+
+/// The same for 32-bit system calls.
+#[fexit(function = "__ia32_sys_personality")]
+pub fn personality_32(_ctx: FExitContext) -> i32 {
+    end_if_data_is_code();
+    0
+}
+
+#[inline(always)]
+fn end_if_data_is_code() {
+    const SIGKILL: u32 = 9;
+    if !Task::current().makes_data_executable() {
+        return;
+    }
+    let Some(skill) = subject::current() else { return };
+    let rules = InForce::now();
+    let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
+    report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
+    if decision.refuses() {
+        // SAFETY: no precondition; the signal is the acting process's.
+        unsafe { bpf_send_signal(SIGKILL) };
+    }
+}
+
+/// What is to be said of a file's mapping that becomes, or stays, executable; `None` when nothing changes.
+#[inline(always)]
+fn change(rules: &InForce, skill: SkillId, label: &mut Label, vma: Vma, file: File, prot: u64) -> Option<Decision> {
+    /// Of `include/linux/mm.h`.
+    const VM_EXEC: u64 = 4;
+    const VM_SHARED: u64 = 8;
+    const VM_MAYWRITE: u64 = 0x20;
+    let dentry = file.dentry();
+    if dentry.superblock().is_internal() {
+        return Some(decide::memory(rules, skill, Reason::MemoryExecutable));
+    }
+    let flags = vma.flags();
+    let executable = flags & VM_EXEC != 0;
+    let both = VM_SHARED | VM_MAYWRITE;
+    if prot & PROT_WRITE != 0 || flags & both == both || (!executable && vma.has_own_pages()) {
+        let decision = decide::memory(rules, skill, Reason::MappingWritten);
+        if !decision.allows() {
+            return Some(decision);
+        }
+    }
+    if executable {
+        return None;
+    }
+    // Nothing can be measured here: the place alone decides. A loader maps its program as code at once.
+    let library = decide::library(rules, skill, &mut Ascent::from(dentry), &mut label.findings);
+    Some(library.unwrap_or_else(|| decide::never(rules, skill, Reason::LibraryNotListed)))
+}
