@@ -40,8 +40,8 @@ impl RuleId {
     pub const NONE: Self = Self(0);
 }
 
-/// A SHA-256 digest.
-#[repr(transparent)]
+/// A SHA-256 digest. Aligned, so that the kernel programs copy and compare words: BPF has no unaligned ones.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 

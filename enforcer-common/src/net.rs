@@ -6,7 +6,8 @@ use crate::ids::{RuleId, SkillId};
 
 /// An IPv4 or IPv6 address as IPv6: IPv4 is written `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2), so that a v4-mapped IPv6
 /// address and the IPv4 address that it reaches are one key, with one verdict.
-#[repr(transparent)]
+// Aligned for the same reason as `Digest`.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Address(pub [u8; 16]);
 

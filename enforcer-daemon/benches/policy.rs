@@ -29,7 +29,7 @@ use enforcer_daemon::{
         maps::PolicyMaps,
         pins::{self, Sets},
     },
-    manifest::{Digest, ManifestPath, Source, ValidManifest, parse},
+    manifest::{Digest, Manifest, ManifestPath, Source, ValidManifest, parse},
 };
 
 /// How many digests the large policy lists.
@@ -70,7 +70,7 @@ fn text(digests: u32, first: u32) -> String {
 
 fn manifest(text: &str) -> ValidManifest {
     let source = Source::from_bytes("bench.yaml", text.as_bytes().to_vec()).expect("text");
-    parse(&source).and_then(|manifest| manifest.validate()).expect("a manifest")
+    parse(&source).and_then(Manifest::validate).expect("a manifest")
 }
 
 fn ruleset(text: &str) -> Ruleset {

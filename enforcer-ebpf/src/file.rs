@@ -17,6 +17,7 @@ use crate::{
     digest,
     kernel::{Dentry, File, Iattr, Inode, Task},
     mapping::is_in_use,
+    opaque,
     policy::InForce,
     report::{self, Object},
     subject,
@@ -68,7 +69,8 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     let target = Dentry::new(ctx.arg(3));
     // The cost of one delete, whether or not there is a victim.
     let moved = Act { charge: true, ..Act::MOVE };
-    let there = if target.is_negative() { Act::WRITE } else { Act::MOVE };
+    let victim = opaque::truth(!target.is_negative());
+    let there = Act { actions: Act::WRITE.actions | if victim { Act::MOVE.actions } else { 0 }, ..Act::WRITE };
     verdict::of(refuses(skill, there, target) || refuses(skill, moved, Dentry::new(ctx.arg(1))))
 }
 

@@ -4,7 +4,7 @@
 //! [`OFFSETS`] before it loads the object and freezes the map it lies in. The verifier follows the types of the fields
 //! (BTF), and where it does not trust a pointer it makes the load fault-tolerant: a bad pointer reads as 0.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use enforcer_common::{ids::ObjectId, offsets::Offsets};
@@ -124,12 +124,14 @@ pub fn word_at(address: u64) -> Option<u64> {
 /// # Safety
 /// `base` must be a kernel address; a bad one reads as `None`.
 #[inline(always)]
-unsafe fn probe<T: Copy + Default>(base: *const c_void, offset: usize) -> Option<T> {
-    let mut value = T::default();
+unsafe fn probe<T: Copy>(base: *const c_void, offset: usize) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: writes `size_of::<T>()` bytes into `value`; the source may be any address.
-    let status =
-        unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, base.byte_add(offset).cast()) };
-    if status == 0 { Some(value) } else { None }
+    let status = unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, base.byte_add(offset).cast())
+    };
+    // SAFETY: the helper has written all of it.
+    if status == 0 { Some(unsafe { value.assume_init() }) } else { None }
 }
 
 /// Whether the first word of a hook's context is 0. The verifier knows nothing of a number that a helper has read.

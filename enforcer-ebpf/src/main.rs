@@ -20,6 +20,7 @@
 mod ascent;
 mod atomic;
 mod budget;
+mod clear;
 mod digest;
 mod exec;
 mod file;
@@ -29,6 +30,7 @@ mod mapping;
 mod maps;
 mod mount;
 mod net;
+mod opaque;
 mod policy;
 mod report;
 mod resolve;

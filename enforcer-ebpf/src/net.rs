@@ -4,7 +4,7 @@
 //! and datagrams. Both ask the same function. Only the cgroup programs' refusals are reported, so that an allowed
 //! connection that both see makes one event.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel,
@@ -20,6 +20,7 @@ use enforcer_common::{
 
 use crate::{
     kernel::Socket,
+    opaque,
     policy::InForce,
     report::{self, Object},
     socket, subject, verdict,
@@ -49,23 +50,25 @@ pub fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, 
     /// `struct sockaddr_in6`: family 2, port 2, flow label 4, address 16.
     const SOCKADDR_IN6: usize = 24;
     const SOCKADDR_IN: i32 = 8;
-    let mut bytes = [0u8; SOCKADDR_IN6];
-    // Two reads of constant size: an IPv4 address may end where its buffer does.
-    // SAFETY: `sockaddr_storage` of the system call lies behind the pointer, which is larger than either.
-    unsafe { bpf_probe_read_kernel(bytes.as_mut_ptr().cast(), SOCKADDR_IN6 as u32, address.cast()) };
+    let mut bytes = MaybeUninit::<[u8; SOCKADDR_IN6]>::uninit();
+    // SAFETY: `sockaddr_storage` of the system call lies behind the pointer, which is larger than either; the helper writes all
+    // of it, zeros when it cannot read (`kernel/trace/bpf_trace.c: bpf_probe_read_kernel_common`).
+    let bytes = unsafe {
+        bpf_probe_read_kernel(bytes.as_mut_ptr().cast(), SOCKADDR_IN6 as u32, address.cast());
+        bytes.assume_init()
+    };
     let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
     let port = u16::from_be_bytes([bytes[2], bytes[3]]);
-    match family {
-        AF_INET if len >= SOCKADDR_IN => {
-            Some((family, Address::from_v4([bytes[4], bytes[5], bytes[6], bytes[7]]), port))
-        }
+    let address = match family {
+        AF_INET if len >= SOCKADDR_IN => Address::from_v4([bytes[4], bytes[5], bytes[6], bytes[7]]),
         AF_INET6 if len >= SOCKADDR_IN6 as i32 => {
             let mut address = [0u8; 16];
             address.copy_from_slice(&bytes[8..24]);
-            Some((family, Address(address), port))
+            Address(address)
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some((opaque::number(u64::from(family)) as u16, opaque::address(address), port))
 }
 
 /// Decides and reports one destination; true when it is refused.

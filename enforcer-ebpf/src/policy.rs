@@ -14,6 +14,7 @@ use crate::{
         ABSTRACT, BINARIES, BUDGETS, DESTINATIONS, ENTRYPOINTS, LISTENERS, OBJECT_FILTER, OBJECTS, PARENTS, POLICY,
         PortTrie, SKILLS,
     },
+    opaque,
 };
 
 /// The maps as one generation sees them. A program takes this once, so that it decides by one policy as a whole.
@@ -88,6 +89,11 @@ impl Rules for InForce {
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool {
         // Without an element there is no counting, so there is nothing left to spend.
         BUDGETS.get_ptr_mut(skill).is_some_and(|budget| budget::spend(budget, conf))
+    }
+
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        opaque::number(number)
     }
 }
 

@@ -5,22 +5,26 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
-    generated::bpf_ktime_get_boot_ns, generated::bpf_probe_read_kernel_str,
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+        bpf_probe_read_kernel_str,
+    },
 };
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use enforcer_common::{
     decide::{Decision, Destination},
     event::{Event, Kind, PATH_CAPACITY, RawPath, Verdict},
-    ids::{Digest, Generation, ObjectId, RuleId, SkillId},
-    net::{ABSTRACT_NAME, AF_UNIX, AbstractKey, Address},
+    ids::{Digest, Generation, RuleId, SkillId},
+    net::{AF_UNIX, AbstractKey},
 };
 
 use crate::{
     ascent::write_path,
-    atomic,
+    clear::clear,
     kernel::{Dentry, Task},
     maps::{DROPS, EVENTS},
+    opaque,
 };
 
 /// What was acted upon.
@@ -66,16 +70,11 @@ impl Told {
         )
     }
 
-    /// The same word, of which the verifier knows nothing: it would follow each decision, of which there are many, through the
-    /// writing of the event, and to the end of the program.
+    /// The same word, of which the verifier knows nothing: it would follow each decision through the writing of the event, and to the
+    /// end of the program.
     #[inline(always)]
     fn unknown(self) -> Self {
-        let mut word = 0;
-        // SAFETY: the word is on this program's stack.
-        unsafe {
-            atomic::store(&raw mut word, self.0);
-            Self((&raw const word).read_volatile())
-        }
+        Self(opaque::number(self.0))
     }
 
     #[inline(always)]
@@ -94,19 +93,6 @@ impl Told {
 pub fn decision(kind: Kind, skill: SkillId, generation: Generation, decision: &Decision, object: &Object<'_>) -> bool {
     debug(kind, skill, decision);
     write(Told::of(kind, *decision).unknown(), skill, generation, object)
-}
-
-/// The same where the stack has no room for one more word.
-#[inline(always)]
-pub fn deep_decision(
-    kind: Kind,
-    skill: SkillId,
-    generation: Generation,
-    decision: &Decision,
-    object: &Object<'_>,
-) -> bool {
-    debug(kind, skill, decision);
-    write(Told::of(kind, *decision), skill, generation, object)
 }
 
 #[inline(always)]
@@ -247,7 +233,7 @@ unsafe fn fill(event: *mut Event, told: Told, skill: SkillId, generation: Genera
     unsafe {
         (*event).time_ns = bpf_ktime_get_boot_ns();
         (*event).cgroup = bpf_get_current_cgroup_id();
-        (*event).object = ObjectId { ino: 0, dev: 0, generation: 0 };
+        clear(&raw mut (*event).object);
         (*event).pid = (pid_tgid >> 32) as u32;
         (*event).tid = pid_tgid as u32;
         (*event).ppid = task.parent().tgid();
@@ -259,17 +245,18 @@ unsafe fn fill(event: *mut Event, told: Told, skill: SkillId, generation: Genera
         (*event).verdict = (told.0 >> Told::VERDICT) as u8;
         (*event).reason = (told.0 >> Told::REASON) as u8;
         (*event).has_digest = 0;
-        (*event).comm = bpf_get_current_comm().unwrap_or([0; 16]);
-        (*event).digest = Digest([0; 32]);
-        (*event).address = Address([0; 16]);
+        // Of neighbouring zeros LLVM would make a loop over bytes; on an error the helper clears what it is given.
+        bpf_get_current_comm((&raw mut (*event).comm).cast(), size_of_val(&(*event).comm) as u32);
+        clear(&raw mut (*event).digest);
+        clear(&raw mut (*event).address);
         (*event).port = 0;
         (*event).family = 0;
         (*event).protocol = 0;
         (*event).socket_type = 0;
-        (*event).target = 0;
-        (*event).reserved = 0;
-        clear(&raw mut (*event).path);
-        clear(&raw mut (*event).exe);
+        clear(&raw mut (*event).target);
+        clear(&raw mut (*event).reserved);
+        forget(&raw mut (*event).path);
+        forget(&raw mut (*event).exe);
         match *object {
             Object::File { dentry, digest } => {
                 (*event).object = dentry.id();
@@ -298,7 +285,9 @@ unsafe fn fill(event: *mut Event, told: Told, skill: SkillId, generation: Genera
             Object::UnixName(key) => {
                 (*event).family = AF_UNIX;
                 (*event).path.len = key.len;
-                (&raw mut (*event).path.bytes).cast::<[u8; ABSTRACT_NAME + 1]>().write(key.name);
+                let (to, from) = (&raw mut (*event).path.bytes, &raw const key.name);
+                // As above: of a copy LLVM makes a loop over bytes.
+                bpf_probe_read_kernel(to.cast(), size_of_val(&key.name) as u32, from.cast());
             }
             Object::Process(target) => (*event).target = target.tgid(),
             Object::Cgroup(id) => (*event).object.ino = id,
@@ -311,17 +300,17 @@ unsafe fn fill(event: *mut Event, told: Told, skill: SkillId, generation: Genera
     }
 }
 
-/// Marks a path as empty.
+/// Marks a path as empty: all but its bytes is cleared.
 ///
 /// # Safety
 /// `path` must point to writable memory.
 #[inline(always)]
-unsafe fn clear<const N: usize>(path: *mut RawPath<N>) {
+unsafe fn forget<const N: usize>(path: *mut RawPath<N>) {
     // SAFETY: as the caller promised.
     unsafe {
-        (*path).len = 0;
-        (*path).dev = 0;
-        (*path).truncated = 0;
-        (*path).reserved = 0;
+        clear(&raw mut (*path).len);
+        clear(&raw mut (*path).dev);
+        clear(&raw mut (*path).truncated);
+        clear(&raw mut (*path).reserved);
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     kernel::{File, NetlinkHeader, Skb, Sock, Socket, Task},
     maps::ENROL,
     net::read_sockaddr,
+    opaque,
     policy::InForce,
     report::{self, Object},
     subject,
@@ -239,7 +240,7 @@ fn refuses_endpoint(skill: SkillId, sock: Sock) -> bool {
     let found = sock.endpoint();
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
-    let object = Object::Destination { destination: found.end(), family: sock.family() };
+    let object = Object::Destination { destination: &opaque::destination(found.end()), family: sock.family() };
     report::decision(Kind::Receive, skill, rules.generation, &decision, &object)
 }
 
@@ -264,6 +265,7 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
     } else {
         return 0;
     };
+    let is_entering = opaque::truth(tgid != 0);
     let socket = Socket::of_file(file);
     if !skill.governs() || socket.is_null() {
         return 0;
@@ -276,14 +278,14 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
     // The standard streams are the operator's choice, unless they are the skill's own work.
     let concerned = match label {
         None => fd > 2,
-        Some(label) => tgid == 0 && label.within == 0,
+        Some(label) => !is_entering && label.within == 0,
     };
     let refused = concerned
         && if sock.family() == AF_UNIX {
-            unix::refuses_found(skill, sock, task, tgid != 0)
+            unix::refuses_found(skill, sock, task, is_entering)
         } else {
-            refuses_kind_found(skill, sock, task, tgid != 0)
-                || (takes(sock) && refuses_endpoint_found(skill, sock, task, tgid != 0))
+            refuses_kind_found(skill, sock, task, is_entering)
+                || (takes(sock) && refuses_endpoint_found(skill, sock, task, is_entering))
         };
     if refused {
         // SAFETY: as above.
@@ -311,7 +313,7 @@ fn refuses_endpoint_found(skill: SkillId, sock: Sock, task: Task, entering: bool
     }
     let rules = InForce::now();
     let decision = decide::arrival(&rules, skill, &found);
-    let object = Object::Destination { destination: found.end(), family: sock.family() };
+    let object = Object::Destination { destination: &opaque::destination(found.end()), family: sock.family() };
     report::found(Kind::Receive, skill, rules.generation, &decision, task, &object, entering)
 }
 
@@ -319,7 +321,7 @@ fn refuses_endpoint_found(skill: SkillId, sock: Sock, task: Task, entering: bool
 #[inline(never)]
 fn tell(ctx: *const IterTaskFile, skill: SkillId, sock: Sock, task: Task, file: File) {
     let found = sock.endpoint();
-    let at = found.end();
+    let at = opaque::destination(found.end());
     let record = FoundSocket {
         ino: file.dentry().inode().id().ino,
         tid: task.pid(),

@@ -13,6 +13,7 @@ use crate::{
     kernel::{Cgroup, File, Task},
     label,
     maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS},
+    opaque,
 };
 
 /// The skill that governs the acting task, if any does.
@@ -28,18 +29,31 @@ pub fn current() -> Option<SkillId> {
 /// stays, wherever the task is moved.
 #[inline(always)]
 pub fn label() -> Option<SkillId> {
+    let skill = SkillId(label_or_none() as u32);
+    if skill == NONE { None } else { Some(skill) }
+}
+
+/// The number of [`label`], or [`NONE`]. A function of its own in the object: the many ways through it end in one number, where the
+/// verifier would follow each through the rest of the program.
+#[inline(never)]
+fn label_or_none() -> u64 {
     let task = Task::current();
-    if let Some(skill) = of(task) {
-        return Some(skill);
-    }
-    let cgroup = cgroup_label()?;
+    let skill = of(task).unwrap_or_else(|| label_by_cgroup(task).unwrap_or(NONE));
+    u64::from(skill.0)
+}
+
+/// Labels the acting task by its cgroup, where that governs.
+#[inline(always)]
+fn label_by_cgroup(task: Task) -> Option<SkillId> {
     // What an engine does before it executes the program that is to be governed.
-    if cgroup.waits_for_exec() {
+    let skill = cgroup_label().filter(|cgroup| !cgroup.waits_for_exec()).map_or(NONE, |cgroup| cgroup.skill);
+    let skill = SkillId(opaque::number(u64::from(skill.0)) as u32);
+    if skill == NONE {
         return None;
     }
     // When the map is full this act is governed all the same, and the next one asks the cgroup again.
-    let _ = label::give_untold(task, cgroup.skill, Origin::Cgroup);
-    Some(cgroup.skill)
+    let _ = label::give_untold(task, skill, Origin::Cgroup);
+    Some(skill)
 }
 
 /// The skill in a task's label, if it has one already.
@@ -132,7 +146,8 @@ unsafe extern "C" fn ask_above(_index: u64, walk: *mut Walk) -> i64 {
     };
     // SAFETY: an update replaces the element.
     if let Some(label) = unsafe { CGROUPS.get(id).or_else(|| CGROUP_SPARE.get(id)) } {
-        walk.label = *label;
+        // Field by field: as a whole LLVM copies it by a function that moves bytes.
+        (walk.label.skill, walk.label.flags, walk.label.named) = (label.skill, label.flags, label.named);
         return STOP;
     }
     walk.cgroup = above;

@@ -3,18 +3,19 @@
 //! The hooks see the socket that was found, so that a path plays no part: its inode does. Sockets that the skill made itself may
 //! be reached, and so may those without a name: a pair's other end, or a client that came by itself.
 
-use core::ptr::null;
+use core::{mem::MaybeUninit, ptr::null};
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Decision},
     event::Kind,
     ids::{Generation, SkillId},
-    net::{ABSTRACT_NAME, AbstractKey, SocketLabel},
+    net::{AbstractKey, SocketLabel},
 };
 
 use crate::{
     ascent::Ascent,
+    clear::clear,
     kernel::{Sock, Socket, Task, UnixSock},
     policy::InForce,
     report::{self, Object},
@@ -72,9 +73,7 @@ pub fn refuses_peer(skill: SkillId, sock: Sock) -> bool {
 /// Decides and reports a socket by its name; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
-    decided(skill, other, |generation, decision, object| {
-        report::deep_decision(kind, skill, generation, decision, object)
-    })
+    decided(skill, other, |generation, decision, object| report::decision(kind, skill, generation, decision, object))
 }
 
 /// Decides about the peer of a socket that a process has, and reports it when the process is entering.
@@ -101,10 +100,16 @@ fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Dec
         let decision = decide::unix_path(&rules, skill, &mut Ascent::from(dentry));
         return report(rules.generation, &decision, &Object::UnixPath(dentry));
     }
-    let mut key = AbstractKey { skill, len: 0, name: [0; ABSTRACT_NAME + 1] };
-    if !other.read_name(&mut key) {
+    let mut key = MaybeUninit::<AbstractKey>::uninit();
+    // SAFETY: a key is made of numbers, and all of it is cleared.
+    let key = unsafe {
+        clear(key.as_mut_ptr());
+        key.assume_init_mut()
+    };
+    key.skill = skill;
+    if !other.read_name(key) {
         return false;
     }
-    let decision = decide::unix_name(&rules, &key);
-    report(rules.generation, &decision, &Object::UnixName(&key))
+    let decision = decide::unix_name(&rules, key);
+    report(rules.generation, &decision, &Object::UnixName(key))
 }

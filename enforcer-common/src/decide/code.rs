@@ -16,7 +16,7 @@ const NO_APPROVAL: u32 = 0;
 pub fn memory<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     if conf.allow_jit.0 == RuleId::NONE.0 {
-        return settle(&conf, NO_APPROVAL, Err((reason.into(), RuleId::NONE)));
+        return settle(rules, &conf, NO_APPROVAL, Err((reason.into(), RuleId::NONE)));
     }
     Decision { rule: conf.allow_jit, ..Decision::silent() }
 }
@@ -27,7 +27,7 @@ pub fn memory<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
 pub fn overwrite<R: Rules>(rules: &R, skill: SkillId) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     if conf.flags & skill_flag::PARENTS != 0 {
-        return settle(&conf, NO_APPROVAL, Err((Reason::MemoryWritten.into(), RuleId::NONE)));
+        return settle(rules, &conf, NO_APPROVAL, Err((Reason::MemoryWritten.into(), RuleId::NONE)));
     }
     memory(rules, skill, Reason::MemoryWritten)
 }
@@ -59,7 +59,7 @@ pub fn library<R: Rules, A: Ancestry>(
 ) -> Option<Decision> {
     let Some(conf) = rules.skill(skill) else { return Some(no_policy()) };
     if conf.flags & skill_flag::LIBRARY_ANY != 0 {
-        return Some(settle(&conf, NO_APPROVAL, Ok(conf.library_any)));
+        return Some(settle(rules, &conf, NO_APPROVAL, Ok(conf.library_any)));
     }
     found.library = LibrarySlot::NONE;
     match ancestry.climb(&mut Search { rules, skill, found: &mut found.library }) {
@@ -67,7 +67,7 @@ pub fn library<R: Rules, A: Ancestry>(
         // Nothing vouches for a file that hangs on no root or lies too deep.
         Climb::Root | Climb::Adrift | Climb::TooDeep => return None,
     }
-    let mut decision = settle(&conf, NO_APPROVAL, Ok(found.library.rule()?));
+    let mut decision = settle(rules, &conf, NO_APPROVAL, Ok(found.library.rule()?));
     decision.report &= conf.flags & skill_flag::LIBRARIES_DEFAULT == 0;
     Some(decision)
 }
@@ -102,5 +102,5 @@ pub fn content<R: Rules>(
             },
         }
     };
-    settle(&conf, NO_APPROVAL, ruling)
+    settle(rules, &conf, NO_APPROVAL, ruling)
 }

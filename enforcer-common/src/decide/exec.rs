@@ -28,7 +28,7 @@ pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>, lineag
             },
         }
     };
-    settle(&conf, action::EXEC, ruling)
+    settle(rules, &conf, action::EXEC, ruling)
 }
 
 /// Whether a rule of the skill has this flag for the content.

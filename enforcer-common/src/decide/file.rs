@@ -282,19 +282,19 @@ pub fn object<R: Rules, A: Ancestry>(
     }
     let mut decision = Decision::silent();
     if act.actions & action::READ != 0 {
-        decision = settle(&conf, action::READ, found.read.ruling());
+        decision = settle(rules, &conf, action::READ, found.read.ruling());
         if !decision.allows() {
             return (decision, Kind::Read);
         }
     }
     if act.actions & action::WRITE != 0 {
-        decision = settle(&conf, action::WRITE, found.write.ruling());
+        decision = settle(rules, &conf, action::WRITE, found.write.ruling());
         if !decision.allows() {
             return (decision, Kind::Write);
         }
     }
     if act.actions & action::DELETE != 0 {
-        decision = settle(&conf, action::DELETE, found.delete.ruling());
+        decision = settle(rules, &conf, action::DELETE, found.delete.ruling());
         if !decision.allows() {
             return (decision, Kind::Delete);
         }
@@ -335,7 +335,7 @@ pub fn link<R: Rules, A: Ancestry>(
         return refusal;
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
-    let decision = settle(&conf, action::WRITE, written);
+    let decision = settle(rules, &conf, action::WRITE, written);
     if decision.refuses() {
         return decision;
     }

@@ -45,6 +45,11 @@ pub trait Rules {
     fn parent(&self, digest: &Digest) -> u64;
     /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool;
+    /// The same number. A verifier that follows each value through the rest of the program knows no more which one it is.
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number
+    }
 }
 
 /// The way from an object up to its filesystem's root.
@@ -112,15 +117,56 @@ impl Decision {
 /// What the rules say, before the skill's mode is applied.
 type Ruling = Result<RuleId, (ReasonCode, RuleId)>;
 
+/// The place of the rule in a ruling or decision that is one number.
+const RULE: u32 = 32;
+
+/// The same ruling, of which a verifier does not know any more by which way it was come to.
+#[inline(always)]
+fn opaque<R: Rules>(rules: &R, ruling: Ruling) -> Ruling {
+    let (reason, rule) = match ruling {
+        Ok(rule) => (Reason::Allowed.into(), rule),
+        Err(refused) => refused,
+    };
+    let word = rules.opaque(u64::from(reason.0) | u64::from(rule.0) << RULE);
+    let (reason, rule) = (ReasonCode(word as u8), RuleId((word >> RULE) as u32));
+    if reason.0 == Reason::Allowed as u8 { Ok(rule) } else { Err((reason, rule)) }
+}
+
+/// The same of a decision.
+#[inline(always)]
+fn opaque_decision<R: Rules>(rules: &R, decision: Decision) -> Decision {
+    const REASON: u32 = 8;
+    const REPORT: u32 = 16;
+    const FIRST: u8 = Verdict::Allow as u8;
+    let word = rules.opaque(
+        u64::from(decision.verdict as u8 - FIRST)
+            | u64::from(decision.reason.0) << REASON
+            | u64::from(decision.report) << REPORT
+            | u64::from(decision.rule.0) << RULE,
+    );
+    Decision {
+        // In the order of their numbers, so that this is no question to the processor.
+        verdict: match word & 3 {
+            0 => Verdict::Allow,
+            1 => Verdict::Deny,
+            2 => Verdict::Audit,
+            _ => Verdict::Hold,
+        },
+        reason: ReasonCode((word >> REASON) as u8),
+        report: word >> REPORT & 1 != 0,
+        rule: RuleId((word >> RULE) as u32),
+    }
+}
+
 /// Applies `require_2fa`, `mode` and `audit_level` to what the rules say.
 #[inline(always)]
-fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
+fn settle<R: Rules>(rules: &R, conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
     // An approval never widens: only what the rules allow can need one.
-    let ruling = match ruling {
+    let ruling = match opaque(rules, ruling) {
         Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval.into(), conf.require_2fa_rule)),
         ruling => ruling,
     };
-    match ruling {
+    let decision = match ruling {
         Ok(rule) => Decision {
             verdict: Verdict::Allow,
             reason: ReasonCode(Reason::Allowed as u8),
@@ -129,7 +175,8 @@ fn settle(conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
             report: conf.flags & skill_flag::REPORT_ALLOWED != 0 && rule.0 != RuleId::NONE.0,
         },
         Err((reason, rule)) => refusal(conf, reason, rule),
-    }
+    };
+    opaque_decision(rules, decision)
 }
 
 /// A refusal, as the skill's mode has it.

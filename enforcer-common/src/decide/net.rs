@@ -1,6 +1,6 @@
 //! Connections and listening: by the longest prefix that covers the address. Sockets: by family, type and protocol.
 
-use super::{Decision, Rules, Ruling, no_policy, settle};
+use super::{Decision, Rules, Ruling, no_policy, opaque, settle};
 use crate::{
     event::Reason,
     ids::{RuleId, SkillId},
@@ -22,12 +22,13 @@ pub struct Destination {
 impl Destination {
     /// The bit of [`net::protocol`], 0 for a protocol that no rule can name.
     #[inline(always)]
-    const fn protocols(&self) -> u16 {
-        match self.protocol {
+    fn protocols<R: Rules>(&self, rules: &R) -> u16 {
+        let protocols = match self.protocol {
             net::IPPROTO_TCP => net::protocol::TCP,
             net::IPPROTO_UDP => net::protocol::UDP,
             _ => 0,
-        }
+        };
+        rules.opaque(u64::from(protocols)) as u16
     }
 }
 
@@ -92,7 +93,7 @@ fn sending<R: Rules>(rules: &R, skill: SkillId, conf: &SkillConf, to: &Destinati
     if conf.flags & skill_flag::CONNECT_ANY != 0 {
         return Ok(conf.connect_any);
     }
-    match to.protocols() {
+    match to.protocols(rules) {
         0 => Err((Reason::ProtocolNotListed.into(), RuleId::NONE)),
         protocols => reaches(rules, skill, to, protocols).ok_or((Reason::DestinationNotListed.into(), RuleId::NONE)),
     }
@@ -104,14 +105,16 @@ fn taking<R: Rules>(rules: &R, skill: SkillId, conf: &SkillConf, at: &Destinatio
     if conf.flags & skill_flag::LISTEN_ANY != 0 {
         return Ok(conf.listen_any);
     }
-    rules.listener(skill, &at.address, at.port, at.protocols()).ok_or((Reason::ListenNotListed.into(), RuleId::NONE))
+    rules
+        .listener(skill, &at.address, at.port, at.protocols(rules))
+        .ok_or((Reason::ListenNotListed.into(), RuleId::NONE))
 }
 
 /// May the skill send to this destination?
 #[inline(always)]
 pub fn connect<R: Rules>(rules: &R, skill: SkillId, destination: &Destination) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    settle(&conf, action::CONNECT, sending(rules, skill, &conf, destination))
+    settle(rules, &conf, action::CONNECT, sending(rules, skill, &conf, destination))
 }
 
 /// May the skill take connections or datagrams at this local address? A port of 0 is one that the kernel is yet to choose: only a
@@ -119,7 +122,7 @@ pub fn connect<R: Rules>(rules: &R, skill: SkillId, destination: &Destination) -
 #[inline(always)]
 pub fn listen<R: Rules>(rules: &R, skill: SkillId, at: &Destination) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    settle(&conf, 0, taking(rules, skill, &conf, at))
+    settle(rules, &conf, 0, taking(rules, skill, &conf, at))
 }
 
 /// May the skill give a socket this local address? With port 0 it is any client's; listening on it is another question.
@@ -156,7 +159,7 @@ const fn is_decided_later(family: u16, socket_type: u16, protocol: u16) -> bool 
 fn only_any<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let any = conf.flags & skill_flag::CONNECT_ANY != 0;
-    settle(&conf, action::CONNECT, if any { Ok(conf.connect_any) } else { Err((reason.into(), RuleId::NONE)) })
+    settle(rules, &conf, action::CONNECT, if any { Ok(conf.connect_any) } else { Err((reason.into(), RuleId::NONE)) })
 }
 
 /// May the skill make or use such a socket? What rules cannot tell apart sends past them.
@@ -207,16 +210,16 @@ pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Dec
 #[inline(always)]
 pub fn arrival<R: Rules>(rules: &R, skill: SkillId, found: &Endpoint) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
-    let listed = taking(rules, skill, &conf, &found.local);
+    let listed = opaque(rules, taking(rules, skill, &conf, &found.local));
     let tcp = found.local.protocol == net::IPPROTO_TCP;
     if found.is_connected() {
         if tcp && listed.is_ok() {
             return Decision::silent();
         }
-        return settle(&conf, action::CONNECT, sending(rules, skill, &conf, &found.peer));
+        return settle(rules, &conf, action::CONNECT, sending(rules, skill, &conf, &found.peer));
     }
     if found.local.port == 0 || (tcp && !found.is_listening()) {
         return Decision::silent();
     }
-    settle(&conf, 0, listed)
+    settle(rules, &conf, 0, listed)
 }

@@ -53,7 +53,7 @@ pub fn unix_path<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, ancestry: &mu
             Climb::TooDeep => Err((Reason::TooDeep.into(), RuleId::NONE)),
         };
     }
-    settle(&conf, action::CONNECT, ruling)
+    settle(rules, &conf, action::CONNECT, ruling)
 }
 
 /// May the skill reach the socket of this abstract name?
@@ -64,5 +64,5 @@ pub fn unix_name<R: Rules>(rules: &R, key: &AbstractKey) -> Decision {
         Some(rule) => Ok(rule),
         None => otherwise(&conf),
     };
-    settle(&conf, action::CONNECT, ruling)
+    settle(rules, &conf, action::CONNECT, ruling)
 }

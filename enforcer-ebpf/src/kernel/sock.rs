@@ -12,7 +12,7 @@ use enforcer_common::{
 };
 
 use super::{Dentry, File, OFFSETS, Skb, Sock, Socket, Task, UnixSock, field, load, probe};
-use crate::maps::SOCKETS;
+use crate::{maps::SOCKETS, opaque};
 
 impl Socket {
     /// The socket behind an open file; null when the file is none.
@@ -56,13 +56,14 @@ impl Sock {
     #[inline(always)]
     fn address(self, v4: usize, v6: usize) -> Address {
         // SAFETY: a sock begins with a sock_common, which has both; 4 and 16 bytes long.
-        unsafe {
+        let address = unsafe {
             if self.family() == AF_INET6 {
                 Address(probe(self.0, v6).unwrap_or_default())
             } else {
                 Address::from_v4(probe(self.0, v4).unwrap_or_default())
             }
-        }
+        };
+        opaque::address(address)
     }
 
     /// The address and port of its own.

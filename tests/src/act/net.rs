@@ -3,7 +3,6 @@
 use std::{
     net::SocketAddr,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    time::{Duration, Instant},
 };
 
 use super::{
@@ -25,7 +24,6 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("sendmsg", [address]) => target(address).and_then(|t| t.send_msg(false)),
         ("sendmmsg", [address]) => target(address).and_then(|t| t.send_msg(true)),
         ("connect-fd", [fd, address]) => sys::number(fd).and_then(|fd| target(address)?.connect_and_send_on(fd)),
-        ("connect-cost", [address]) => target(address).and_then(|t| t.connect_cost()),
         ("socket", [family, kind, protocol]) => socket(family, kind, protocol),
         _ => return None,
     })
@@ -123,25 +121,6 @@ impl Target {
         // SAFETY: the address lives through the call.
         check(unsafe { libc::connect(fd, self.as_ptr(), self.len) })?;
         send(fd)
-    }
-
-    /// Prints the nanoseconds that an association of a datagram socket takes, in the fastest of many batches: those in which
-    /// the machine did nothing else.
-    fn connect_cost(&self) -> Act {
-        const BATCHES: u32 = 100;
-        const EACH: u32 = 50;
-        let socket = self.socket(libc::SOCK_DGRAM)?;
-        let mut fastest = Duration::MAX;
-        for _ in 0..BATCHES {
-            let begin = Instant::now();
-            for _ in 0..EACH {
-                // SAFETY: the address lives through the call.
-                check(unsafe { libc::connect(socket.as_raw_fd(), self.as_ptr(), self.len) })?;
-            }
-            fastest = fastest.min(begin.elapsed());
-        }
-        print!("{}", (fastest / EACH).as_nanos());
-        Ok(())
     }
 
     fn send_to(&self, kind: i32, flags: i32) -> Act {

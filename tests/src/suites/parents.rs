@@ -117,7 +117,7 @@ fn orphans(scene: &Scene) -> anyhow::Result<()> {
     let line =
         format!("(while kill -0 $$ 2>/dev/null; do :; done; {CHILD} --version > {out}) > /dev/null 2>&1 & exit 0");
     scene.act(SKILL, &["exec", "/usr/bin/bash", "-c", &line])?.done()?;
-    let ran = crate::harness::eventually(std::time::Duration::from_secs(60), || {
+    let ran = crate::harness::eventually(std::time::Duration::from_mins(1), || {
         fs::read_to_string(&out).is_ok_and(|text| text.contains(RAN))
     });
     ensure!(ran, "the orphan could not run its program");

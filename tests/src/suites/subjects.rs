@@ -233,14 +233,6 @@ fn connected_before(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Its skill may connect there, so that the connection stays.
-fn connected_before(scene: &Scene) -> anyhow::Result<()> {
-    let outcome = scene.outside(&["control-then-into-cgroup", &cgroup("tests-one")])?;
-    ensure!(!outcome.refused()?.out.contains("generation"), "{outcome:?}");
-    scene.outside(&["control-then-into-cgroup", &cgroup("tests-free")])?.done()?;
-    Ok(())
-}
-
 fn other_user(_: &Scene) -> anyhow::Result<()> {
     let outcome = command(&["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", ENFORCER, "status"])?;
     ensure!(outcome.status == 1 && !outcome.out.contains("generation"), "{outcome:?}");

@@ -1,0 +1,43 @@
+//! Values of which the verifier does not know any more by which way a program came to them.
+//!
+//! It follows each way through the rest of the program, unless it was at the same place before and knew as much as now. Ways that
+//! end in different numbers never meet again, and those that follow one another multiply.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use enforcer_common::{decide::Destination, net::Address};
+
+/// The same number. The verifier does not see that what is done twice is undone.
+#[inline(always)]
+pub fn number(mut number: u64) -> u64 {
+    // Any number that it does not know.
+    let unknown = bpf_get_current_pid_tgid();
+    // SAFETY: changes a register and nothing else.
+    unsafe {
+        asm!("{n} ^= {u}", "{n} ^= {u}", n = inout(reg) number, u = in(reg) unknown, options(pure, nomem, nostack));
+    }
+    number
+}
+
+/// The same truth value.
+#[inline(always)]
+pub fn truth(truth: bool) -> bool {
+    number(u64::from(truth)) != 0
+}
+
+/// The same address: the families' bytes differ in what is known of them.
+#[inline(always)]
+pub fn address(address: Address) -> Address {
+    const HALF: u32 = 64;
+    let whole = u128::from_ne_bytes(address.0);
+    let (low, high) = (number(whole as u64), number((whole >> HALF) as u64));
+    Address((u128::from(high) << HALF | u128::from(low)).to_ne_bytes())
+}
+
+/// The same destination, wherever it lay.
+#[inline(always)]
+pub fn destination(at: &Destination) -> Destination {
+    let ends = number(u64::from(at.port) << 16 | u64::from(at.protocol));
+    Destination { address: address(at.address), port: (ends >> 16) as u16, protocol: ends as u16 }
+}
