@@ -228,7 +228,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::large_stack_arrays, reason = "there is no heap without std")]
     fn tasks_spread_over_the_slots() {
         let mut taken: [u32; 1000] =
             core::array::from_fn(|n| task_filter_slot(0xffff_8881_0000_0000 + n as u64 * 0x2580));

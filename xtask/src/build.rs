@@ -40,35 +40,55 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
             eprint!("{warnings}");
             shown = warnings;
         }
-        let built = paths.target.join("bpf/bpfel-unknown-none/release/enforcer");
-        copy_if_changed(&built, &paths.target.join(object))?;
+        copy_if_changed(&ebpf_binary(paths), &paths.target.join(object))?;
     }
     Ok(())
 }
 
-/// Compiles a daemon of another layout: what upgrades are tested with. It is built apart, so that neither build undoes the other.
+/// Compiles a daemon of another layout: what upgrades are tested with. It shares what it depends on with the one that is tested.
 pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
     const FEATURE: [&str; 2] = ["--features", "next-layout"];
     let toolchain = toolchain::setup(paths)?;
     let dir = paths.target.join("next");
     fs::create_dir_all(&dir)?;
     let mut cargo = toolchain.cargo(paths);
-    cargo.arg("build").args(EBPF).args(FEATURE).env("CARGO_TARGET_DIR", dir.join("bpf"));
+    cargo.arg("build").args(EBPF).args(FEATURE);
     compile(paths, "compiling the kernel programs of another layout", "enforcer-next.bpf.o", &mut cargo)?;
-    let built = dir.join("bpf/bpfel-unknown-none/release/enforcer");
     for object in ["enforcer.bpf.o", "enforcer-log.bpf.o"] {
-        copy_if_changed(&built, &dir.join(object))?;
+        copy_if_changed(&ebpf_binary(paths), &dir.join(object))?;
     }
-    let host = host_triple()?;
+    let triple = host_triple()?;
+    let mut cargo = host_build(paths, &triple);
+    cargo.args(["--package", "enforcer-daemon"]).args(FEATURE).env("ENFORCER_BPF_DIR", &dir);
+    compile(paths, "compiling enforcer of another layout", "enforcer-next", &mut cargo)?;
+    let binary = dir.join("enforcer");
+    fs::copy(paths.target.join(&triple).join("release/enforcer"), &binary)
+        .with_context(|| format!("cannot copy the daemon of another layout to {}", binary.display()))?;
+    // Nothing is compiled: cargo puts the daemon that is tested back into its place.
+    host(paths, &triple)?;
+    Ok(binary)
+}
+
+/// Where cargo leaves the kernel programs.
+fn ebpf_binary(paths: &Paths) -> PathBuf {
+    paths.target.join("bpf/bpfel-unknown-none/release/enforcer")
+}
+
+/// Compiles the daemon and the guest suite, and returns the warnings.
+fn host(paths: &Paths, host: &str) -> Result<String> {
+    let mut cargo = host_build(paths, host);
+    cargo.args(["--package", "enforcer-daemon", "--package", "enforcer-tests"]);
+    compile(paths, "compiling enforcer and enforcer-tests", "enforcer", &mut cargo)
+}
+
+/// A build of static binaries.
+fn host_build(paths: &Paths, host: &str) -> Command {
     let mut cargo = paths.cargo();
     cargo
-        .args(["build", "--release", "--locked", "--target", &host, "--package", "enforcer-daemon"])
-        .args(FEATURE)
-        .env("CARGO_TARGET_DIR", dir.join("host"))
-        .env("ENFORCER_BPF_DIR", &dir)
+        .args(["build", "--release", "--locked", "--target", host])
+        // With an explicit target these flags spare proc macros, which cannot be static.
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    compile(paths, "compiling enforcer of another layout", "enforcer-next", &mut cargo)?;
-    Ok(dir.join("host").join(&host).join("release/enforcer"))
+    cargo
 }
 
 /// Cargo's arguments for the kernel programs.
@@ -78,16 +98,10 @@ pub(crate) const EBPF: [&str; 8] =
 /// Compiles everything.
 pub(crate) fn all(paths: &Paths) -> Result<Binaries> {
     ebpf(paths)?;
-    let host = host_triple()?;
-    let mut cargo = paths.cargo();
-    cargo
-        .args(["build", "--release", "--locked", "--target", &host])
-        .args(["--package", "enforcer-daemon", "--package", "enforcer-tests"])
-        // With an explicit target these flags spare proc macros, which cannot be static.
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    let warnings = compile(paths, "compiling enforcer and enforcer-tests", "enforcer", &mut cargo)?;
+    let triple = host_triple()?;
+    let warnings = host(paths, &triple)?;
     eprint!("{warnings}");
-    let dir = paths.target.join(&host).join("release");
+    let dir = paths.target.join(&triple).join("release");
     let binaries = Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests"), next: None };
     for file in [&binaries.enforcer, &binaries.tests] {
         if !is_static(file)? {

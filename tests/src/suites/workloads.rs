@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::harness::{
     ENFORCER, Output, SELF, command,
@@ -320,19 +320,23 @@ fn restarted(scene: &Scene) -> anyhow::Result<()> {
     let wait = "sleep 1000";
     let outcome = run(scene, &["--hooks-dir", HOOKS, "-d", "--name", "web"], wait)?;
     ensure!(outcome.status == 0, "{outcome:?}");
-    let kept = || -> anyhow::Result<()> {
+    let mark = scene.mark();
+    let kept = |after: &str| -> anyhow::Result<()> {
         let outcome =
             command(&["podman", "exec", "web", "/bin/sh", "-c", "rm -f /keep/f; [ -e /keep/f ] && echo kept"])?;
-        ensure!(outcome.out == "kept\n", "{outcome:?}");
+        if outcome.out != "kept\n" {
+            let state = command(&["podman", "inspect", "--format", "{{json .State}}", "web"])?;
+            bail!("after {after}: {outcome:?}; {}; {:?}", state.out, scene.events().since(mark));
+        }
         Ok(())
     };
-    kept()?;
+    kept("run")?;
     for step in [&["pause"][..], &["unpause"], &["restart", "-t", "0"], &["stop", "-t", "0"], &["start"]] {
         succeed(&[&["podman"], step, &["web"]].concat())?;
         match step[0] {
             "pause" => ensure!(workloads(scene)? == 1, "{} are governed", workloads(scene)?),
             "stop" => none_left(scene)?,
-            _ => kept()?,
+            step => kept(step)?,
         }
     }
     succeed(&["podman", "rm", "-f", "-t", "0", "web"])?;
