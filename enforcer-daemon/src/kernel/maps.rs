@@ -25,12 +25,8 @@ use enforcer_common::{
     unit::PATTERN_LIMIT,
 };
 
-use super::{Kernel, LoadError, cgroups::CgroupMaps};
+use super::{Kernel, LoadError, cgroups::CgroupMaps, passing};
 use crate::compile::ruleset::{NetPrefix, Ruleset};
-
-/// How long after the flip a program may still decide by the old generation: a program reads the generation once and
-/// then makes a handful of lookups. Hashing, which takes longer, comes before that read.
-const GRACE: Duration = Duration::from_millis(50);
 
 /// How many binaries, and how many path rules, and how many network prefixes a policy may have: the sizes of the maps.
 pub const MAP_LIMIT: usize = 1 << 20;
@@ -250,7 +246,7 @@ where
     }
     if !unfinished.is_empty() {
         // A program may still be in the generation before.
-        std::thread::sleep(GRACE);
+        passing::wait(Instant::now());
         take_back(map, &unfinished, current);
     }
     Ok(rules)
@@ -460,15 +456,14 @@ impl PolicyMaps {
     /// How long it is until [`Self::collect`] has something to do that needs no waiting; `None` when there is nothing.
     #[must_use]
     pub fn collects_in(&self) -> Option<Duration> {
-        self.passing.as_ref().map(|passing| GRACE.saturating_sub(passing.since.elapsed()))
+        self.passing.as_ref().map(|passing| passing::GRACE.saturating_sub(passing.since.elapsed()))
     }
 
     /// Collects what only the generation before the one in force needed, once no program can be in that any more. The versions of
     /// the next change take the place of that generation's, so this comes before them.
     pub fn collect(&mut self) {
-        let Some(wait) = self.collects_in() else { return };
-        std::thread::sleep(wait);
         let Some(passing) = self.passing.take() else { return };
+        passing::wait(passing.since);
         collect(&mut self.skills, &passing.skills);
         collect(&mut self.binaries, &passing.binaries);
         collect(&mut self.objects, &passing.objects);

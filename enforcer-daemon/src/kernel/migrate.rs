@@ -4,7 +4,7 @@
 //! skills, the beginning of a label ([`enforcer_common::task::Inherited`]), and the values of `BUDGETS` and `SOCKETS`, which both use. Which cgroups are
 //! governed comes from the policy, which is in force in the newer set before any task has a label in it.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use enforcer_common::{
@@ -14,12 +14,10 @@ use enforcer_common::{
     task::Enrolment,
 };
 
-use super::{Kernel, LoadError, enrol::EnrolError, load::open_map, pins::Set};
+use super::{Kernel, LoadError, enrol::EnrolError, load::open_map, passing, pins::Set};
 
 /// How many passes are made before giving up on tasks or counts that change faster than they are carried over.
 const MAX_PASSES: u32 = 64;
-/// How long a program that has counted in one set may take until it has counted in the other.
-const GRACE: Duration = Duration::from_millis(50);
 
 /// Why labels could not be carried over. The set before stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +86,8 @@ pub fn budgets(before: &Set, kernel: &Kernel) -> Result<(), MigrateError> {
         let mut passes = 0;
         loop {
             new.insert(skill, budget, 0).map_err(failed(map::BUDGETS))?;
-            std::thread::sleep(GRACE);
+            // A program that has counted in one set may have yet to count in the other.
+            passing::wait(Instant::now());
             let now = old.get(&skill, 0).map_err(failed(map::BUDGETS))?;
             if now.count == budget.count {
                 break;

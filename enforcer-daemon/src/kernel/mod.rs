@@ -13,6 +13,7 @@ pub mod load;
 pub mod maps;
 pub mod migrate;
 pub mod offsets;
+pub mod passing;
 pub mod pins;
 pub mod programs;
 pub mod resolve;
