@@ -24,7 +24,7 @@ pub(crate) struct MachineArgs {
     #[arg(long)]
     icount: bool,
     /// Seconds that the command may take.
-    #[arg(long, default_value_t = 1800)]
+    #[arg(long, default_value_t = 3600)]
     timeout: u64,
     /// Memory, in MiB; without it 1024, and 2048 for a root on a disk.
     #[arg(long)]

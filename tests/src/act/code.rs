@@ -9,6 +9,7 @@ use libc::{
 use super::{
     Act, Failure, file,
     sys::{self, check, prepare},
+    tty,
 };
 
 /// What code that was made prints.
@@ -70,7 +71,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             map(PROT_READ | PROT_EXEC, MAP_SHARED, fd).and_then(run)
         }),
         ("shared-memory", []) => shared_memory(),
-        ("readable-is-executable", []) => readable_is_executable(),
+        ("readable-is-executable", []) => readable_is_executable(false),
+        ("readable-is-executable-32", []) => readable_is_executable(true),
         ("write-own-memory", []) => write_own_memory(),
         ("trace-child", []) => trace_child(),
         ("traced-by-parent", []) => traced_by_parent(),
@@ -185,10 +187,16 @@ fn shared_memory() -> Act {
 }
 
 /// The heap grows executable once whatever is readable is.
-fn readable_is_executable() -> Act {
-    const READ_IMPLIES_EXEC: c_ulong = 0x0040_0000;
-    // SAFETY: no pointers.
-    prepare("personality", unsafe { libc::personality(READ_IMPLIES_EXEC) })?;
+fn readable_is_executable(by_entry_32: bool) -> Act {
+    const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
+    /// Of `arch/x86/entry/syscalls/syscall_32.tbl`.
+    const PERSONALITY: u32 = 136;
+    if by_entry_32 {
+        tty::call_32(PERSONALITY, [READ_IMPLIES_EXEC, 0, 0])?;
+    } else {
+        // SAFETY: no pointers.
+        prepare("personality", unsafe { libc::personality(c_ulong::from(READ_IMPLIES_EXEC)) })?;
+    }
     grown_heap().and_then(write_and_run)
 }
 

@@ -136,7 +136,7 @@ fn getpid_32() -> Act {
 
 /// A call by the entry for 32-bit programs.
 #[cfg(target_arch = "x86_64")]
-fn call_32(number: u32, arguments: [u32; 3]) -> Result<i64, Failure> {
+pub(super) fn call_32(number: u32, arguments: [u32; 3]) -> Result<i64, Failure> {
     let mut result = u64::from(number);
     // SAFETY: pointers among the arguments are to memory that the caller has. The compiler keeps `rbx` for itself, so that it is
     // given back; what the kernel does not keep is named.
@@ -163,7 +163,7 @@ fn call_32(number: u32, arguments: [u32; 3]) -> Result<i64, Failure> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn call_32(_number: u32, _arguments: [u32; 3]) -> Result<i64, Failure> {
+pub(super) fn call_32(_number: u32, _arguments: [u32; 3]) -> Result<i64, Failure> {
     Err(Failure::broken("no entry for 32-bit programs"))
 }
 

@@ -84,7 +84,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 3,
         variant: 1,
         test: "mapping::a_loader_that_is_asked_to_run_a_denied_program",
-        hooks: &["mmap_file"],
+        hooks: &["mmap_file", "mmap_file_measure", "sched_process_exec"],
         tries: "have an allowed ld.so map and run a denied program",
     },
     Attack {
@@ -140,7 +140,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 6,
         variant: 1,
         test: "mapping::a_library_that_the_skill_wrote",
-        hooks: &["mmap_file"],
+        hooks: &["mmap_file", "mmap_file_measure"],
         tries: "dlopen a library that the skill wrote itself",
     },
     Attack {
@@ -196,7 +196,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 7,
         variant: 4,
         test: "jit::readable_that_is_executable",
-        hooks: &["mmap_file"],
+        hooks: &["personality_64", "personality_32"],
         tries: "have readable memory be executable by a personality",
     },
     Attack {
@@ -210,7 +210,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 7,
         variant: 6,
         test: "jit::page_faults_that_a_program_answers",
-        hooks: &["mmap_file"],
+        hooks: &["inode_init_security_anon"],
         tries: "fill pages of an executable mapping by userfaultfd",
     },
     Attack {

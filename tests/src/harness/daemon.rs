@@ -20,7 +20,7 @@ pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
 /// How long a start may take: the verifier looks at every program, under emulation.
 pub(crate) const START_LIMIT: Duration = Duration::from_mins(8);
 /// How long the daemon may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// A daemon; it is ended when this is dropped. What it enforces stays in force and is the next one's, which takes it over in
 /// a moment, where loading the programs takes many.

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 
+use super::walls::has_entry_32;
 use crate::{
     act::RAN,
     harness::{
@@ -100,13 +101,20 @@ fn written(scene: &Scene) -> anyhow::Result<()> {
 
 /// No hook can refuse `personality`, so the process ends in it.
 fn personality(scene: &Scene) -> anyhow::Result<()> {
-    let mark = scene.mark();
-    let outcome = scene.act(SKILL, &["readable-is-executable"])?;
-    outcome.failed(128 + libc::SIGKILL)?;
-    ensure!(outcome.out.is_empty(), "{outcome:?}");
-    scene.events().wait(mark, "the end", |e| e.text("kind") == "map" && e.text("reason") == NO_FILE)?;
-    let outcome = scene.act(JIT, &["readable-is-executable"])?;
-    ensure!(outcome.done()?.out.contains(RAN), "{outcome:?}");
+    let ways: &[&str] = if has_entry_32(scene)? {
+        &["readable-is-executable", "readable-is-executable-32"]
+    } else {
+        &["readable-is-executable"]
+    };
+    for way in ways {
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &[way])?;
+        outcome.failed(128 + libc::SIGKILL)?;
+        ensure!(outcome.out.is_empty(), "{way}: {outcome:?}");
+        scene.events().wait(mark, "the end", |e| e.text("kind") == "map" && e.text("reason") == NO_FILE)?;
+        let outcome = scene.act(JIT, &[way])?;
+        ensure!(outcome.done()?.out.contains(RAN), "{way}: {outcome:?}");
+    }
     Ok(())
 }
 

@@ -103,7 +103,7 @@ fn unmeasurable(scene: &Scene) -> anyhow::Result<()> {
     );
     let start = Instant::now();
     scene.daemon(|d| d.reload(&text))?;
-    ensure!(start.elapsed() < SOON, "the reload took {:?}", start.elapsed());
+    ensure!(start.elapsed() < Duration::from_mins(1), "the reload took {:?}", start.elapsed());
     let status = scene.daemon(|d| d.status())?;
     let warnings = status["warnings"].as_array().context("no warnings")?;
     for path in paths {
@@ -155,7 +155,7 @@ fn dead_mount(scene: &Scene) -> anyhow::Result<()> {
     let start = Instant::now();
     scene.daemon(|d| d.reload(&text))?;
     let took = start.elapsed();
-    ensure!(took < Duration::from_mins(1), "the reload took {took:?}");
+    ensure!(took < Duration::from_mins(2), "the reload took {took:?}");
     let status = scene.daemon(|d| d.status())?;
     let silent = status["warnings"]
         .as_array()
@@ -236,6 +236,6 @@ fn many(scene: &Scene) -> anyhow::Result<()> {
     let start = Instant::now();
     let checked = command(&[ENFORCER, "policy", "check", &file])?;
     ensure!(checked.status == 1 && checked.out.contains("at most 16777216 bytes"), "{checked:?}");
-    ensure!(start.elapsed() < SOON, "the refusal took {:?}", start.elapsed());
+    ensure!(start.elapsed() < Duration::from_mins(1), "the refusal took {:?}", start.elapsed());
     there(&file)
 }

@@ -291,14 +291,18 @@ fn two_containers(scene: &Scene) -> anyhow::Result<()> {
     fs::create_dir_all("/scratch")?;
     fs::write("/scratch/f", "the host's")?;
     let mark = scene.mark();
-    let remove = |path: &str| {
-        command(&[ENFORCER, "run", "--skill", "labelled", "--", "/usr/bin/busybox", "rm", "-f", path]).map(|o| o.status)
-    };
-    ensure!(remove(&format!("{merged}/scratch/g"))? == 0, "the container's own file could not be removed");
+    let remove =
+        |path: &str| command(&[ENFORCER, "run", "--skill", "labelled", "--", "/usr/bin/busybox", "rm", "-f", path]);
+    let own = remove(&format!("{merged}/scratch/g"))?;
+    ensure!(
+        own.status == 0,
+        "the container's own file could not be removed: {own:?}; {:?}",
+        scene.events().since(mark)
+    );
     gone(&format!("{merged}/scratch/g"))?;
-    ensure!(remove(&format!("{merged}/keep/f"))? != 0, "a file that no rule names was removed");
+    ensure!(remove(&format!("{merged}/keep/f"))?.status != 0, "a file that no rule names was removed");
     there(&format!("{merged}/keep/f"))?;
-    ensure!(remove("/scratch/f")? != 0, "the host's file was removed");
+    ensure!(remove("/scratch/f")?.status != 0, "the host's file was removed");
     holds("/scratch/f", "the host's")?;
     scene.event(mark, "delete", "deny", "/scratch/f")?;
     succeed(&["podman", "umount", "first"])?;
