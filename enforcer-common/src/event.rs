@@ -194,6 +194,8 @@ wire_enum! {
         Clock = 76 => "the clock dates events",
         /// Characters that whoever reads the terminal takes for typed, such as the shell that started the agent.
         TerminalInput = 77 => "it would type into a terminal",
+        /// An `io_uring` that was made elsewhere: what is submitted to it may be done by a thread that is in no skill.
+        OutsideRing = 78 => "an io_uring from elsewhere acts without the skill",
     }
 }
 

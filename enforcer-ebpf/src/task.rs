@@ -8,15 +8,14 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 use enforcer_common::{
-    decide::{self, Act, Decision},
+    decide::{self, Decision},
     event::{Kind, Reason, Verdict},
     ids::RuleId,
     task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot, cgroup_flag},
 };
 
 use crate::{
-    ascent::Ascent,
-    file::actions_of,
+    file::opened_elsewhere,
     kernel::{Cgroup, File, Task},
     label,
     maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_PATH, CGROUP_SPARE, CGROUPS, ENROL, TASKS_BEFORE},
@@ -173,7 +172,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Looks at the open files of the process that `ENROL` names: what it may not open itself it may not bring along. Each such
+/// Looks at the open files of the process that `ENROL` names: what it may not be handed it may not bring along. Each such
 /// file makes an event and is counted.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
@@ -189,16 +188,12 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
         // The standard streams are the operator's choice.
         ((*request).skill, task.tgid() == (*request).tgid && (*ctx).fd > 2)
     };
-    let actions = if concerned { actions_of(file) } else { 0 };
-    if actions == 0 {
+    if !concerned {
         return 0;
     }
-    // The daemon's own thread runs this, so the room is its.
-    let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
-    let act = Act { actions, charge: false, by_name: false };
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
-    let object = Object::File { dentry: file.dentry(), digest: None };
+    // The daemon's own thread runs this, so the room to decide in is its.
+    let Some((decision, kind, object)) = opened_elsewhere(&rules, skill, file) else { return 0 };
     if report::found(kind, skill, rules.generation, &decision, task, &object, true) {
         // SAFETY: as above.
         unsafe { (*request).violations += 1 };

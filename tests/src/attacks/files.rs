@@ -294,6 +294,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "be attached with a writable file",
     },
     Attack {
+        line: 16,
+        variant: 5,
+        test: "entry::what_no_rule_can_allow",
+        hooks: &["inspect_files"],
+        tries: "bring along a sysctl, a cgroup, a disk, a map, or a ring that a thread outside polls",
+    },
+    Attack {
+        line: 16,
+        variant: 6,
+        test: "entry::a_ring_that_is_received",
+        hooks: &["file_receive"],
+        tries: "receive a ring that a thread outside polls",
+    },
+    Attack {
         line: 17,
         variant: 1,
         test: "budget::rm_rf_of_a_thousand_files",
