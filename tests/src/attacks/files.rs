@@ -138,6 +138,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "reach what is protected below what is allowed",
     },
     Attack {
+        line: 13,
+        variant: 21,
+        test: "files::a_protected_directory_whose_parent_is_moved",
+        hooks: &["path_rename"],
+        tries: "move or exchange what leads to a protected path, so that its rule is lost",
+    },
+    Attack {
         line: 14,
         variant: 1,
         test: "delete::unlinkat_by_a_directory_descriptor",
