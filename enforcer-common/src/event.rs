@@ -136,6 +136,8 @@ wire_enum! {
         Entered = 19 => "entered the skill",
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
+        /// A directory or symbolic link on the way to what a `protect` rule names: moved away, it would take the path along.
+        ProtectedWay = 21 => "a protected path leads through it",
         /// Userspace alone says it, instead of [`Reason::BinaryNotListed`]: the path is listed, and this is not its content.
         BinaryChanged = 27 => "binary changed: it is not what its path is pinned to",
         /// No rule names the unix socket.
@@ -194,6 +196,8 @@ wire_enum! {
         Clock = 76 => "the clock dates events",
         /// Characters that whoever reads the terminal takes for typed, such as the shell that started the agent.
         TerminalInput = 77 => "it would type into a terminal",
+        /// An `io_uring` that was made elsewhere: what is submitted to it may be done by a thread that is in no skill.
+        OutsideRing = 78 => "an io_uring from elsewhere acts without the skill",
     }
 }
 

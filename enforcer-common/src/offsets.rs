@@ -121,6 +121,8 @@ offsets! {
     task_ptrace: "task_struct"."ptrace",
     /// The parent that will be told of the task's end.
     task_real_parent: "task_struct"."real_parent",
+    /// The first thread of the process.
+    task_group_leader: "task_struct"."group_leader",
     /// The links of a task in the lists of its ids.
     task_pid_links: "task_struct"."pid_links",
     /// The process that a file below `/proc/PID` is about.

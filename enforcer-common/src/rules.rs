@@ -276,6 +276,9 @@ pub struct ObjectRule {
     pub connect: RuleId,
     /// What `allow_libraries` says.
     pub library: LibrarySlot,
+    /// The `protect` rule whose path leads through this directory or symbolic link, or [`RuleId::NONE`]: it may not be moved or
+    /// removed.
+    pub way: RuleId,
 }
 
 /// Whether an object is Enforcer's own: it and what lies below may be read, and neither written nor deleted, whatever other
@@ -371,7 +374,7 @@ const _: () = assert!(size_of::<Budget>() == 8 + 8 * BUDGET_LIMIT as usize);
 const _: () = assert!(BUDGET_LIMIT.is_power_of_two());
 const _: () = assert!(size_of::<ObjectKey>() == 24);
 const _: () = assert!(size_of::<Versioned<BinaryRule>>() == 48);
-const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 64);
+const _: () = assert!(size_of::<Versioned<ObjectRule>>() == 72);
 const _: () = assert!(size_of::<Versioned<SkillConf>>() == 128);
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ pub struct Enrolment {
     pub tgid: u32,
     /// The label.
     pub skill: SkillId,
-    /// 1 to look only: nothing is labelled, and `refused` counts the threads that are in any skill.
+    /// What is asked: [`Self::LABEL`], [`Self::LOOK`] or [`Self::BY_CGROUP`].
     pub query: u32,
     /// Out: threads that have the label now and had none.
     pub labelled: u32,
@@ -206,6 +206,15 @@ pub struct Enrolment {
     pub seen: u32,
     /// Out: open files that the skill may not have as they are open.
     pub violations: u32,
+}
+
+impl Enrolment {
+    /// Label the threads of the process.
+    pub const LABEL: u32 = 0;
+    /// Nothing is labelled, and `refused` counts the threads of the process that are in any skill.
+    pub const LOOK: u32 = 1;
+    /// Label whatever task has no label and is in a governed cgroup; `tgid` and `skill` say nothing.
+    pub const BY_CGROUP: u32 = 2;
 }
 
 const _: () = assert!(size_of::<Label>() == if cfg!(feature = "next-layout") { 152 } else { 136 });

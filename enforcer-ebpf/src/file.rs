@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
-    decide::{self, Act, Device},
+    decide::{self, Act, Decision, Device},
     event::{Kind, Reason},
     ids::SkillId,
     rules::action,
@@ -21,7 +21,7 @@ use crate::{
     policy::InForce,
     report::{self, Object},
     subject,
-    tamper::{self, is_kernel_interface, refuses_device, refuses_kernel_handle, refuses_node},
+    tamper::{self, is_kernel_interface, refuses_device, refuses_node},
     verdict,
     wall::refuses_proc_file,
 };
@@ -29,15 +29,21 @@ use crate::{
 /// `FMODE_READ` of `include/linux/fs.h`.
 const FMODE_READ: u32 = 1;
 
+/// Decides one act on one object.
+#[inline(always)]
+fn decided(rules: &InForce, skill: SkillId, act: Act, dentry: Dentry) -> (Decision, Kind) {
+    let act = Act { by_name: act.changes() && is_kernel_interface(dentry), ..act };
+    match subject::findings() {
+        Some(findings) => decide::object(rules, skill, act, &mut Ascent::from(dentry), findings),
+        None => (decide::no_room(), decide::kind(act.actions)),
+    }
+}
+
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
 fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
     let rules = InForce::now();
-    let act = Act { by_name: act.changes() && is_kernel_interface(dentry), ..act };
-    let (decision, kind) = match subject::findings() {
-        Some(findings) => decide::object(&rules, skill, act, &mut Ascent::from(dentry), findings),
-        None => (decide::no_room(), decide::kind(act.actions)),
-    };
+    let (decision, kind) = decided(&rules, skill, act, dentry);
     report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None })
 }
 
@@ -149,8 +155,28 @@ fn is_code(skill: SkillId, dentry: Dentry) -> bool {
 #[lsm(hook = "file_receive")]
 pub fn file_receive(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let file = File::new(ctx.arg(0));
-    verdict::of(refuses_kernel_handle(skill, file) || refuses_device(skill, file) || refuses_file(skill, file))
+    let rules = InForce::now();
+    let Some((decision, kind, object)) = opened_elsewhere(&rules, skill, File::new(ctx.arg(0))) else {
+        return verdict::pass();
+    };
+    verdict::of(report::decision(kind, skill, rules.generation, &decision, &object))
+}
+
+/// The verdict on a file that was opened elsewhere, however it comes into the skill, and what it is about; none where nobody has
+/// a say.
+#[inline(always)]
+pub fn opened_elsewhere<'a>(rules: &InForce, skill: SkillId, file: File) -> Option<(Decision, Kind, Object<'a>)> {
+    let dentry = file.dentry();
+    let forbidden = tamper::forbids(file);
+    let (decision, kind) = if forbidden.is_none() {
+        match actions_of(file) {
+            0 => return None,
+            actions => decided(rules, skill, Act { actions, charge: false, by_name: false }, dentry),
+        }
+    } else {
+        (decide::never(rules, skill, forbidden), Kind::Tamper)
+    };
+    Some((decision, kind, Object::File { dentry, digest: None }))
 }
 
 /// Decides and reports a file as it is open; true when it is refused.
@@ -164,7 +190,7 @@ fn refuses_file(skill: SkillId, file: File) -> bool {
 
 /// What may be done through an open file that rules have a say in.
 #[inline(always)]
-pub fn actions_of(file: File) -> u32 {
+fn actions_of(file: File) -> u32 {
     let dentry = file.dentry();
     // Pipes, sockets and memfds have no path that a rule could name.
     if dentry.superblock().is_internal() {

@@ -592,6 +592,13 @@ impl Task {
         Self(unsafe { field(self.0, offset!(task_real_parent)) })
     }
 
+    /// The first thread of its process.
+    #[inline(always)]
+    pub fn leader(self) -> Self {
+        // SAFETY: `task_struct.group_leader` is a pointer to a task.
+        Self(unsafe { field(self.0, offset!(task_group_leader)) })
+    }
+
     /// The cgroup of version 2 that the task is in.
     #[inline(always)]
     pub fn cgroup(self) -> Option<Cgroup> {

@@ -51,12 +51,22 @@ pub fn give_untold(task: Task, skill: SkillId, origin: Origin) -> bool {
     give_at(task, skill, origin, 0, stage::UNTOLD)
 }
 
+/// Gives another task a label by its cgroup, unless it has given itself one by now, which stays. False when there is no room.
+#[inline(always)]
+pub fn give_first(task: Task, skill: SkillId, stage: u32) -> bool {
+    let key = task.key();
+    if make(key) { write(key, skill, Origin::Cgroup, 0, stage) } else { TASKS.get_ptr_mut(key).is_some() }
+}
+
 #[inline(always)]
 fn give_at(task: Task, skill: SkillId, origin: Origin, lineage: u64, stage: u32) -> bool {
     let key = task.key();
-    if !insert(key) {
-        return false;
-    }
+    insert(key) && write(key, skill, origin, lineage, stage)
+}
+
+/// Fills the element of a task.
+#[inline(always)]
+fn write(key: u64, skill: SkillId, origin: Origin, lineage: u64, stage: u32) -> bool {
     let Some(label) = TASKS.get_ptr_mut(key) else { return false };
     // SAFETY: the element was just made, and goes with the task.
     unsafe {
@@ -71,17 +81,22 @@ fn give_at(task: Task, skill: SkillId, origin: Origin, lineage: u64, stage: u32)
 /// Makes the element of a task, or empties the one that is there.
 #[inline(always)]
 fn insert(key: u64) -> bool {
-    let blank: &Label = &BLANK;
+    // One that it had is counted already.
+    make(key) || TASKS.insert(key, &BLANK, u64::from(BPF_EXIST)).is_ok()
+}
+
+/// Makes the element of a task; false when it is there, or there is no room.
+#[inline(always)]
+fn make(key: u64) -> bool {
     let Some(labels) = TASK_FILTER.get_ptr_mut(task_filter_slot(key)) else { return false };
     // SAFETY: the element is there for as long as the map.
     unsafe { atomic::fetch_add(labels, 1) };
-    if TASKS.insert(key, blank, u64::from(BPF_NOEXIST)).is_ok() {
+    if TASKS.insert(key, &BLANK, u64::from(BPF_NOEXIST)).is_ok() {
         return true;
     }
     // SAFETY: as above.
     unsafe { atomic::fetch_add(labels, LESS) };
-    // One that it had is counted already.
-    TASKS.insert(key, blank, u64::from(BPF_EXIST)).is_ok()
+    false
 }
 
 /// Takes the label of a task, if it has one.

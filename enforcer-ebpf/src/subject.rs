@@ -24,9 +24,9 @@ pub fn current() -> Option<SkillId> {
 
 /// The label of the acting task, be it a skill or the daemon's own.
 ///
-/// A task without a label is looked up by its cgroup and gets its label there and then: that covers processes that were in
-/// the cgroup before the daemon, moved into it, or were born into it by `CLONE_INTO_CGROUP`. From then on the label
-/// stays, wherever the task is moved.
+/// A task without a label gets one there and then: that of its process's first thread, which alone is labelled when a process is
+/// moved into a governed cgroup; else that of its cgroup, into which it may have been born by `CLONE_INTO_CGROUP`. From then on
+/// the label stays, wherever the task is moved.
 #[inline(always)]
 pub fn label() -> Option<SkillId> {
     let skill = SkillId(label_or_none() as u32);
@@ -38,8 +38,28 @@ pub fn label() -> Option<SkillId> {
 #[inline(never)]
 fn label_or_none() -> u64 {
     let task = Task::current();
-    let skill = of(task).unwrap_or_else(|| label_by_cgroup(task).unwrap_or(NONE));
+    // A label that is being made has no skill yet.
+    let own = opaque::number(of(task).map_or(0, |skill| u64::from(skill.0)));
+    if own != 0 {
+        return own;
+    }
+    let skill = label_by_leader(task).or_else(|| label_by_cgroup(task)).unwrap_or(NONE);
     u64::from(skill.0)
+}
+
+/// Labels the acting task as the first thread of its process is labelled.
+#[inline(always)]
+fn label_by_leader(task: Task) -> Option<SkillId> {
+    let leader = task.leader();
+    if leader.key() == task.key() {
+        return None;
+    }
+    let skill = SkillId(opaque::number(of(leader).map_or(0, |skill| u64::from(skill.0))) as u32);
+    if skill == NONE || !skill.governs() {
+        return None;
+    }
+    let _ = label::give_untold(task, skill, Origin::Cgroup);
+    Some(skill)
 }
 
 /// Labels the acting task by its cgroup, where that governs.
@@ -67,15 +87,29 @@ pub fn of(task: Task) -> Option<SkillId> {
 #[inline(always)]
 fn cgroup_label() -> Option<CgroupLabel> {
     // SAFETY: no precondition.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if CGROUP_FILTER.get(cgroup_filter_slot(cgroup)).is_none_or(|slot| *slot == 0) {
+    let id = unsafe { bpf_get_current_cgroup_id() };
+    label_of(id, || Task::current().cgroup())
+}
+
+/// The label of a cgroup.
+#[inline(always)]
+fn label_of(id: u64, cgroup: impl FnOnce() -> Option<Cgroup>) -> Option<CgroupLabel> {
+    if CGROUP_FILTER.get(cgroup_filter_slot(id)).is_none_or(|slot| *slot == 0) {
         return None;
     }
     // SAFETY: an update replaces the element.
-    match unsafe { CGROUPS.get(cgroup) } {
+    match unsafe { CGROUPS.get(id) } {
         Some(label) => Some(*label),
-        None => nearest_governed(Task::current().cgroup()?, cgroup),
+        None => nearest_governed(cgroup()?, id),
     }
+}
+
+/// The skill of whoever is in a cgroup, if it governs from whatever they do first on.
+#[inline(always)]
+pub fn of_cgroup(cgroup: Cgroup, id: u64) -> Option<SkillId> {
+    let skill = label_of(id, || Some(cgroup)).filter(|label| !label.waits_for_exec()).map_or(NONE, |label| label.skill);
+    let skill = SkillId(opaque::number(u64::from(skill.0)) as u32);
+    if skill == NONE { None } else { Some(skill) }
 }
 
 /// The skill that a task without a label enters by executing `file`, where its cgroup governs from the exec on.

@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Device},
-    event::{Kind, Reason},
+    event::{Kind, Reason, ReasonCode},
     host::HostFacts,
     ids::SkillId,
 };
@@ -95,11 +95,16 @@ fn is_raw_driver(major: u32) -> bool {
 
 /// Whether this file is a device that lies below everything that rules name.
 #[inline(always)]
-pub fn refuses_device(skill: SkillId, file: File) -> bool {
-    let dentry = file.dentry();
-    let inode = dentry.inode();
+fn is_raw(file: File) -> bool {
+    let inode = file.dentry().inode();
     Device::of(inode.mode(), inode.rdev()).is_some_and(|device| device.is_raw(is_raw_driver))
-        && refuses(skill, Kind::Tamper, Reason::RawDevice, &Object::File { dentry, digest: None })
+}
+
+/// Refuses such a device; true when it is refused.
+#[inline(always)]
+pub fn refuses_device(skill: SkillId, file: File) -> bool {
+    is_raw(file)
+        && refuses(skill, Kind::Tamper, Reason::RawDevice, &Object::File { dentry: file.dentry(), digest: None })
 }
 
 /// Whether a node for such a device is to be made; one for a device that keeps nothing may be, and the whiteout of a stacked
@@ -111,27 +116,36 @@ pub fn refuses_node(skill: SkillId, dentry: Dentry, mode: u16, dev: u32) -> bool
         && refuses(skill, Kind::Tamper, Reason::RawDevice, &Object::File { dentry, digest: None })
 }
 
-/// Whether a file that another process hands over is one of `bpf(2)`'s or `perf_event_open(2)`'s: they are files without a
-/// filesystem whose names tell what they are (`kernel/bpf/syscall.c`, `kernel/events/core.c`: `anon_inode_getfd`).
+/// Why no governed process may have a file that was opened elsewhere, whatever the rules say; [`ReasonCode::NONE`] where they are
+/// to be asked.
 #[inline(always)]
-pub fn refuses_kernel_handle(skill: SkillId, file: File) -> bool {
+pub fn forbids(file: File) -> ReasonCode {
+    let handle = kernel_handle(file.dentry());
+    if handle.is_none() && is_raw(file) { Reason::RawDevice.into() } else { handle }
+}
+
+/// Why this file of the kernel's own is for no governed process: one of `bpf(2)`'s or `perf_event_open(2)`'s, or a ring whose
+/// polling thread may be somebody's who is in no skill. They are files without a filesystem whose names tell what they are
+/// (`kernel/bpf/syscall.c`, `kernel/events/core.c`, `io_uring/io_uring.c`: `anon_inode_getfd`, `anon_inode_create_getfile`).
+#[inline(always)]
+fn kernel_handle(dentry: Dentry) -> ReasonCode {
     const LEN: usize = 8;
-    let dentry = file.dentry();
     if !dentry.superblock().is_internal() {
-        return false;
+        return ReasonCode::NONE;
     }
     let mut name = [0u8; LEN];
     // SAFETY: the helper writes at most `LEN` bytes, with a NUL at the end.
     if unsafe { dentry.read_name(name.as_mut_ptr(), LEN as u32) } <= 0 {
-        return false;
+        return ReasonCode::NONE;
     }
-    // `bpf-map`, `bpf-prog`, `bpf_link`, `bpf_iter`, `bpf-token`; `[perf_event]`.
-    let reason = if name[..3] == *b"bpf" {
-        Reason::BpfCall
+    // `bpf-map`, `bpf-prog`, `bpf_link`, `bpf_iter`, `bpf-token`; `[perf_event]`; `[io_uring]`.
+    if name[..3] == *b"bpf" {
+        Reason::BpfCall.into()
     } else if name[..6] == *b"[perf_" {
-        Reason::PerfEvent
+        Reason::PerfEvent.into()
+    } else if name[..6] == *b"[io_ur" {
+        Reason::OutsideRing.into()
     } else {
-        return false;
-    };
-    refuses(skill, Kind::Tamper, reason, &Object::None)
+        ReasonCode::NONE
+    }
 }

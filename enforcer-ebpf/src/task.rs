@@ -8,15 +8,14 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 use enforcer_common::{
-    decide::{self, Act, Decision},
+    decide::{self, Decision},
     event::{Kind, Reason, Verdict},
     ids::RuleId,
-    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Origin, cgroup_filter_slot, cgroup_flag},
+    task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Enrolment, Origin, cgroup_filter_slot, cgroup_flag, stage},
 };
 
 use crate::{
-    ascent::Ascent,
-    file::actions_of,
+    file::opened_elsewhere,
     kernel::{Cgroup, File, Task},
     label,
     maps::{CGROUP_FILTER, CGROUP_NAMES, CGROUP_OVERFLOW, CGROUP_PATH, CGROUP_SPARE, CGROUPS, ENROL, TASKS_BEFORE},
@@ -162,10 +161,9 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
         Some(skill) if !skill.governs() => return 0,
         Some(skill) => (skill, Kind::Move, Reason::LabelStays),
         None => {
-            // SAFETY: as above.
-            let Some(cgroup) = (unsafe { CGROUPS.get(to) }).filter(|label| !label.waits_for_exec()) else { return 0 };
-            let _ = label::give(task, cgroup.skill, Origin::Cgroup, 0);
-            (cgroup.skill, Kind::Enter, Reason::Entered)
+            let Some(skill) = subject::of_cgroup(cgroup, to) else { return 0 };
+            let _ = label::give_first(task, skill, 0);
+            (skill, Kind::Enter, Reason::Entered)
         }
     };
     let decision = Decision { verdict: Verdict::Allow, reason: reason.into(), rule: RuleId::NONE, report: true };
@@ -173,7 +171,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Looks at the open files of the process that `ENROL` names: what it may not open itself it may not bring along. Each such
+/// Looks at the open files of the process that `ENROL` names: what it may not be handed it may not bring along. Each such
 /// file makes an event and is counted.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
@@ -189,16 +187,12 @@ pub extern "C" fn inspect_files(ctx: *const IterTaskFile) -> i32 {
         // The standard streams are the operator's choice.
         ((*request).skill, task.tgid() == (*request).tgid && (*ctx).fd > 2)
     };
-    let actions = if concerned { actions_of(file) } else { 0 };
-    if actions == 0 {
+    if !concerned {
         return 0;
     }
-    // The daemon's own thread runs this, so the room is its.
-    let Some(findings) = subject::findings() else { return 0 };
     let rules = InForce::now();
-    let act = Act { actions, charge: false, by_name: false };
-    let (decision, kind) = decide::object(&rules, skill, act, &mut Ascent::from(file.dentry()), findings);
-    let object = Object::File { dentry: file.dentry(), digest: None };
+    // The daemon's own thread runs this, so the room to decide in is its.
+    let Some((decision, kind, object)) = opened_elsewhere(&rules, skill, file) else { return 0 };
     if report::found(kind, skill, rules.generation, &decision, task, &object, true) {
         // SAFETY: as above.
         unsafe { (*request).violations += 1 };
@@ -228,7 +222,7 @@ pub struct IterTask {
     task: *const c_void,
 }
 
-/// Labels the threads of the process that `ENROL` names. The daemon runs it until a pass finds no thread without the label,
+/// Labels the threads of the process that `ENROL` names, or what is in governed cgroups. The daemon runs it until a pass finds no thread without the label,
 /// because a thread that was being made during the first pass may have been missed; from then on `task_alloc` passes
 /// the label on.
 #[unsafe(no_mangle)]
@@ -242,15 +236,19 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
     let Some(request) = ENROL.get_ptr_mut(0) else { return 0 };
     // SAFETY: the daemon runs one iteration at a time and reads the counts after it has ended.
     unsafe {
+        if (*request).query == Enrolment::BY_CGROUP {
+            by_cgroup(task, request);
+            return 0;
+        }
         if task.tgid() != (*request).tgid {
             return 0;
         }
         (*request).seen += 1;
         let skill = (*request).skill;
         match subject::of(task) {
-            Some(own) if own == skill && (*request).query == 0 => {}
+            Some(own) if own == skill && (*request).query == Enrolment::LABEL => {}
             Some(own) if own.governs() => (*request).refused += 1,
-            _ if (*request).query != 0 => {}
+            _ if (*request).query != Enrolment::LABEL => {}
             _ if label::give(task, skill, Origin::Enrolled, 0) => {
                 (*request).labelled += 1;
             }
@@ -258,6 +256,29 @@ pub extern "C" fn enrol(ctx: *const IterTask) -> i32 {
         }
     }
     0
+}
+
+/// Labels a task without a label by its cgroup.
+///
+/// # Safety
+/// `request` must be the element of `ENROL`, while the daemon waits for the iteration.
+#[inline(always)]
+unsafe fn by_cgroup(task: Task, request: *mut Enrolment) -> Option<()> {
+    if label::of(task).is_some() {
+        return None;
+    }
+    let cgroup = task.cgroup()?;
+    let skill = subject::of_cgroup(cgroup, cgroup.id()?)?;
+    let labelled = label::give_first(task, skill, stage::UNTOLD);
+    // SAFETY: as the caller promised.
+    unsafe {
+        if labelled {
+            (*request).labelled += 1;
+        } else {
+            (*request).failed += 1;
+        }
+    }
+    Some(())
 }
 
 /// Gives each task the label that it has in the programs before these. While a task is iterated over it cannot go away, so a

@@ -1,5 +1,5 @@
 //! Files: the nearest rule on the way from the object up to its filesystem's root decides; at one object a `protect` rule
-//! comes before an allowance.
+//! comes before an allowance. What leads to a protected path stays where it is, whatever allows to move it.
 
 use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, settle};
 use crate::{
@@ -182,6 +182,10 @@ impl<R: Rules> Step for Survey<'_, R> {
         if rule.protect.0 != 0 {
             found.refuse(Reason::Protected, rule.protect);
             return found.is_complete();
+        }
+        if rule.way.0 != 0 && itself && found.open & action::DELETE != 0 {
+            found.delete = Finding::new(Reason::ProtectedWay, rule.way);
+            found.open &= !action::DELETE;
         }
         if rule.allow_write.0 != 0 {
             if found.open & action::WRITE != 0 {

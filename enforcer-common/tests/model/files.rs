@@ -93,6 +93,7 @@ fn the_core_and_the_model_agree() {
         Reason::NeedsApproval,
         Reason::NoPolicy,
         Reason::Protected,
+        Reason::ProtectedWay,
         Reason::Unreachable,
         Reason::OverBudget,
         Reason::LibraryReadOnly,

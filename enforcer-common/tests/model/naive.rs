@@ -7,7 +7,7 @@ use enforcer_common::event::{Kind, Reason};
 
 use crate::{
     policy::{List, Policy, Skill},
-    world::{Step, Tree},
+    world::{Step, Tree, holder},
 };
 
 /// "a depth past the walk's bound": how many names, the root's included, are looked at from an object up.
@@ -69,7 +69,22 @@ fn moved(path: &str, from: &str, to: &str) -> String {
     if covers(from, path) { format!("{to}{}", &path[from.len()..]) } else { path.to_owned() }
 }
 
+/// "What leads to a protected path may not be moved": every directory above it, but the root, which nobody can move.
+fn ways(skill: usize, path: &str) -> impl Iterator<Item = Line> {
+    let mut above = holder(path).filter(|holder| *holder != "/");
+    std::iter::from_fn(move || {
+        let here = above?;
+        above = holder(here).filter(|holder| *holder != "/");
+        Some(Line { skill, key: "way", path: here.to_owned(), text: format!("protect: {path}") })
+    })
+}
+
 impl Naive {
+    /// Whether a protected path leads through this for some skill.
+    pub(crate) fn is_way(&self, path: &str) -> bool {
+        self.lines.iter().any(|line| line.key == "way" && line.path == path)
+    }
+
     /// The policy, resolved on the tree as it is.
     pub(crate) fn new(policy: &Policy, tree: &Tree) -> Self {
         let mut lines = vec![];
@@ -85,6 +100,9 @@ impl Naive {
             for (key, paths) in lists {
                 // What does not exist has no object to resolve to.
                 let there = paths.iter().filter(|path| tree.names.contains(path));
+                if key == "protect" {
+                    lines.extend(there.clone().flat_map(|path| ways(index, path)));
+                }
                 lines.extend(there.map(|path| Line {
                     skill: index,
                     key,
@@ -170,10 +188,18 @@ impl Naive {
         let counts = |line: &Line| match line.key {
             "protect" => true,
             "allow_libraries" => sealed,
-            "programs" => false,
+            "programs" | "way" => false,
             list => list.starts_with(key),
         };
         let heard = self.heard(index, place, counts);
+        let protected = heard.iter().any(|(away, line)| *away == 0 && line.key == "protect");
+        if want == Want::Delete && !protected {
+            let ways = self.heard(index, place, |line| line.key == "way");
+            let texts: Vec<_> = ways.iter().filter(|(away, _)| *away == 0).map(|(_, line)| line.text.clone()).collect();
+            if !texts.is_empty() {
+                return Err((Reason::ProtectedWay, texts));
+            }
+        }
         let Some(nearest) = heard.iter().map(|(away, _)| *away).min() else {
             return if names_in(&place.path) - place.adrift >= BOUND {
                 Err((Reason::TooDeep, vec![]))

@@ -70,7 +70,7 @@ fn no_rule_and_no_mode_lets_a_skill_change_it() {
         if act.changes() && (covers(&own, &path) || on_the_way) {
             prop_assert!(after.refuses(), "{after:?}");
             // What is nearer and refuses by itself, where it does, may be told instead.
-            let nearer = [Reason::Protected, Reason::LibraryReadOnly].contains(&reason(after));
+            let nearer = [Reason::Protected, Reason::ProtectedWay, Reason::LibraryReadOnly].contains(&reason(after));
             let told = reason(after) == Reason::OwnFile || too_deep(after) || (!audited && nearer);
             prop_assert!(after.verdict == Verdict::Deny && told, "{after:?}");
             tally.count(if on_the_way { "way" } else { "own" });

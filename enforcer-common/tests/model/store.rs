@@ -30,6 +30,11 @@ pub(crate) struct Compiled {
     entrypoints: HashMap<Digest, EntrypointRule>,
 }
 
+/// The directories above a path, but for the root.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at]).filter(|above| !above.is_empty())
+}
+
 /// The bit of a program in lineages.
 fn bit(digest: &Digest) -> u64 {
     1 << digest.0[31]
@@ -83,6 +88,15 @@ pub(crate) fn compile(policy: &Policy, disk: &Disk, numbers: &mut Numbers) -> Co
         paths("allow_delete", skill.allow_delete.entries(), |rule| &mut rule.allow_delete);
         paths("allow_write", skill.allow_write.entries(), |rule| &mut rule.allow_write);
         paths("protect", &skill.protect, |rule| &mut rule.protect);
+        for path in skill.protect.iter().filter(|path| disk.object(path).is_some()) {
+            for above in above(path) {
+                let Some(object) = disk.object(above) else { continue };
+                let way = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().way;
+                if *way == RuleId::NONE {
+                    *way = numbers.give(index, &format!("protect: {path}"));
+                }
+            }
+        }
         for path in skill.allow_libraries.entries() {
             let Some(object) = disk.object(path) else { continue };
             let slot = &mut out.objects.entry(ObjectKey::new(id, object)).or_default().library;
@@ -123,8 +137,7 @@ impl Compiled {
                     self.objects.entry(ObjectKey::new(skill, object)).or_default().own = own;
                 }
             };
-            let ways = path.match_indices('/').map(|(at, _)| &path[..at]).filter(|way| !way.is_empty());
-            ways.for_each(|way| mark(way, Own::way(RuleId(u32::MAX >> 1))));
+            above(path).for_each(|way| mark(way, Own::way(RuleId(u32::MAX >> 1))));
             mark(path, Own::all(RuleId(u32::MAX >> 1)));
         }
         self.skills.values_mut().for_each(|conf| conf.flags |= skill_flag::GUARDS);

@@ -480,6 +480,9 @@ impl Compiler<'_> {
             }
             Ok(objects) => {
                 let rule = self.rule(name, slot.text(path));
+                if slot == Slot::Protect {
+                    self.way(skill, at, Path::new(&expanded), rule);
+                }
                 for (object, below) in objects {
                     let key = ObjectKey::new(skill, object);
                     let nearest = depths.entry((key, slot)).or_insert(u32::MAX);
@@ -500,6 +503,21 @@ impl Compiler<'_> {
         }
         if !self.inside {
             self.ruleset.watched.insert(expanded.into());
+        }
+    }
+
+    /// What a protected path leads through may not be moved: the path would lead elsewhere, and the rule with it.
+    fn way(&mut self, skill: SkillId, at: &KeyPath, path: &Path, rule: RuleId) {
+        match self.world.way(path) {
+            Ok(objects) => {
+                for object in objects {
+                    let way = &mut self.ruleset.objects.entry(ObjectKey::new(skill, object)).or_default().way;
+                    if *way == RuleId::NONE {
+                        *way = rule;
+                    }
+                }
+            }
+            Err(e) => self.error(at, e.to_string()),
         }
     }
 

@@ -32,6 +32,9 @@ impl World for Fake {
         let found = self.objects.get(path.to_string_lossy().as_ref());
         Ok(found.map(|ino| ObjectId { ino: *ino, dev: 1, generation: 0 }))
     }
+    fn way(&mut self, path: &Path) -> Result<Vec<ObjectId>, NoObject> {
+        path.ancestors().skip(1).filter_map(|step| self.object(step).transpose()).collect()
+    }
     fn cgroups(&mut self, path: &str) -> Result<Vec<(u64, u32)>, String> {
         Ok(self.cgroups.get(path).cloned().unwrap_or_default())
     }
@@ -78,6 +81,19 @@ fn what_is_our_own_is_so_for_every_skill() {
         let error = compile(&manifest, &mut host, &mut Ids::default()).expect_err("it is our own").to_string();
         assert!(error.contains("Enforcer's own"), "{error}");
     }
+}
+
+#[test]
+fn what_leads_to_a_protected_path_is_marked() {
+    let out =
+        compiled("skills: {a: {protect: [/srv/tmp]}, b: {allow_delete: [/srv/tmp]}}", &mut Ids::default()).ruleset;
+    let rule = |skill, ino| out.objects.get(&ObjectKey::new(SkillId(skill), ObjectId { ino, dev: 1, generation: 0 }));
+    let (way, itself) = (rule(1, 9).expect("the directory above"), rule(1, 10).expect("itself"));
+    assert_eq!((way.protect, way.way), (RuleId::NONE, itself.protect));
+    assert_eq!((out.rules[&way.way].text.as_str(), itself.way), ("protect: /srv/tmp", RuleId::NONE));
+    assert!(rule(2, 9).is_none(), "an allowance needs no way");
+    let absent = compiled("skills: {a: {protect: [/srv/absent]}}", &mut Ids::default()).ruleset;
+    assert!(absent.objects.is_empty(), "what does not exist has no way");
 }
 
 #[test]

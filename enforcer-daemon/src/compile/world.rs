@@ -84,6 +84,14 @@ pub trait World {
     /// # Errors
     /// Why it cannot be known.
     fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject>;
+    /// The kernel's identities of the directories and symbolic links that `path` leads through, the root and what lies there left
+    /// out.
+    ///
+    /// # Errors
+    /// Why they cannot be known.
+    fn way(&mut self, _path: &Path) -> Result<Vec<ObjectId>, NoObject> {
+        Ok(vec![])
+    }
     /// What is Enforcer's own, as absolute paths; what does not exist is none.
     fn own(&self) -> Vec<PathBuf> {
         vec![]
@@ -377,6 +385,15 @@ impl World for Host<'_> {
 
     fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
         self.resolve(path, path)
+    }
+
+    fn way(&mut self, path: &Path) -> Result<Vec<ObjectId>, NoObject> {
+        // What a path in a container means is looked up once.
+        if self.inside.is_some() {
+            return Ok(vec![]);
+        }
+        let question = self.resolver.way(path);
+        self.ask(path, question)?.map_err(|e| NoObject::of(path, e))
     }
 
     fn workloads(&mut self, skill: &str) -> Vec<Governed> {

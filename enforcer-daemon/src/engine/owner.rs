@@ -140,6 +140,8 @@ impl Owner {
         };
         owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
         owner.begin(kept)?;
+        // Also what the daemon before may not have come to.
+        owner.enrol_cgroups();
         let origin = match &before {
             Some(before) => Origin::Replaced(Contents::read(before)?.version),
             None if is_adopted => Origin::Adopted,
@@ -429,11 +431,19 @@ impl Owner {
         Ok(generation != before)
     }
 
-    /// Reports what processes of newly governed cgroups brought along.
+    /// Labels whoever is in a governed cgroup and has done nothing yet.
+    fn enrol_cgroups(&mut self) {
+        if let Err(e) = self.enroller.enrol_cgroups(&self.kernel) {
+            tracing::error!("{e}: one that is moved before it does anything leaves its skill");
+        }
+    }
+
+    /// Labels the processes of newly governed cgroups, and reports what they brought along.
     fn inspect_cgroups(&mut self, cgroups: &[(u64, SkillId)]) {
         if cgroups.is_empty() {
             return;
         }
+        self.enrol_cgroups();
         for (pid, skill) in processes_in(cgroups) {
             if let Err(e) = self.inspect(pid, skill) {
                 tracing::warn!("open files of process {pid}: {e}");

@@ -27,6 +27,12 @@ pub enum EnrolError {
     /// It made new threads through every pass.
     #[error("process {0} keeps making threads; stop it and try again")]
     Restless(u32),
+    /// No room for the labels of so many threads in governed cgroups.
+    #[error("the label map is full: {0} threads in governed cgroups have no label before their first act")]
+    NoRoomFor(u32),
+    /// Governed cgroups got new threads through every pass.
+    #[error("governed cgroups make processes faster than they can be labelled")]
+    RestlessCgroups,
     /// It brings open files along that the skill may not have.
     #[error(
         "process {pid} has {count} files open as the skill may not have them; `enforcer events` names them. Close them, or allow them"
@@ -88,6 +94,27 @@ impl Enroller {
         Err(EnrolError::Restless(pid))
     }
 
+    /// Labels every task that is in a governed cgroup and has no label, which it would have got by its first act only: whoever is
+    /// moved before that would have none. Returns how many got one.
+    ///
+    /// # Errors
+    /// When some could not be labelled; they are by what they do first, as long as they are there.
+    pub fn enrol_cgroups(&mut self, kernel: &Kernel) -> Result<u32, EnrolError> {
+        let mut labelled = 0;
+        for _ in 0..MAX_PASSES {
+            let outcome =
+                self.ask(kernel, "enrol", Enrolment { query: Enrolment::BY_CGROUP, ..Enrolment::default() })?;
+            labelled += outcome.labelled;
+            // As above. What comes into such a cgroup meanwhile is labelled on its way.
+            match outcome {
+                Enrolment { labelled: 0, failed: 0, .. } => return Ok(labelled),
+                Enrolment { labelled: 0, failed, .. } => return Err(EnrolError::NoRoomFor(failed)),
+                _ => {}
+            }
+        }
+        Err(EnrolError::RestlessCgroups)
+    }
+
     /// How many open files process `pid` has that `skill` may not have as they are open. Each makes an event. Standard input,
     /// output and error are left out.
     ///
@@ -128,7 +155,8 @@ impl Enroller {
     /// # Errors
     /// When there is no such process, or the tasks cannot be walked.
     pub fn is_governed(&mut self, kernel: &Kernel, pid: u32) -> Result<bool, EnrolError> {
-        let outcome = self.ask(kernel, "enrol", Enrolment { tgid: pid, query: 1, ..Enrolment::default() })?;
+        let outcome =
+            self.ask(kernel, "enrol", Enrolment { tgid: pid, query: Enrolment::LOOK, ..Enrolment::default() })?;
         if outcome.seen == 0 { Err(EnrolError::NoProcess(pid)) } else { Ok(outcome.refused > 0) }
     }
 

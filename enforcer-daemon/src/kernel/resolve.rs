@@ -1,14 +1,18 @@
 //! Asks the kernel what it calls a file.
 
 use std::{
-    io,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use aya::maps::{HashMap, MapData};
 use enforcer_common::{ids::ObjectId, names};
-use rustix::{fs::getxattr, io::Errno, thread::gettid};
+use rustix::{
+    fs::{getxattr, lgetxattr},
+    io::Errno,
+    thread::gettid,
+};
 
 use super::{Kernel, LoadError};
 use crate::ask::Asker;
@@ -56,17 +60,68 @@ impl Resolver {
         let (answers, path) = (Arc::clone(&self.answers), path.to_owned());
         move || resolve(&answers, &path)
     }
+
+    /// The question through which directories and symbolic links `path` leads now, for the asker: neither the root nor what lies
+    /// there.
+    pub fn way(&self, path: &Path) -> impl FnOnce() -> Result<Vec<ObjectId>, ResolveError> + Send + use<> {
+        let (answers, path) = (Arc::clone(&self.answers), path.to_owned());
+        move || {
+            let found = steps(&path).into_iter().map(|step| match resolve_itself(&answers, &step) {
+                Err(ResolveError::NotFound) => Ok(None),
+                found => found.map(Some),
+            });
+            found.filter_map(Result::transpose).collect()
+        }
+    }
+}
+
+/// The names that the kernel looks up on the way to `path`, each in the directory where it lies; the last one only where it is a
+/// symbolic link.
+fn steps(path: &Path) -> Vec<PathBuf> {
+    /// As many links as the kernel follows (`include/linux/namei.h: MAXSYMLINKS`).
+    const LINKS: u32 = 40;
+    let mut ahead: Vec<PathBuf> = path.components().rev().map(|name| PathBuf::from(name.as_os_str())).collect();
+    let (mut here, mut found, mut links) = (PathBuf::from("/"), vec![], 0);
+    while let Some(name) = ahead.pop() {
+        // `join` begins anew at a root.
+        let next = here.join(&name);
+        if name == Path::new("..") {
+            here.pop();
+        } else if let Ok(target) = fs::read_link(&next) {
+            links += 1;
+            if links > LINKS {
+                break;
+            }
+            ahead.extend(target.components().rev().map(|name| PathBuf::from(name.as_os_str())));
+            found.push(next);
+        } else {
+            if !ahead.is_empty() && next != Path::new("/") {
+                found.push(next.clone());
+            }
+            here = next;
+        }
+    }
+    found
 }
 
 /// The identity of what `path` leads to.
 fn resolve(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveError> {
+    ask(answers, |value| getxattr(path, names::RESOLVE_XATTR, value))
+}
+
+/// The identity of what lies at `path`, be it a symbolic link.
+fn resolve_itself(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveError> {
+    ask(answers, |value| lgetxattr(path, names::RESOLVE_XATTR, value))
+}
+
+fn ask(answers: &Answers, get: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Result<ObjectId, ResolveError> {
     // Never held while a filesystem is waited for.
     let answers = || answers.lock().unwrap_or_else(PoisonError::into_inner);
     let key = u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned());
     // An old answer must not be taken for this one.
     let _ = answers().remove(&key);
     let mut value = [0u8; 1];
-    match getxattr(path, names::RESOLVE_XATTR, &mut value[..]) {
+    match get(&mut value) {
         // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
         Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
         // A link that leads to itself leads nowhere, until somebody removes it; whoever makes one must not keep a policy out.
@@ -76,4 +131,32 @@ fn resolve(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveError> {
     let answer = answers().get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;
     let _ = answers().remove(&key);
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_has_its_links_and_what_they_lead_through() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let base = dir.path().canonicalize().expect("it is there");
+        let at = |name: &str| base.join(name);
+        fs::create_dir_all(at("real/deep")).expect("made");
+        std::os::unix::fs::symlink("real", at("link")).expect("made");
+        std::os::unix::fs::symlink(at("link/deep"), at("far")).expect("made");
+        let above: Vec<PathBuf> = {
+            let mut above: Vec<_> = base.ancestors().map(Path::to_owned).filter(|a| a != Path::new("/")).collect();
+            above.reverse();
+            above
+        };
+        let way = |name: &str| steps(&at(name)).into_iter().filter(|step| !above.contains(step)).collect::<Vec<_>>();
+        assert_eq!(way("real/deep"), [at("real")]);
+        assert_eq!(way("real/deep/file"), [at("real"), at("real/deep")]);
+        assert_eq!(way("link/deep"), [at("link"), at("real")]);
+        assert_eq!(way("far"), [at("far"), at("link"), at("real")]);
+        assert_eq!(way("far/../file"), [at("far"), at("link"), at("real"), at("real/deep")]);
+        std::os::unix::fs::symlink("self", at("self")).expect("made");
+        assert_eq!(way("self/file")[0], at("self"), "it ends");
+    }
 }

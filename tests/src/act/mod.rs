@@ -23,7 +23,9 @@ pub(crate) mod worker;
 
 pub(crate) use code::RAN;
 pub(crate) use net::TOKEN;
+pub(crate) use tamper::new_map;
 pub(crate) use tty::NO_ENTRY;
+pub(crate) use uring::new_ring;
 
 use std::{fmt, io};
 

@@ -15,7 +15,8 @@ use std::{
 use super::{
     Act, Failure, file, net,
     sys::{self, check, prepare},
-    tamper,
+    tamper, uring,
+    worker::wait,
 };
 
 /// The families' entry.
@@ -40,6 +41,10 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("offer-plain", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_STREAM, 0)),
         ("receive-and-send", [socket]) => receive(socket).and_then(|file| net::send(file.as_raw_fd())),
         ("serve-by-passing", [address]) => serve_by_passing(address),
+        ("take-from-child", ["ring"]) => uring::new_ring().and_then(|ring| take_from_child(&ring)),
+        ("take-from-child", [path]) => {
+            File::open(path).map_err(Failure::broken).and_then(|file| take_from_child(&file))
+        }
         ("receive", [socket]) => receive(socket).map(drop),
         ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
         ("receive-and-read", [socket]) => receive(socket).and_then(|mut file| {
@@ -144,6 +149,29 @@ fn take(stream: &UnixStream) -> Result<File, Failure> {
         }
         Ok(File::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
     }
+}
+
+/// Takes what a child has inherited back from it by `pidfd_getfd`.
+fn take_from_child(file: &impl AsRawFd) -> Act {
+    // SAFETY: an act runs in a process with one thread; the child does nothing until it is killed.
+    let child = sys::fd(prepare("fork", unsafe {
+        match libc::fork() {
+            0 => {
+                libc::pause();
+                libc::_exit(0)
+            }
+            child => child,
+        }
+    })?);
+    // SAFETY: no pointers; the child is nobody else's to wait for.
+    let taken = unsafe {
+        let taken = prepare("pidfd_open", libc::syscall(libc::SYS_pidfd_open, child, 0))
+            .and_then(|pidfd| check(libc::syscall(libc::SYS_pidfd_getfd, pidfd, file.as_raw_fd(), 0)));
+        libc::kill(child, libc::SIGKILL);
+        taken
+    };
+    wait(child);
+    taken.map(drop)
 }
 
 /// Takes a connection and hands it to a child over a pair of sockets; the child prints what it is told.

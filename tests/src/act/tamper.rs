@@ -54,7 +54,7 @@ fn bpf(command: i64) -> Act {
 }
 
 /// A map of one word.
-pub(super) fn new_map() -> Result<File, Failure> {
+pub(crate) fn new_map() -> Result<File, Failure> {
     // Type "array", sizes of key and value, one element.
     let mut attr = [0_u32; 32];
     attr[..4].copy_from_slice(&[2, 4, 4, 1]);

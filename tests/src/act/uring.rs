@@ -1,6 +1,6 @@
 //! Acts through `io_uring`: inline, by a worker thread of the kernel, and by its polling thread.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use io_uring::{
     IoUring, opcode,
@@ -117,6 +117,13 @@ fn submit(how: How, entry: Entry) -> Act {
 /// The same, for what it gives.
 fn submit_for(how: How, entry: Entry) -> Result<i32, Failure> {
     submit_to(&mut ring(how)?, how, entry)
+}
+
+/// A ring that nobody polls, without what is mapped of it.
+pub(crate) fn new_ring() -> Result<OwnedFd, Failure> {
+    let ring = ring(How::Inline)?;
+    // SAFETY: the descriptor is open for as long as the ring is there.
+    unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.try_clone_to_owned().map_err(Failure::broken)
 }
 
 fn ring(how: How) -> Result<IoUring, Failure> {

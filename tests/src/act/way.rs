@@ -1,5 +1,7 @@
 //! Ways to do an act: by another task, in other namespaces, from another place.
 
+use std::io::Write as _;
+
 use libc::{CLONE_VFORK, CLONE_VM};
 
 use super::{
@@ -27,6 +29,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("cd", [dir, act @ ..]) => file::chdir(dir).and_then(|()| perform_act(act)),
         ("bind", [from, to, act @ ..]) => bind(from, to).and_then(|()| perform_act(act)),
         ("thread-then-into-cgroup", [dir, act @ ..]) => moved_under_a_thread(dir, act),
+        ("thread-then-through-cgroup", [dir, to, act @ ..]) => moved_through_under_a_thread(dir, to, act),
         ("into-cgroup", [dir, act @ ..]) => into_cgroup(dir, act),
         ("born-in-cgroup", [dir, act @ ..]) => born_in_cgroup(dir, act),
         ("user", [uid, act @ ..]) => sys::number(uid).and_then(|uid| {
@@ -208,14 +211,32 @@ fn into_cgroup(dir: &str, act: &[&str]) -> Act {
 
 /// A thread that is there before the whole process moves, and acts afterwards.
 fn moved_under_a_thread(dir: &str, act: &[&str]) -> Act {
+    after_a_thread(
+        || std::fs::write(format!("{dir}/cgroup.procs"), std::process::id().to_string()).map_err(Failure::broken),
+        act,
+    )
+}
+
+/// The same, where the process has moved on to another cgroup before the thread acts.
+fn moved_through_under_a_thread(dir: &str, to: &str, act: &[&str]) -> Act {
+    let open =
+        |dir: &str| std::fs::File::options().write(true).open(format!("{dir}/cgroup.procs")).map_err(Failure::broken);
+    // Both before either: who is in the first may not open the second.
+    let lists = [open(dir)?, open(to)?];
+    let pid = std::process::id().to_string();
+    let moves = || lists.iter().try_for_each(|mut list| list.write_all(pid.as_bytes()).map_err(Failure::broken));
+    after_a_thread(moves, act)
+}
+
+/// Does something while a thread waits, which acts afterwards.
+fn after_a_thread(first: impl FnOnce() -> Act, act: &[&str]) -> Act {
     let (go, gone) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || match gone.recv() {
             Ok(()) => perform_act(act),
             Err(_) => Err(Failure::broken("the move failed")),
         });
-        let moved = std::fs::write(format!("{dir}/cgroup.procs"), std::process::id().to_string());
-        if moved.is_ok() {
+        if first().is_ok() {
             let _ = go.send(());
         }
         drop(go);

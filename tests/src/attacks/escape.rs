@@ -109,6 +109,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "go to another skill while being traced",
     },
     Attack {
+        line: 27,
+        variant: 16,
+        test: "subjects::a_sleeper_that_is_moved_before_its_first_act",
+        hooks: &["enrol"],
+        tries: "leave the cgroup before the first act, by a descriptor from before or moved by a friend",
+    },
+    Attack {
+        line: 27,
+        variant: 17,
+        test: "subjects::a_thread_that_was_moved_through_a_governed_cgroup",
+        hooks: &["cgroup_attach_task"],
+        tries: "act by another thread after the process was moved into the cgroup and out again",
+    },
+    Attack {
         line: 28,
         variant: 1,
         test: "subjects::a_governed_root_process_and_the_control_socket",

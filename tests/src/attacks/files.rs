@@ -138,6 +138,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "reach what is protected below what is allowed",
     },
     Attack {
+        line: 13,
+        variant: 21,
+        test: "files::a_protected_directory_whose_parent_is_moved",
+        hooks: &["path_rename"],
+        tries: "move or exchange what leads to a protected path, so that its rule is lost",
+    },
+    Attack {
         line: 14,
         variant: 1,
         test: "delete::unlinkat_by_a_directory_descriptor",
@@ -292,6 +299,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "entry::attach_with_an_open_file",
         hooks: &["inspect_files"],
         tries: "be attached with a writable file",
+    },
+    Attack {
+        line: 16,
+        variant: 5,
+        test: "entry::what_no_rule_can_allow",
+        hooks: &["inspect_files"],
+        tries: "bring along a sysctl, a cgroup, a disk, a map, or a ring that a thread outside polls",
+    },
+    Attack {
+        line: 16,
+        variant: 6,
+        test: "entry::a_ring_that_is_received",
+        hooks: &["file_receive"],
+        tries: "receive a ring that a thread outside polls",
     },
     Attack {
         line: 17,

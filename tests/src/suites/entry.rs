@@ -1,14 +1,16 @@
 //! Ways into a skill beside its cgroup and `enforcer run`: `enforcer attach`, and the skill's entrypoint.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use anyhow::ensure;
 
+use super::tamper::device_of;
 use crate::{
-    act::TOKEN,
+    act::{Failure, TOKEN, new_map, new_ring},
     harness::{
         BROUGHT, ENFORCER, Output, act_bringing, bring, command,
         events::Mark,
+        files::Mount,
         holder::Patient,
         runner::Suite,
         scene::{Scene, gone, holds, there},
@@ -33,6 +35,8 @@ pub(super) const SUITE: Suite = Suite {
         ("run_with_an_open_file", run_with_file),
         ("attach_with_an_open_file", attach_with_file),
         ("a_cgroup_with_an_open_file", cgroup_with_file),
+        ("what_no_rule_can_allow", forbidden),
+        ("a_ring_that_is_received", ring_received),
     ],
 };
 
@@ -207,7 +211,7 @@ fn entrypoint_with_open(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// A file that is open for appending, in a directory where the skill may write and in one where it may not.
-fn open_file(scene: &Scene, name: &str) -> anyhow::Result<(String, std::os::fd::OwnedFd)> {
+fn open_file(scene: &Scene, name: &str) -> anyhow::Result<(String, OwnedFd)> {
     let path = scene.make_file(name)?;
     let file = fs::File::options().append(true).open(&path)?;
     Ok((path, file.into()))
@@ -276,5 +280,69 @@ fn cgroup_with_file(scene: &Scene) -> anyhow::Result<()> {
     worker.act(&["open-write", &denied])?.refused()?;
     let (allowed, _) = open_file(scene, "one/before")?;
     worker.act(&["open-write", &allowed])?.done()?;
+    Ok(())
+}
+
+/// What no process of the skill may be handed it may not have from before either, where the skill may write everywhere.
+fn forbidden(scene: &Scene) -> anyhow::Result<()> {
+    const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+    const BESIDE: &str = "/sys/fs/cgroup/tests-beside";
+    const SKILL: &str = "closed";
+    let (interface, device) =
+        ("it tells the kernel what to do, and no rule names it", "the device lies below everything that rules name");
+    fs::create_dir_all(BESIDE)?;
+    let procs = format!("{BESIDE}/cgroup.procs");
+    let disk = Mount::ext4(&scene.dir.join("disk").to_string_lossy())?;
+    let read = |path: &str| fs::File::open(path).map(OwnedFd::from);
+    let write = |path: &str| fs::File::options().write(true).open(path).map(OwnedFd::from);
+    let made = |made: Result<OwnedFd, Failure>| made.map_err(|e| anyhow::anyhow!("{e:?}"));
+    let before = fs::read(PATTERN)?;
+    let number = BROUGHT.to_string();
+    for (file, kind, reason) in [
+        (write(PATTERN)?, "write", interface),
+        (write(&procs)?, "write", interface),
+        (read(&device_of(disk.path())?)?, "tamper", device),
+        (made(new_map().map(Into::into))?, "tamper", "governed processes have no use of bpf"),
+        (made(new_ring())?, "tamper", "an io_uring from elsewhere acts without the skill"),
+    ] {
+        let mark = scene.mark();
+        let outcome = act_bringing(file.try_clone()?, SKILL, &["write-fd", &number, "0"])?;
+        ensure!(outcome.status == 1 && outcome.err.contains("files open"), "{reason}: {outcome:?}");
+        let told = |mark, pid: Option<u32>| {
+            scene.events().wait(mark, reason, |e| {
+                let here = pid.is_none_or(|pid| e.number("target") == u64::from(pid));
+                here && e.text("kind") == kind && e.text("verdict") == "deny" && e.text("reason") == reason
+            })
+        };
+        told(mark, None)?;
+        let worker = Worker::start_with(&Entry::Outside, |command| bring(command, file))?;
+        let mark = scene.mark();
+        let outcome = command(&[ENFORCER, "attach", "--skill", SKILL, "--pid", &worker.pid().to_string()])?;
+        ensure!(outcome.status == 1 && outcome.err.contains("files open"), "{reason}: {outcome:?}");
+        told(mark, Some(worker.pid()))?;
+    }
+    ensure!(fs::read(PATTERN)? == before && fs::read_to_string(&procs)?.is_empty(), "the kernel was told");
+    // The same file as it may be open, and a device that keeps nothing.
+    for (file, act) in [(read(PATTERN)?, &["nothing"][..]), (write("/dev/null")?, &["write-fd", &number, "0"])] {
+        let outcome = act_bringing(file.try_clone()?, SKILL, act)?;
+        ensure!(outcome.status == 0, "{act:?}: {outcome:?}");
+        let worker = Worker::start_with(&Entry::Outside, |command| bring(command, file))?;
+        let outcome = command(&[ENFORCER, "attach", "--skill", SKILL, "--pid", &worker.pid().to_string()])?;
+        ensure!(outcome.status == 0, "{act:?}: {outcome:?}");
+        worker.act(act)?.done()?;
+    }
+    Ok(())
+}
+
+/// Whose thread polls a ring cannot be seen from its descriptor. The kernel sends none over a socket.
+fn ring_received(scene: &Scene) -> anyhow::Result<()> {
+    let file = scene.make_file("two/received")?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["take-from-child", "ring"])?.refused()?;
+    scene.events().wait(mark, "the refused ring", |e| {
+        e.text("reason") == "an io_uring from elsewhere acts without the skill" && e.text("verdict") == "deny"
+    })?;
+    scene.act(SKILL, &["take-from-child", &file])?.done()?;
+    scene.outside(&["take-from-child", "ring"])?.done()?;
     Ok(())
 }

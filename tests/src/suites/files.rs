@@ -28,6 +28,7 @@ pub(super) const SUITE: Suite = Suite {
         ("protect_stops_reading_writing_and_deleting", protect),
         ("protect_inside_an_allowed_directory", nearest),
         ("an_allowed_directory_inside_a_protected_one", nearest_allowed),
+        ("a_protected_directory_whose_parent_is_moved", protected_way),
         ("devices_that_swallow_everything", devices),
         ("without_allow_write_the_kernel_decides", ungoverned),
         ("outside_processes_are_untouched", outside),
@@ -50,11 +51,17 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.make_dir("denied")?;
     let (secret, inside) = (scene.make_dir("secret")?, scene.make_dir("allowed/secret")?);
     let island = scene.make_dir("secret/island")?;
+    let (kept, behind) = (scene.make_dir("allowed/tree/repo/kept")?, scene.make_dir("allowed/tree/real/kept")?);
+    let link = format!("{allowed}/tree/link");
+    if fs::symlink_metadata(&link).is_err() {
+        std::os::unix::fs::symlink("real", &link)?;
+    }
+    ensure!(fs::canonicalize(format!("{link}/kept"))? == fs::canonicalize(&behind)?, "the link leads elsewhere");
     let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
     let dir = scene.dir.display();
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    {binaries}\n    allow_write: [{allowed}, {written}, {island}]\n    \
-         allow_delete: [{allowed}, {island}]\n    protect: [{secret}, {inside}]\n    \
+         allow_delete: [{allowed}, {island}]\n    protect: [{secret}, {inside}, {kept}, {link}/kept]\n    \
          network_scope: [\"unix:{dir}\"]\n  \
          lax:\n    {binaries}\n    allow_delete: [{allowed}]\n"
     ))
@@ -228,6 +235,57 @@ fn nearest_allowed(scene: &Scene) -> anyhow::Result<()> {
     gone(&island)?;
     scene.act(SKILL, &["read", &sea])?.refused()?;
     Ok(())
+}
+
+/// The agent may move what lies around, and a rule that is resolved again would be lost with its path.
+fn protected_way(scene: &Scene) -> anyhow::Result<()> {
+    let dir = |name: &str| scene.dir.join("allowed").join(name).to_string_lossy().into_owned();
+    let secrets = [scene.make_file("allowed/tree/repo/kept/f")?, scene.make_file("allowed/tree/real/kept/f")?];
+    let (sibling, other) = (scene.make_dir("allowed/tree/sibling")?, scene.make_dir("allowed/tree/other")?);
+    let (tree, repo, link, real) = (dir("tree"), dir("tree/repo"), dir("tree/link"), dir("tree/real"));
+    for way in [&tree, &repo, &link, &real, &dir("")] {
+        let way = way.trim_end_matches('/');
+        let mark = scene.mark();
+        scene.act(SKILL, &["rename", way, &format!("{way}-moved")])?.refused()?;
+        there(way)?;
+        gone(&format!("{way}-moved"))?;
+        // Where it would come to lie nothing may be made for those above.
+        if way.starts_with(&tree) {
+            let event = scene.event(mark, "delete", "deny", way)?;
+            ensure!(event.text("reason") == "a protected path leads through it", "{}", event.0);
+        }
+    }
+    for way in [&repo, &link, &real] {
+        scene.act(SKILL, &["rename-exchange", way, &sibling])?.refused()?;
+        scene.act(SKILL, &["rename-exchange", &sibling, way])?.refused()?;
+        scene.act(SKILL, &["rename-whiteout", way, &format!("{way}-moved")])?.refused()?;
+        scene.act(SKILL, &["uring", "rename", way, &format!("{way}-moved")])?.refused()?;
+    }
+    scene.act(SKILL, &["rmdir", &repo])?.refused()?;
+    scene.act(SKILL, &["unlink", &link])?.refused()?;
+    let loose = dir("tree/loose");
+    scene.act(SKILL, &["symlink", "real", &loose])?.done()?;
+    scene.act(SKILL, &["rename", &loose, &link])?.refused()?;
+    there(&loose)?;
+    // As long as the daemon takes to look again.
+    std::thread::sleep(Duration::from_secs(1));
+    for secret in &secrets {
+        for act in ["read", "unlink"] {
+            let mark = scene.mark();
+            scene.act(SKILL, &[act, secret])?.refused()?;
+            ensure!(denied_event(scene, mark, secret)? == "protected", "{act} was refused for another reason");
+        }
+        there(secret)?;
+    }
+    // Beside what leads there everything moves.
+    scene.act(SKILL, &["rename-exchange", &sibling, &other])?.done()?;
+    scene.act(SKILL, &["rename", &sibling, &format!("{sibling}-moved")])?.done()?;
+    there(&format!("{sibling}-moved"))?;
+    scene.act(SKILL, &["rmdir", &other])?.done()?;
+    let beside = scene.make_file("allowed/tree/repo/beside")?;
+    scene.act(SKILL, &["unlink", &beside])?.done()?;
+    scene.act(SKILL, &["unlink", &loose])?.done()?;
+    gone(&loose)
 }
 
 fn devices(scene: &Scene) -> anyhow::Result<()> {

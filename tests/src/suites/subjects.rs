@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, ensure};
 
 use crate::harness::{
-    ENFORCER, command,
+    BROUGHT, ENFORCER, bring, command,
     daemon::Daemon,
     eventually,
     runner::Suite,
@@ -28,6 +28,8 @@ pub(super) const SUITE: Suite = Suite {
         ("a_new_child_cgroup", new_child_cgroup),
         ("moved_out_again_and_still_governed", moved_out),
         ("moved_into_another_skills_cgroup", moved_to_another),
+        ("a_sleeper_that_is_moved_before_its_first_act", sleeper),
+        ("a_thread_that_was_moved_through_a_governed_cgroup", thread_moved_through),
         ("two_skills_differ", two_skills),
         ("the_narrower_cgroup_wins", narrower),
         ("a_governed_root_process_and_the_control_socket", control_socket),
@@ -44,7 +46,7 @@ const SKILL: &str = "subject";
 const LATER: &str = "a-name-of-many-letters-such-as-an-engine-gives.scope";
 
 fn policy(scene: &Scene) -> anyhow::Result<String> {
-    for cgroup in ["tests-one", "tests-one/inner", "tests-one/narrow", "tests-two", "tests-free"] {
+    for cgroup in ["tests-one", "tests-one/inner", "tests-one/narrow", "tests-two", "tests-free", "tests-beside"] {
         fs::create_dir_all(format!("{CGROUPS}/{cgroup}"))?;
     }
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
@@ -186,6 +188,57 @@ fn moved_to_another(scene: &Scene) -> anyhow::Result<()> {
     fs::write(format!("{}/cgroup.procs", cgroup("tests-two")), worker.pid().to_string())?;
     governed(scene, &worker, &[], SKILL)?;
     governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-two")], SKILL)
+}
+
+/// Processes that were in a cgroup before it was governed and have done nothing since: one moves itself by what it has open from
+/// before, the other is moved by a friend.
+fn sleeper(scene: &Scene) -> anyhow::Result<()> {
+    let manifest = policy(scene)?;
+    let two = scene.make_dir("two")?;
+    let with = format!(
+        "{manifest}  sleepers:\n    match: {{cgroup: /tests-asleep}}\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+         allow_delete: [{two}]\n"
+    );
+    let moved = sleepers(scene, "sleepers", "tests-asleep", || scene.daemon(|d| d.reload(&with).map(drop)));
+    scene.daemon(|d| d.reload(&manifest))?;
+    moved?;
+    sleepers(scene, "other", "tests-asleep-too", || {
+        let outcome = command(&[ENFORCER, "attach", "--skill", "other", "--cgroup", "/tests-asleep-too"])?;
+        ensure!(outcome.status == 0, "{outcome:?}");
+        Ok(())
+    })
+}
+
+fn sleepers(scene: &Scene, skill: &str, name: &str, govern: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let (dir, elsewhere) = (cgroup(name), format!("{}/cgroup.procs", cgroup("tests-free")));
+    fs::create_dir_all(&dir)?;
+    let start = |dir: &str| {
+        let file = fs::File::options().write(true).open(&elsewhere)?;
+        Worker::start_with(&Entry::Cgroup(dir), |command| bring(command, file.into()))
+    };
+    let (holder, pushed, beside) = (start(&dir)?, start(&dir)?, start(&cgroup("tests-beside"))?);
+    govern()?;
+    let moves = ["here", "write-fd", &BROUGHT.to_string(), "0"];
+    holder.act(&moves)?.done()?;
+    beside.act(&moves)?.done()?;
+    fs::write(&elsewhere, pushed.pid().to_string())?;
+    for worker in [&holder, &pushed, &beside] {
+        let now = fs::read_to_string(format!("/proc/{}/cgroup", worker.pid()))?;
+        ensure!(now.contains("tests-free"), "it was not moved: {now}");
+    }
+    governed(scene, &holder, &[], skill)?;
+    governed(scene, &pushed, &[], skill)?;
+    free(scene, &beside)
+}
+
+/// The thread that acts is not the first one, and its process is in the governed cgroup no more.
+fn thread_moved_through(scene: &Scene) -> anyhow::Result<()> {
+    let (one, elsewhere) = (cgroup("tests-one"), cgroup("tests-free"));
+    governed(scene, &*scene.outsider()?, &["thread-then-through-cgroup", &one, &elsewhere], SKILL)?;
+    let file = scene.make_file("denied/through/file")?;
+    let way = ["thread-then-through-cgroup", &cgroup("tests-beside"), &elsewhere, "unlink", &file];
+    scene.outside(&way)?.done()?;
+    gone(&file)
 }
 
 fn two_skills(scene: &Scene) -> anyhow::Result<()> {

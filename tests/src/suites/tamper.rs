@@ -174,7 +174,7 @@ fn handed(scene: &Scene, name: &str, offer: &[&str], reason: &str) -> anyhow::Re
 }
 
 /// The device that is mounted there.
-fn device_of(at: &str) -> anyhow::Result<String> {
+pub(super) fn device_of(at: &str) -> anyhow::Result<String> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(at)).context("it is not mounted")?;
     line.split(' ').next().map(str::to_owned).context("no device")
