@@ -118,15 +118,14 @@ pub fn forget(inode: Inode) {
 /// Notes what a governed task opens for execution, and the file below it, if it is one of an overlay.
 #[inline(always)]
 pub fn note(file: File) {
-    let task = Task::current();
-    let Some(label) = label::of(task) else { return };
+    let Some(label) = label::of(Task::current()) else { return };
     let inode = file.inode();
     if inode.is_null() {
         return;
     }
     // SAFETY: the label is the current task's own; nobody else uses this part of it.
     let opened = unsafe { &mut (*label).opened };
-    if task.is_kernel_internal() {
+    if file.is_opened_by_kernel() {
         // Of overlays on overlays only the first layer is looked at, which is not one that tells of changes.
         if opened.stage == Stage::Expecting as u64 {
             opened.stage = Stage::Settled as u64;
