@@ -152,6 +152,8 @@ wire_enum! {
         ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
         /// The kernel would not run a file that is open for writing, but does not look below an overlay.
         OpenForWriting = 32 => "file below the overlay is open for writing",
+        /// What was mapped so may be written when neither a descriptor nor a mapping is left.
+        ContentMapped = 33 => "a governed process has mapped it to write it",
         /// Neither where the file lies nor its content is in `allow_libraries`, and its content is no allowed binary's.
         LibraryNotListed = 37 => "library not listed",
         /// What may be mapped as code may not be written.

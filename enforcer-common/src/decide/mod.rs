@@ -202,7 +202,7 @@ pub const fn no_room() -> Decision {
 
 /// A refusal that no rule can lift, such as reaching into another skill; audit mode only reports it, but for self-protection.
 #[inline(always)]
-pub fn never<R: Rules>(rules: &R, skill: SkillId, reason: Reason) -> Decision {
+pub fn never<R: Rules>(rules: &R, skill: SkillId, reason: impl Into<ReasonCode>) -> Decision {
     match rules.skill(skill) {
         Some(conf) => refusal(&conf, reason.into(), RuleId::NONE),
         None => no_policy(),
