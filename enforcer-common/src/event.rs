@@ -128,6 +128,8 @@ wire_enum! {
         OtherSkill = 15 => "target is outside the skill",
         /// A stacked filesystem would show objects under other identities.
         StackedMount = 16 => "stacked filesystems hide what lies below",
+        /// The content of such a filesystem is what its server says, from one read to the next, and the agent could be that.
+        ServedMount = 21 => "what is measured of such a filesystem is what its server says then",
         /// A request with other credentials could not be told from the kernel's own.
         Personality = 17 => "io_uring personalities are not allowed",
         /// The label stays whatever cgroup the process is in.

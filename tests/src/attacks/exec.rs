@@ -305,6 +305,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "mount another filesystem over an allowed directory",
     },
     Attack {
+        line: 9,
+        variant: 3,
+        test: "walls::filesystems_that_the_agent_would_serve",
+        hooks: &["sb_kern_mount"],
+        tries: "serve a filesystem that shows one content to be measured and another to be run",
+    },
+    Attack {
         line: 10,
         variant: 1,
         test: "exec::by_a_thread_and_by_orphans",
