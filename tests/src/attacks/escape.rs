@@ -109,6 +109,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "go to another skill while being traced",
     },
     Attack {
+        line: 27,
+        variant: 16,
+        test: "entry::a_script_as_an_entrypoint",
+        hooks: &["bprm_check_security"],
+        tries: "have another text run in another skill, by a script that is its entrypoint",
+    },
+    Attack {
         line: 28,
         variant: 1,
         test: "subjects::a_governed_root_process_and_the_control_socket",
