@@ -19,6 +19,9 @@ pub struct Content {
     pub measured: u64,
     /// The digest.
     pub digest: Digest,
+    /// 1 when a governed process has mapped the file so that it could write it. The pages may stay writable after the mapping and
+    /// the descriptor are gone, for I/O that holds them, so it stays 1.
+    pub mapped: u64,
 }
 
 /// What a task noted of the file that it opened last for execution, for files of an overlay: their content lies in another
@@ -34,7 +37,7 @@ pub struct Opened {
     pub below: u64,
     /// The version of the inode below; 0 when its changes would not be noticed.
     pub version: u64,
-    /// The address of the version of the inode below.
+    /// The address of the [`Content`] of the inode below; 0 when there was no room for one.
     pub place: u64,
     /// A [`Stage`].
     pub stage: u64,
@@ -81,7 +84,7 @@ pub const fn changes_are_seen(magic: u64, disk_major: Option<u32>) -> bool {
     }
 }
 
-const _: () = assert!(size_of::<Content>() == 56);
+const _: () = assert!(size_of::<Content>() == 64);
 const _: () = assert!(size_of::<Opened>() == 48);
 
 #[cfg(test)]

@@ -128,6 +128,8 @@ wire_enum! {
         OtherSkill = 15 => "target is outside the skill",
         /// A stacked filesystem would show objects under other identities.
         StackedMount = 16 => "stacked filesystems hide what lies below",
+        /// The content of such a filesystem is what its server says, from one read to the next, and the agent could be that.
+        ServedMount = 21 => "what is measured of such a filesystem is what its server says then",
         /// A request with other credentials could not be told from the kernel's own.
         Personality = 17 => "io_uring personalities are not allowed",
         /// The label stays whatever cgroup the process is in.
@@ -154,6 +156,8 @@ wire_enum! {
         ChangedWhileOpened = 31 => "file was opened for writing while it was opened for execution",
         /// The kernel would not run a file that is open for writing, but does not look below an overlay.
         OpenForWriting = 32 => "file below the overlay is open for writing",
+        /// What was mapped so may be written when neither a descriptor nor a mapping is left.
+        ContentMapped = 33 => "a governed process has mapped it to write it",
         /// Neither where the file lies nor its content is in `allow_libraries`, and its content is no allowed binary's.
         LibraryNotListed = 37 => "library not listed",
         /// What may be mapped as code may not be written.

@@ -119,6 +119,23 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
+/// The third number of a release: 0 where there is none.
+fn parse_patch(release: &str) -> u32 {
+    let main = release.split(['-', '+']).next().unwrap_or_default();
+    main.split('.').nth(2).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Whether exec does not keep others from writing the file that it runs: from commit 2a010c412853 ("fs: don't block
+/// i_writecount during exec", 6.11) until 3b832035387f took it back (6.13, 6.12.2, 6.11.11). A distribution can have taken it back
+/// sooner.
+fn leaves_running_files_writable(release: &str) -> bool {
+    match parse_release(release) {
+        Some((6, 11)) => parse_patch(release) < 11,
+        Some((6, 12)) => parse_patch(release) < 2,
+        Some(_) | None => false,
+    }
+}
+
 fn version(release: &str) -> Check {
     const NAME: &str = "kernel";
     let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64";
@@ -131,6 +148,15 @@ fn version(release: &str) -> Check {
         Some(v) if v < ENFORCED_FROM => {
             missing(NAME, format!("{release}: this build measures binaries in the kernel, which takes 6.1"), newer)
         }
+        Some(_) if leaves_running_files_writable(release) => Check {
+            name: NAME,
+            state: State::Partial,
+            found: format!(
+                "{release}: from 6.11.0 to 6.11.10 and from 6.12.0 to 6.12.1 a program can be written while it is executed, \
+                 after it was measured; a distribution's kernel of that number may have this mended (3b832035387f)"
+            ),
+            fix: Some("boot 6.12.2 or later: apt-get install linux-image-amd64".into()),
+        },
         Some(_) => ok(NAME, release),
         None => missing(NAME, format!("{release}: a release this build does not understand"), newer),
     }
@@ -260,6 +286,28 @@ mod tests {
         assert_eq!(parse_release("7.2.13+deb14-cloud-amd64"), Some((7, 2)));
         assert_eq!(parse_release("5.10"), Some((5, 10)));
         assert_eq!(parse_release("next"), None);
+    }
+
+    #[test]
+    fn kernels_that_let_a_running_program_be_written_are_partial() {
+        let states = [
+            ("6.10.14", State::Ok),
+            ("6.11.0-29-generic", State::Partial),
+            ("6.11.10+bpo-amd64", State::Partial),
+            ("6.11.11", State::Ok),
+            ("6.12.0-1-amd64", State::Partial),
+            ("6.12-amd64", State::Partial),
+            ("6.12.1", State::Partial),
+            ("6.12.2", State::Ok),
+            ("6.12.48+deb13-cloud-amd64", State::Ok),
+            ("6.13.0", State::Ok),
+            ("7.2.1", State::Ok),
+        ];
+        for (release, state) in states {
+            let check = version(release);
+            assert_eq!(check.state, state, "{check:?}");
+            assert_eq!(check.found.contains("6.12.1 a program can be written"), state == State::Partial, "{check:?}");
+        }
     }
 
     #[test]

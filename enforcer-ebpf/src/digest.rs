@@ -22,6 +22,14 @@
 //!
 //! What changes content otherwise is not cached, see [`changes_are_seen`].
 //!
+//! # Mappings
+//!
+//! (d) has an exception: pages that I/O holds, such as a buffer that was registered with io_uring, can be written when the mapping that they were
+//! found by is gone, and the file is closed. And overlayfs gives a mapping the file below, so that the overlay's own inode does
+//! not count it. So a file that a governed process has mapped, shared and from a descriptor for writing, is marked
+//! ([`mark_mapped`], from `mmap_file`, while the descriptor is open), and is not held to be steady as long as its inode
+//! is in memory.
+//!
 //! # Overlays
 //!
 //! A file of an overlay reads from an inode below, by a file that the kernel opens for itself at the same time. The version of
@@ -30,6 +38,8 @@
 //! it is then. That the overlay reads from the same inode then as when it was opened is known by the overlay's own inode:
 //! what makes it read from another one, a copy to the upper layer for a writer, opens it for writing or sets its size first, which changes
 //! its version. Copies for a change of attributes take the content along.
+
+use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_ima_file_hash;
 use enforcer_common::{
@@ -93,9 +103,14 @@ pub fn of(file: File) -> Identity {
             Err(flaw) => identity.flaw = flaw,
         }
     } else if may_be_kept(inode)
-        && let Some((_, own)) = current_unwritten(inode)
+        && let Some(content) = content_of(inode)
+        && let Some(own) = unwritten(inode, content)
     {
         version = own;
+    }
+    // After nobody was seen to write: who maps has it open meanwhile.
+    if identity.flaw.is_none() && is_mapped(inode) {
+        identity.flaw = Reason::ContentMapped.into();
     }
     identity.measured = known_or_measured(file, inode, version, &mut identity.digest);
     identity
@@ -115,27 +130,46 @@ pub fn forget(inode: Inode) {
     }
 }
 
+/// Marks a file that a governed process maps so that it can be written; false when there is no room for the mark.
+#[inline(always)]
+pub fn mark_mapped(inode: Inode) -> bool {
+    let Some(content) = content_of(inode) else { return false };
+    // SAFETY: the storage is there for as long as the inode.
+    unsafe { atomic::store(&raw mut (*content).mapped, 1) };
+    true
+}
+
+/// Whether a governed process has mapped the file so that it could be written.
+#[inline(always)]
+pub fn is_mapped(inode: Inode) -> bool {
+    // SAFETY: the inode is that of a file that is open.
+    let content = unsafe { CONTENTS.get_ptr_mut(inode.as_ptr().cast()) };
+    // SAFETY: the storage is there for as long as the inode; the word is read whole.
+    !content.is_null() && unsafe { (&raw const (*content).mapped).read_volatile() } != 0
+}
+
 /// Notes what a governed task opens for execution, and the file below it, if it is one of an overlay.
 #[inline(always)]
 pub fn note(file: File) {
-    let task = Task::current();
-    let Some(label) = label::of(task) else { return };
+    let Some(label) = label::of(Task::current()) else { return };
     let inode = file.inode();
     if inode.is_null() {
         return;
     }
     // SAFETY: the label is the current task's own; nobody else uses this part of it.
     let opened = unsafe { &mut (*label).opened };
-    if task.is_kernel_internal() {
+    if file.is_opened_by_kernel() {
         // Of overlays on overlays only the first layer is looked at, which is not one that tells of changes.
         if opened.stage == Stage::Expecting as u64 {
             opened.stage = Stage::Settled as u64;
             opened.below = inode.address();
-            if may_be_kept(inode)
-                && let Some((place, version)) = current_unwritten(inode)
-            {
-                opened.place = place as u64;
-                opened.version = version;
+            if let Some(content) = content_of(inode) {
+                opened.place = content as u64;
+                if may_be_kept(inode)
+                    && let Some(version) = unwritten(inode, content)
+                {
+                    opened.version = version;
+                }
             }
         }
     } else if file.is_for_execution() && inode.superblock().magic() == OVERLAYFS {
@@ -150,8 +184,9 @@ pub fn note(file: File) {
 ///
 /// # Errors
 /// When somebody opened the file for writing since it was opened for execution, so that what it reads from may be another file now
-/// than what will be mapped; and when the file below is open for writing, or mapped so that it can be written. The kernel does
-/// not run a plain file then (`fs/exec.c: do_open_execat`), and keeps others from opening it through the overlay.
+/// than what will be mapped; when the file below is open for writing, or mapped so that it can be written (the kernel does
+/// not run a plain file then, `fs/exec.c: do_open_execat`, and keeps others from opening it through the overlay); and when a
+/// governed process has mapped it past the overlay.
 #[inline(always)]
 fn version_below(file: File, inode: Inode) -> Result<u64, ReasonCode> {
     let Some(label) = label::of(Task::current()) else { return Err(Reason::NoRoom.into()) };
@@ -168,7 +203,17 @@ fn version_below(file: File, inode: Inode) -> Result<u64, ReasonCode> {
     if Inode::at(opened.below).has_writers() {
         return Err(Reason::OpenForWriting.into());
     }
-    if opened.version != 0 && word_at(opened.place) == Some(opened.version) { Ok(opened.version) } else { Ok(0) }
+    if opened.place == 0 {
+        return Err(Reason::NoRoom.into());
+    }
+    if word_at(opened.place + offset_of!(Content, mapped) as u64) != Some(0) {
+        return Err(Reason::ContentMapped.into());
+    }
+    if opened.version != 0 && word_at(opened.place + offset_of!(Content, version) as u64) == Some(opened.version) {
+        Ok(opened.version)
+    } else {
+        Ok(0)
+    }
 }
 
 /// Whether a digest of this inode's content may be kept.
@@ -178,17 +223,12 @@ fn may_be_kept(inode: Inode) -> bool {
     !superblock.is_null() && changes_are_seen(superblock.magic(), superblock.disk_major())
 }
 
-/// The version of an inode's content, with the place where it is kept, unless somebody may be writing it.
+/// The version of an inode's content, unless somebody may be writing it.
 #[inline(always)]
-fn current_unwritten(inode: Inode) -> Option<(*mut u64, u64)> {
-    let content = content_of(inode)?;
+fn unwritten(inode: Inode, content: *mut Content) -> Option<u64> {
     let version = current_version(content);
     // After the version was read: see above.
-    if inode.has_writers() {
-        return None;
-    }
-    // SAFETY: the storage is there for as long as the inode.
-    Some((unsafe { &raw mut (*content).version }, version))
+    if inode.has_writers() { None } else { Some(version) }
 }
 
 /// The storage of an inode, made if there is none. `None` when there is no memory.

@@ -61,12 +61,14 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     {
         decision = refusal;
     }
+    // The last file decides, which is what runs: whatever a script contains is opened again by its interpreter, which reads what
+    // else it is told to.
+    label.pending = SkillId(0);
     if decision.allows()
         && let Some(digest) = content.digest()
     {
         match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
-            Ok(None) => {}
-            Ok(Some(target)) => label.pending = target,
+            Ok(target) => label.pending = target.unwrap_or(SkillId(0)),
             Err(refusal) => decision = refusal,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The `path_*` hooks see what the system call names, once, whichever filesystem is behind it. The `inode_*` hooks and
 //! `file_open` run again for the layers below an overlay, in the kernel's own name: those calls are told apart by their
-//! credentials and are none of ours.
+//! credentials, an open also by its mount, and are none of ours.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
@@ -50,7 +50,7 @@ fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
 /// The skill that acts, unless the kernel acts for itself.
 #[inline(always)]
 fn actor() -> Option<SkillId> {
-    subject::current().filter(|_| !Task::current().is_kernel_internal())
+    subject::current().filter(|_| !Task::current().acts_for_kernel())
 }
 
 /// `security_path_unlink(dir, dentry)`.
@@ -127,7 +127,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     }
     let Some(skill) = subject::current() else { return verdict::pass() };
     digest::note(file);
-    if Task::current().is_kernel_internal() {
+    if file.is_opened_by_kernel() {
         return verdict::pass();
     }
     verdict::of(

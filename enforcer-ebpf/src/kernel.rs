@@ -191,6 +191,25 @@ impl File {
     pub fn address(self) -> u64 {
         self.0 as u64
     }
+
+    /// Whether the kernel opens the file for itself within the task's system call, as overlayfs does with the layers below, on
+    /// which no rule lies: with other credentials than the task's, and by a way that no task has.
+    #[inline(always)]
+    pub fn is_opened_by_kernel(self) -> bool {
+        Task::current().acts_for_kernel() && self.is_out_of_reach()
+    }
+
+    /// Whether no task could open the file as it is open. It lies in a mount that the kernel made for itself alone, or, until 6.6,
+    /// its path is the overlay's and its inode that of the layer (`fs/open.c: open_with_fake_path`), where every other open takes
+    /// the inode from the path.
+    #[inline(always)]
+    fn is_out_of_reach(self) -> bool {
+        // SAFETY: `file.f_path` is an embedded path, which has a pointer to a vfsmount.
+        let mount = Mount(unsafe { field(self.0, offset!(file_f_path) + offset!(path_mnt)) });
+        // SAFETY: `dentry.d_inode` is a pointer; only its value is looked at.
+        let named = unsafe { probe::<u64>(self.dentry().0, offset!(dentry_d_inode)) };
+        mount.is_kernels_own() || named.is_some_and(|inode| inode != self.inode().address())
+    }
 }
 
 impl File {
@@ -491,6 +510,16 @@ impl Mount {
         self.outer::<u32>(offset!(mount_mnt_group_id)).is_none_or(|group| group != 0)
     }
 
+    /// Whether the kernel made it for itself alone (`MNT_NS_INTERNAL`), as overlayfs does with each layer
+    /// (`fs/namespace.c: clone_private_mount`). One that was unmounted lazily is in no namespace either, and may be in use by
+    /// whoever has a directory of it open.
+    #[inline(always)]
+    pub fn is_kernels_own(self) -> bool {
+        /// `MAX_ERRNO` of `include/linux/err.h`: higher addresses are error pointers.
+        const MAX_ERRNO: u64 = 4095;
+        self.outer::<u64>(offset!(mount_mnt_ns)).is_some_and(|namespace| namespace >= MAX_ERRNO.wrapping_neg())
+    }
+
     /// The number of the namespace that it belongs to; 0 when it hangs in none.
     #[inline(always)]
     pub fn namespace(self) -> Option<u32> {
@@ -569,12 +598,17 @@ impl Task {
         unsafe { field::<u32>(self.0, offset!(task_personality)) & READ_IMPLIES_EXEC != 0 }
     }
 
-    /// Whether the kernel acts for itself within the task's system call, with credentials other than the task's: overlayfs
-    /// does so for the layers below, on which no rule lies. Only the kernel can bring that about: a task's own
-    /// credentials are both pointers (`kernel/cred.c: commit_creds`), and `io_uring`'s personalities are refused. A polling
-    /// thread of `io_uring` may act with a ring's credentials; it is not taken for the kernel.
+    /// Whether the task acts with credentials other than its own, as overlayfs has it do for the layers below. A task's own are
+    /// both pointers (`kernel/cred.c: commit_creds`), and `io_uring`'s personalities are refused. Two ways are left in which
+    /// other credentials are not the kernel's:
+    ///
+    /// - a worker or polling thread of `io_uring` acts with those of a request or a ring; it is not taken for the kernel;
+    /// - a request that follows one that went to a worker keeps the credentials of its submission. If the task has new ones
+    ///   when its turn comes, it is carried out with the old ones within the task (`io_uring/io_uring.c: io_prep_async_link,
+    ///   io_issue_sqe`). Opens can come that way, which [`File::is_opened_by_kernel`] looks at. What sets attributes or a size, or
+    ///   creates or cuts while opening, always goes to a worker (`REQ_F_FORCE_ASYNC`, or `EAGAIN` while it must not block).
     #[inline(always)]
-    pub fn is_kernel_internal(self) -> bool {
+    pub fn acts_for_kernel(self) -> bool {
         /// `PF_IO_WORKER` of `include/linux/sched.h`.
         const PF_IO_WORKER: u32 = 0x10;
         // SAFETY: `task_struct.cred` and `real_cred` are pointers, `flags` is an unsigned int.

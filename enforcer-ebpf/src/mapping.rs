@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     decide::{self, Decision},
-    event::{Kind, Reason},
+    event::{Kind, Reason, ReasonCode},
     ids::{ObjectId, SkillId},
     task::{Label, stage},
 };
@@ -35,12 +35,18 @@ use crate::{
 /// `PROT_WRITE` and `PROT_EXEC` of `include/uapi/asm-generic/mman-common.h`.
 const PROT_WRITE: u64 = 2;
 const PROT_EXEC: u64 = 4;
+/// `MAP_TYPE` and `MAP_PRIVATE` of `include/uapi/linux/mman.h`; all other types are shared.
+const MAP_TYPE: u64 = 0xf;
+const MAP_PRIVATE: u64 = 2;
 
 /// `security_mmap_file(file, reqprot, prot, flags)`: `mmap`, `shmat`, `remap_file_pages`, and what the kernel maps for an exec.
 /// `prot` is what the mapping will have: `READ_IMPLIES_EXEC` is in it.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
-    let prot: u64 = ctx.arg(2);
+    let (prot, flags): (u64, u64) = (ctx.arg(2), ctx.arg(3));
+    if flags & MAP_TYPE != MAP_PRIVATE && passes_unmarked(&ctx) {
+        return verdict::refuse();
+    }
     if prot & PROT_EXEC == 0 {
         return verdict::pass();
     }
@@ -62,7 +68,7 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
         report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
         return verdict::of(decision.refuses());
     }
-    let decision = match place(&rules, skill, label, file, prot, ctx.arg(3)) {
+    let decision = match place(&rules, skill, label, file, prot, flags) {
         Some(decision) => decision,
         None if early && label.stage & stage::TO_MEASURE != 0 => decide::never(&rules, skill, Reason::NotMeasured),
         None => return verdict::pass(),
@@ -77,12 +83,30 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     verdict::of(decision.refuses())
 }
 
+/// Marks the file of a shared mapping that can be written, or become so; true when there is no room for that, and the mapping is
+/// refused. Memory files are not marked: what holds their pages keeps them from being sealed.
+#[inline(always)]
+fn passes_unmarked(ctx: &LsmContext) -> bool {
+    // SAFETY: the context of a hook is an array of its arguments.
+    let anonymous = unsafe { is_zero(ctx.as_ptr()) };
+    let file = File::new(ctx.arg(0));
+    if anonymous || file.is_null() || !file.is_writable() {
+        return false;
+    }
+    let Some(skill) = subject::current() else { return false };
+    let dentry = file.dentry();
+    if dentry.superblock().is_internal() || digest::mark_mapped(file.inode()) {
+        return false;
+    }
+    let rules = InForce::now();
+    let decision = decide::never(&rules, skill, Reason::NoRoom);
+    report::decision(Kind::Map, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
+    decision.refuses()
+}
+
 /// What is known of a mapping without its content. `None` when there is nothing to say, or it has to be measured.
 #[inline(always)]
 fn place(rules: &InForce, skill: SkillId, label: &mut Label, file: File, prot: u64, flags: u64) -> Option<Decision> {
-    /// `MAP_TYPE` and `MAP_PRIVATE` of `include/uapi/linux/mman.h`; all other types are shared.
-    const MAP_TYPE: u64 = 0xf;
-    const MAP_PRIVATE: u64 = 2;
     let dentry = file.dentry();
     let executing = label.stage & stage::EXECUTING != 0 && dentry.inode().id() == label.program;
     // Memory that only looks like a file: memfds, SysV and anonymous shared memory.
@@ -136,12 +160,13 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     let mut digest = digest::now(file);
     let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
     if decision.allows() {
-        if hold(label, file) {
+        let flaw = hold(label, file);
+        if flaw.is_none() {
             // Measured again now that nobody governed can write it.
             digest = digest::now(file);
             decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
         } else {
-            decision = decide::never(&rules, skill, Reason::ContentOpen);
+            decision = decide::never(&rules, skill, flaw);
         }
     }
     if decision.allows() {
@@ -157,25 +182,27 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     verdict::of(decision.refuses())
 }
 
-/// Keeps governed processes from writing a file from now on, as long as it exists; false when somebody has it open for writing, or there is no room.
+/// Keeps governed processes from writing a file from now on, as long as it exists. Says why not: somebody has it open for writing or
+/// has mapped it so, or there is no room.
 ///
 /// Whoever opens a file for writing first counts himself in `i_writecount` and then asks [`is_in_use`]
-/// (`fs/open.c: do_dentry_open`); here the mark comes first and the count is read after it. One of the two sees the other.
+/// (`fs/open.c: do_dentry_open`); here the mark comes first and the count is read after it. One of the two sees the other. Whoever
+/// maps it has it open meanwhile, and leaves his mark before he closes it, which is looked for last.
 #[inline(always)]
-fn hold(label: &mut Label, file: File) -> bool {
+fn hold(label: &mut Label, file: File) -> ReasonCode {
     let inode = file.inode();
-    if inode.has_writers() {
-        return false;
-    }
-    if IN_USE.insert(inode.id(), 1, u64::from(BPF_ANY)).is_err() {
-        return false;
+    if inode.has_writers() || IN_USE.insert(inode.id(), 1, u64::from(BPF_ANY)).is_err() {
+        return Reason::ContentOpen.into();
     }
     // An atomic addition is a full barrier: the mark is to be seen before the count is read.
     // SAFETY: the label is a map value; `stage` is a word of it and stays as it is.
     unsafe {
         asm!("lock *(u32 *)({word} + 0) += {none}", word = in(reg) &raw mut label.stage, none = in(reg) 0u64);
     }
-    !inode.has_writers()
+    if inode.has_writers() {
+        return Reason::ContentOpen.into();
+    }
+    if digest::is_mapped(inode) { Reason::ContentMapped.into() } else { ReasonCode::NONE }
 }
 
 /// Whether a file was measured and mapped as code.

@@ -81,20 +81,39 @@ pub fn sb_remount(_ctx: LsmContext) -> i32 {
     verdict::of(refuses(skill, Kind::Mount, Reason::Remount, &Object::None))
 }
 
-/// `security_sb_kern_mount(sb)`: a new filesystem, by `mount` or by `fsconfig`. A stacked one would show what lies below under
-/// identities of its own, past every `protect` rule; pins are made in a bpffs.
+/// `security_sb_kern_mount(sb)`: a new filesystem, by `mount` or by `fsconfig`, of whatever type. A stacked one would show what lies
+/// below under identities of its own, past every `protect` rule; pins are made in a bpffs; and of one whose content comes from a
+/// server the agent could be the server, which shows one content to be measured and another to be run.
 #[lsm(hook = "sb_kern_mount")]
 pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
-    /// `include/uapi/linux/magic.h`.
+    let Some(skill) = subject::current() else { return verdict::pass() };
+    let Some(reason) = refuses_type(SuperBlock::new(ctx.arg(0))) else { return verdict::pass() };
+    verdict::of(refuses(skill, Kind::Mount, reason, &Object::None))
+}
+
+/// Why no governed process may mount such a filesystem, if there is a reason.
+#[inline(always)]
+fn refuses_type(superblock: SuperBlock) -> Option<Reason> {
+    // `include/uapi/linux/magic.h`, and the filesystems' own headers.
     const OVERLAYFS: u64 = 0x794c_7630;
     const ECRYPTFS: u64 = 0xf15f;
     const BPF_FS: u64 = 0xcafe_4a11;
-    let Some(skill) = subject::current() else { return verdict::pass() };
-    let magic = SuperBlock::new(ctx.arg(0)).magic();
-    let reason = match magic {
-        OVERLAYFS | ECRYPTFS => Reason::StackedMount,
-        BPF_FS => Reason::BpfMount,
-        _ => return verdict::pass(),
-    };
-    verdict::of(refuses(skill, Kind::Mount, reason, &Object::None))
+    const FUSE: u64 = 0x6573_5546;
+    const V9FS: u64 = 0x0102_1997;
+    const NFS: u64 = 0x6969;
+    const CIFS: u64 = 0xff53_4d42;
+    const SMB2: u64 = 0xfe53_4d42;
+    const CEPH: u64 = 0x00c3_6400;
+    const CODA: u64 = 0x7375_7245;
+    const AFS: u64 = 0x6b41_4653;
+    const ORANGEFS: u64 = 0x2003_0528;
+    const EROFS: u64 = 0xe0f5_e1e2;
+    match superblock.magic() {
+        OVERLAYFS | ECRYPTFS => Some(Reason::StackedMount),
+        BPF_FS => Some(Reason::BpfMount),
+        FUSE | V9FS | NFS | CIFS | SMB2 | CEPH | CODA | AFS | ORANGEFS => Some(Reason::ServedMount),
+        // In a file, from 6.12 on, which stays writable.
+        EROFS if superblock.disk_major().is_none() => Some(Reason::ServedMount),
+        _ => None,
+    }
 }

@@ -395,6 +395,7 @@ impl Compiler<'_> {
                     let names = self.world.names(Path::new(&place));
                     self.ruleset.pinned.entry(skill).or_default().extend(names);
                     self.remember_loader(Path::new(&place));
+                    self.entrypoint_is_no_script(&at.index(index), path, Path::new(&place));
                     (digests, Some(format!("allow_binaries: {path}")))
                 }
             };
@@ -403,6 +404,19 @@ impl Compiler<'_> {
                 let rule = self.rule(name, text.clone().unwrap_or_else(|| format!("allow_binaries: {digest}")));
                 self.program_rule(skill, &digest, rule, parents);
             }
+        }
+    }
+
+    /// A script leads to no skill: what runs is its interpreter.
+    fn entrypoint_is_no_script(&mut self, at: &KeyPath, path: &ManifestPath, place: &Path) {
+        let Ok(found) = self.world.digest(place) else { return };
+        let mut skills = self.manifest.skills.iter();
+        let Some((target, _)) = skills.find(|(_, skill)| skill.matching.entrypoint == Some(found)) else { return };
+        if !self.inside && self.world.is_script(place) {
+            let text = format!(
+                "{path} is a script and cannot be the entrypoint of {target}: name the digest of its interpreter, or of a binary"
+            );
+            self.error(at, text);
         }
     }
 

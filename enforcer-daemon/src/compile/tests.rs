@@ -25,6 +25,9 @@ impl World for Fake {
         let text = path.to_string_lossy();
         self.digests.get(text.as_ref()).map(|b| Digest::new([*b; 32])).ok_or_else(|| format!("{text}: not found"))
     }
+    fn is_script(&mut self, path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "sh")
+    }
     fn objects(&mut self, path: &Path, _widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {
         Ok(self.object(path)?.map(|object| (object, 0)).into_iter().collect())
     }
@@ -192,6 +195,25 @@ fn contents_are_programs_libraries_and_loaders() {
     let mut flags: Vec<_> = out.ruleset.binaries.iter().map(|(key, rule)| (key.digest.0[0], rule.flags)).collect();
     flags.sort_unstable();
     assert_eq!(flags, [(7, PROGRAM | LOADER), (9, PROGRAM | LIBRARY)]);
+}
+
+#[test]
+fn a_script_is_no_entrypoint() {
+    let mut host = Fake { digests: [("/bin/sh", 1), ("/srv/door.sh", 3)].into(), ..Fake::default() };
+    let manifest = |digest: u8, path: &str| {
+        let digest = Digest::new([digest; 32]);
+        let yaml = format!(
+            "skills: {{a: {{allow_binaries: ['{path}', '{digest}']}}, b: {{match: {{entrypoint: '{digest}'}}}}}}"
+        );
+        let source = crate::manifest::Source::from_bytes("test.yaml", yaml.into()).expect("text");
+        crate::manifest::parse(&source).expect("a manifest")
+    };
+    let refused = compile(&manifest(3, "/srv/door.sh"), &mut host, &mut Ids::default()).expect_err("a script");
+    let text = refused.to_string();
+    assert!(text.contains("/srv/door.sh is a script and cannot be the entrypoint of b"), "{text}");
+    // A binary is one, and a script that is none may be listed.
+    compile(&manifest(1, "/bin/sh"), &mut host, &mut Ids::default()).expect("a binary");
+    compile(&manifest(1, "/srv/door.sh"), &mut host, &mut Ids::default()).expect("another skill's script");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -68,6 +69,10 @@ pub trait World {
     /// The dynamic loader that a program asks for, which was measured; none when it asks for none, or cannot be read.
     fn loader(&mut self, _path: &Path) -> Option<PathBuf> {
         None
+    }
+    /// Whether the file at `path`, which was measured, is a script.
+    fn is_script(&mut self, _path: &Path) -> bool {
+        false
     }
     /// The paths under which events may show the file at `path`, which was measured.
     fn names(&mut self, path: &Path) -> Vec<PathBuf> {
@@ -369,6 +374,14 @@ impl World for Host<'_> {
         self.loaded.pins.get(path)?.as_ref().ok()?;
         let read = || elf::interpreter(&hash::open_regular(path).ok()?.0);
         self.loaded.loaders.entry(path.to_owned()).or_insert_with(read).clone()
+    }
+
+    fn is_script(&mut self, path: &Path) -> bool {
+        let mut begin = [0; 2];
+        // As above.
+        self.loaded.pins.get(path).is_some_and(Result::is_ok)
+            && hash::open_regular(path).is_ok_and(|(mut file, _)| file.read_exact(&mut begin).is_ok())
+            && begin == *b"#!"
     }
 
     fn objects(&mut self, path: &Path, widens: bool) -> Result<Vec<(ObjectId, u32)>, NoObject> {

@@ -25,6 +25,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             std::fs::read(from).map_err(Failure::broken).and_then(|content| overwrite(how, path, from, &content))
         }
         ("hold-mapping", [path, act @ ..]) => hold_mapping(path).and_then(|()| perform_act(act)),
+        ("hold-pages", [path, act @ ..]) => hold_pages(path).and_then(|()| perform_act(act)),
         ("exec-often", [count, program]) => sys::number(count).map(|count| exec_often(count, program)),
         ("swap-often", [end, path, good, bad]) => swap_often(end, path, good, bad),
         _ => return None,
@@ -127,6 +128,18 @@ fn hold_mapping(path: &str) -> Act {
     let (map, file) = map(path, PROT_READ | PROT_WRITE)?;
     drop(file);
     std::mem::forget(map);
+    Ok(())
+}
+
+/// Keeps the pages of a file in a buffer of a ring, and neither a mapping nor a descriptor, until this process ends.
+fn hold_pages(path: &str) -> Act {
+    let (map, file) = map(path, PROT_READ | PROT_WRITE)?;
+    let ring = IoUring::new(4).map_err(|e| Failure::broken(format!("io_uring_setup: {e}")))?;
+    let buffer = libc::iovec { iov_base: map.at, iov_len: map.len };
+    // SAFETY: the kernel keeps the pages; this process never uses the buffer.
+    unsafe { ring.submitter().register_buffers(&[buffer]) }.map_err(Failure::broken)?;
+    drop((map, file));
+    std::mem::forget(ring);
     Ok(())
 }
 

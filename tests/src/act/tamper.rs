@@ -28,6 +28,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("remount", [at]) => mount("none", "none", at, libc::MS_REMOUNT | libc::MS_RDONLY),
         ("umount", [at]) => umount(at),
         ("new-mount", [kind, at]) => new_mount(kind, at),
+        ("serve-fuse", [at]) => serve(at),
         ("pivot", [root]) => pivot(root),
         ("limit", [pid]) => sys::number(pid).and_then(limit),
         ("nice", [pid]) => sys::number(pid).and_then(|pid: u32| {
@@ -135,6 +136,16 @@ fn mount(from: &str, kind: &str, at: &str, flags: libc::c_ulong) -> Act {
     let (from, kind, at) = (c(from)?, c(kind)?, c(at)?);
     // SAFETY: the strings live through the call, and there is no data.
     check(unsafe { libc::mount(from.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) }).map(drop)
+}
+
+/// Mounts a filesystem whose server this process is. It never answers.
+fn serve(at: &str) -> Act {
+    let server = file::open("/dev/fuse", libc::O_RDWR).map_err(|_| Failure::broken("/dev/fuse"))?;
+    let options = c(&format!("fd={server},rootmode=40000,user_id=0,group_id=0"))?;
+    let at = c(at)?;
+    let (kind, flags) = (c"fuse", libc::MS_NOSUID | libc::MS_NODEV);
+    // SAFETY: the strings live through the call.
+    check(unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) }).map(drop)
 }
 
 fn umount(at: &str) -> Act {

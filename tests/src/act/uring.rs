@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use io_uring::{
     IoUring, opcode,
-    squeue::Entry,
+    squeue::{Entry, Flags},
     types::{Fd, OpenHow},
 };
 use libc::AT_FDCWD;
@@ -23,6 +23,9 @@ enum How {
     Worker,
     /// The polling thread.
     Polling,
+    /// The task that submits, once what comes before has been done by a worker thread, and with the credentials that it had
+    /// when it submitted. Meanwhile it has got new ones, which are the same in everything.
+    Linked,
 }
 
 /// The families' entry.
@@ -31,6 +34,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         "uring" => How::Inline,
         "uring-worker" => How::Worker,
         "uring-sqpoll" => How::Polling,
+        "uring-linked" => How::Linked,
         _ => return None,
     };
     Some(match words {
@@ -49,6 +53,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
         ["append", path, text] => append(how, path, text),
         ["ftruncate", path] => ftruncate(how, path),
+        ["fsetxattr", path] => fsetxattr(how, path),
         ["unlink-by-personality", path] => by_personality(how, path),
         _ => return None,
     })
@@ -100,6 +105,16 @@ fn ftruncate(how: How, path: &str) -> Act {
     submit(how, opcode::Ftruncate::new(Fd(file), 0).build())
 }
 
+/// Sets an attribute by a descriptor of a system call of its own; since 5.19.
+fn fsetxattr(how: How, path: &str) -> Act {
+    let path = c(path)?;
+    // SAFETY: the path ends with NUL and lives through the call.
+    let file = prepare("open", unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) }).map(fd)?;
+    let (name, value) = (c"user.enforcer", b"x");
+    let entry = opcode::FSetXattr::new(Fd(file), name.as_ptr(), value.as_ptr().cast(), 1).build();
+    submit(how, entry)
+}
+
 /// Removes a file in the name of credentials that were registered before.
 fn by_personality(how: How, path: &str) -> Act {
     let path = c(path)?;
@@ -129,17 +144,38 @@ pub(crate) fn new_ring() -> Result<OwnedFd, Failure> {
 fn ring(how: How) -> Result<IoUring, Failure> {
     const IDLE_MS: u32 = 1000;
     let mut builder = IoUring::builder();
-    if how == How::Polling {
-        builder.setup_sqpoll(IDLE_MS);
+    match how {
+        How::Polling => drop(builder.setup_sqpoll(IDLE_MS)),
+        // What a worker has left to do waits until the task asks for results.
+        How::Linked => drop(builder.setup_single_issuer().setup_defer_taskrun()),
+        How::Inline | How::Worker => {}
     }
     builder.build(4).map_err(|e| Failure::broken(format!("io_uring_setup: {e}")))
 }
 
 fn submit_to(ring: &mut IoUring, how: How, entry: Entry) -> Result<i32, Failure> {
-    let entry = if how == How::Worker { entry.flags(io_uring::squeue::Flags::ASYNC) } else { entry };
+    if how == How::Linked {
+        return submit_linked(ring, entry);
+    }
+    let entry = if how == How::Worker { entry.flags(Flags::ASYNC) } else { entry };
     // SAFETY: the callers keep what the entry points to until this function returns.
     unsafe { ring.submission().push(&entry) }.map_err(Failure::broken)?;
     ring.submit_and_wait(1).map_err(|e| Failure::broken(format!("io_uring_enter: {e}")))?;
     let result = ring.completion().next().ok_or_else(|| Failure::broken("no completion"))?.result();
+    if result < 0 { Err(Failure::Errno(-result)) } else { Ok(result) }
+}
+
+/// Submits the entry behind one that a worker does, and changes credentials before its turn comes.
+fn submit_linked(ring: &mut IoUring, entry: Entry) -> Result<i32, Failure> {
+    const THE_ACT: u64 = 1;
+    let first = opcode::Nop::new().build().flags(Flags::ASYNC | Flags::IO_LINK);
+    // SAFETY: the callers keep what the entry points to until this function returns.
+    unsafe { ring.submission().push_multiple(&[first, entry.user_data(THE_ACT)]) }.map_err(Failure::broken)?;
+    ring.submit().map_err(|e| Failure::broken(format!("io_uring_enter: {e}")))?;
+    // SAFETY: no pointers.
+    prepare("PR_SET_KEEPCAPS", unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
+    ring.submit_and_wait(2).map_err(|e| Failure::broken(format!("io_uring_enter: {e}")))?;
+    let act = ring.completion().find(|done| done.user_data() == THE_ACT);
+    let result = act.ok_or_else(|| Failure::broken("no completion"))?.result();
     if result < 0 { Err(Failure::Errno(-result)) } else { Ok(result) }
 }

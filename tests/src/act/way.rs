@@ -167,7 +167,7 @@ fn unshare(namespaces: &str, act: &[&str]) -> Act {
     let mut flags = 0;
     for name in namespaces.split(',') {
         flags |= match name {
-            "user" => libc::CLONE_NEWUSER,
+            "user" | "root" => libc::CLONE_NEWUSER,
             "pid" => libc::CLONE_NEWPID,
             "mount" => libc::CLONE_NEWNS,
             "cgroup" => libc::CLONE_NEWCGROUP,
@@ -178,6 +178,12 @@ fn unshare(namespaces: &str, act: &[&str]) -> Act {
     }
     // SAFETY: no pointers.
     prepare("unshare", unsafe { libc::unshare(flags) })?;
+    if namespaces.split(',').any(|name| name == "root") {
+        // Root here is root there.
+        for (file, map) in [("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")] {
+            std::fs::write(format!("/proc/self/{file}"), map).map_err(|e| Failure::broken(format!("{file}: {e}")))?;
+        }
+    }
     if flags & libc::CLONE_NEWNS != 0 {
         // Our mounts must not reach the host.
         mount(None, "/", libc::MS_REC | libc::MS_PRIVATE)?;

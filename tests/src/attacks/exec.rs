@@ -172,6 +172,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "load any library where the skill lists none",
     },
     Attack {
+        line: 6,
+        variant: 6,
+        test: "mapping::content_that_was_mapped_to_be_written",
+        hooks: &["mmap_file"],
+        tries: "load a library of listed content that a shared mapping, made through an overlay, can still write",
+    },
+    Attack {
         line: 7,
         variant: 1,
         test: "jit::anonymous_memory",
@@ -270,6 +277,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "write to the block device below the filesystem",
     },
     Attack {
+        line: 8,
+        variant: 8,
+        test: "digest::pages_that_input_and_output_hold",
+        hooks: &["mmap_file", "bprm_check_security"],
+        tries: "keep the pages of an allowed program in a buffer of io_uring, without a mapping or a descriptor",
+    },
+    Attack {
+        line: 8,
+        variant: 9,
+        test: "digest::mapped_below_an_overlay",
+        hooks: &["mmap_file", "bprm_check_security"],
+        tries: "map the file below an overlay past it, and close it",
+    },
+    Attack {
         line: 9,
         variant: 1,
         test: "digest::a_mount_over_the_file",
@@ -282,6 +303,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "resolve::a_filesystem_that_is_mounted_over",
         hooks: &["path_unlink"],
         tries: "mount another filesystem over an allowed directory",
+    },
+    Attack {
+        line: 9,
+        variant: 3,
+        test: "walls::filesystems_that_the_agent_would_serve",
+        hooks: &["sb_kern_mount"],
+        tries: "serve a filesystem that shows one content to be measured and another to be run",
     },
     Attack {
         line: 10,

@@ -273,6 +273,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "the same on ext4",
     },
     Attack {
+        line: 15,
+        variant: 5,
+        test: "files::io_uring_requests_with_credentials_of_before",
+        hooks: &["file_open", "inode_setattr"],
+        tries: "pass for the kernel: submit, take new credentials, and have the request carried out with the old ones",
+    },
+    Attack {
         line: 16,
         variant: 1,
         test: "files::a_descriptor_from_outside_the_skill",

@@ -22,9 +22,11 @@ pub(super) const SUITE: Suite = Suite {
         ("every_way_to_write_is_noticed_on_ext4", |scene| every_way(scene, DISK)),
         ("a_governed_writer_is_noticed", governed_writer),
         ("a_mapping_without_a_descriptor", held_mapping),
+        ("pages_that_input_and_output_hold", held_pages),
         ("a_mount_over_the_file", mounted_over),
         ("written_through_an_overlay", through_an_overlay),
         ("written_below_an_overlay", below_an_overlay),
+        ("mapped_below_an_overlay", mapped_below_an_overlay),
         ("open_for_writing_below_an_overlay", open_below_an_overlay),
         ("a_sparse_giant", giant),
         ("a_race_on_tmpfs", |scene| race(scene, TMPFS)),
@@ -38,6 +40,8 @@ const TMPFS: &str = "tmpfs";
 const DISK: &str = "disk";
 const LOOP: &str = "loop";
 const OVERLAY: &str = "overlay";
+/// Why a file does not run that a governed process has mapped.
+const MAPPED: &str = "a governed process has mapped it to write it";
 /// Files that lie in the lower layer before the overlay is mounted.
 const LOWER: [&str; 6] = ["equal", "once", "through-write", "through-mapping", "beneath", "held"];
 /// As long as any of the programs, so that one can take another's place without a change of length.
@@ -110,6 +114,12 @@ fn place(scene: &Scene, dir: &str, name: &str) -> anyhow::Result<String> {
         fs::copy(path(scene, "good"), &victim).with_context(|| victim.clone())?;
     }
     Ok(victim)
+}
+
+/// Puts a fresh copy of the listed program in the place of a file.
+fn renew(scene: &Scene, victim: &str) -> anyhow::Result<()> {
+    fs::remove_file(victim)?;
+    fs::copy(path(scene, "good"), victim).map(drop).with_context(|| victim.to_owned())
 }
 
 /// How many digests were measured so far, and how many were known.
@@ -244,13 +254,23 @@ fn every_way(scene: &Scene, dir: &str) -> anyhow::Result<()> {
 }
 
 fn governed_writer(scene: &Scene) -> anyhow::Result<()> {
+    let write = |way: &str, victim: &str, with: &str| {
+        scene.act(SKILL, &["overwrite", way, victim, &path(scene, with)])?.done().map(drop)
+    };
     for dir in [TMPFS, DISK, OVERLAY] {
         let victim = place(scene, dir, "governed")?;
         runs(scene, &victim)?;
-        for way in ["write", "mapping-without-descriptor", "mapping-made-writable"] {
-            scene.act(SKILL, &["overwrite", way, &victim, &path(scene, "evil")])?.done()?;
+        write("write", &victim, "evil")?;
+        refused(scene, &victim)?;
+        write("write", &victim, "good")?;
+        runs(scene, &victim)?;
+        for way in ["mapping-without-descriptor", "mapping-made-writable"] {
+            write(way, &victim, "evil")?;
             refused(scene, &victim)?;
-            scene.act(SKILL, &["overwrite", way, &victim, &path(scene, "good")])?.done()?;
+            // What it contains now need not be what it contains when it runs.
+            write(way, &victim, "good")?;
+            refused_because(scene, &["exec", &victim, "--version"], MAPPED)?;
+            renew(scene, &victim)?;
             runs(scene, &victim)?;
         }
     }
@@ -264,6 +284,8 @@ fn held_mapping(scene: &Scene) -> anyhow::Result<()> {
         // The kernel does not run what is open for writing, and a mapping keeps the file open.
         let act = ["hold-mapping", &victim, "fork", "exec", &victim, "--version"];
         scene.act(SKILL, &act)?.failed(libc::ETXTBSY)?;
+        refused_because(scene, &["exec", &victim, "--version"], MAPPED)?;
+        renew(scene, &victim)?;
         runs(scene, &victim)?;
     }
     // It does not look below an overlay.
@@ -271,6 +293,35 @@ fn held_mapping(scene: &Scene) -> anyhow::Result<()> {
     runs(scene, &victim)?;
     let act = ["hold-mapping", &victim, "fork", "exec", &victim, "--version"];
     refused_because(scene, &act, "file below the overlay is open for writing")?;
+    refused_because(scene, &["exec", &victim, "--version"], MAPPED)?;
+    renew(scene, &victim)?;
+    runs(scene, &victim)
+}
+
+/// The kernel lets nobody hold the pages of a file on a disk for long.
+fn held_pages(scene: &Scene) -> anyhow::Result<()> {
+    for dir in [TMPFS, OVERLAY] {
+        let victim = place(scene, dir, "held-pages")?;
+        runs(scene, &victim)?;
+        let act = ["hold-pages", &victim, "fork", "exec", &victim, "--version"];
+        refused_because(scene, &act, MAPPED)?;
+        refused_because(scene, &act[3..], MAPPED)?;
+        renew(scene, &victim)?;
+        runs(scene, &victim)?;
+        // Outside it is nobody's business.
+        ensure!(scene.outside(&act)?.done()?.out.contains("GNU coreutils"), "{dir}: it did not run");
+        runs(scene, &victim)?;
+    }
+    Ok(())
+}
+
+fn mapped_below_an_overlay(scene: &Scene) -> anyhow::Result<()> {
+    let victim = place(scene, OVERLAY, "mapped-below")?;
+    runs(scene, &victim)?;
+    let layer = path(scene, "base/upper/mapped-below");
+    scene.act(SKILL, &["overwrite", "mapping-without-descriptor", &layer, &path(scene, "good")])?.done()?;
+    refused_because(scene, &["exec", &victim, "--version"], MAPPED)?;
+    renew(scene, &victim)?;
     runs(scene, &victim)
 }
 

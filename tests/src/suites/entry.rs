@@ -8,7 +8,7 @@ use super::tamper::device_of;
 use crate::{
     act::{Failure, TOKEN, new_map, new_ring},
     harness::{
-        BROUGHT, ENFORCER, Output, act_bringing, bring, command,
+        BROUGHT, ENFORCER, Output, SELF, act_bringing, bring, command,
         events::Mark,
         files::Mount,
         holder::Patient,
@@ -31,6 +31,7 @@ pub(super) const SUITE: Suite = Suite {
         ("an_entrypoint_that_is_not_allowed", entrypoint_denied),
         ("an_entrypoint_outside_every_skill", entrypoint_outside),
         ("an_entrypoint_of_a_traced_process", entrypoint_traced),
+        ("a_script_as_an_entrypoint", entrypoint_script),
         ("an_entrypoint_with_what_is_open", entrypoint_with_open),
         ("run_with_an_open_file", run_with_file),
         ("attach_with_an_open_file", attach_with_file),
@@ -48,6 +49,17 @@ const OPEN: u16 = 18_196;
 const SHUT: u16 = 18_197;
 const BINARIES: &str = "{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}";
 
+/// A script that removes the file that it is told, and its digest.
+fn script(scene: &Scene, name: &str, interpreter: &str) -> anyhow::Result<(String, String)> {
+    let path = scene.dir.join(name).to_string_lossy().into_owned();
+    if !Path::new(&path).exists() {
+        fs::write(&path, format!("#!{interpreter}\nexec {SELF} act unlink \"$1\"\n"))?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let hashed = succeed(&["sha256sum", &path])?;
+    Ok((path, hashed.split_whitespace().next().unwrap_or_default().to_owned()))
+}
+
 /// The entrypoint is a copy of bash with a byte behind it: a program of its own that does what it is told.
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     let door = scene.dir.join("door");
@@ -60,12 +72,15 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let hashed = succeed(&["sha256sum", &door.to_string_lossy()])?;
     let digest = hashed.split_whitespace().next().unwrap_or_default();
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
+    let (_, of_bash) = script(scene, "script", "/usr/bin/bash")?;
+    let (_, of_door) = script(scene, "script-of-the-door", &door.to_string_lossy())?;
     fs::create_dir_all(BRINGING_CGROUP)?;
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\"]\n    allow_delete: [{one}]\n    \
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{BINARIES}, \"sha256:{digest}\", \"sha256:{of_bash}\", \"sha256:{of_door}\"]\n    allow_delete: [{one}]\n    \
          allow_jit: true\n    network_scope: [\"127.0.0.1:{OPEN}\", \"127.0.0.1:{SHUT}\"]\n  bringing:\n    match: {{cgroup: /tests-bringing}}\n    allow_binaries: [{BINARIES}]\n    \
          allow_write: [{one}]\n    allow_delete: [{one}]\n  \
          closed:\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{one}]\n  \
+         scripted:\n    match: {{entrypoint: \"sha256:{of_bash}\"}}\n    allow_binaries: [{BINARIES}]\n    allow_delete: [{two}]\n  \
          beyond:\n    match: {{entrypoint: \"sha256:{digest}\"}}\n    allow_binaries: [{BINARIES}, {{path: /usr/bin/rm}}]\n    \
          allow_delete: [{two}]\n    allow_write: [{two}]\n    network_scope: [\"127.0.0.1:{OPEN}\"]\n"
     ))
@@ -168,6 +183,23 @@ fn entrypoint_outside(scene: &Scene) -> anyhow::Result<()> {
         scene.outside(&["exec", &door.to_string_lossy(), "-c", &format!("/usr/bin/rm {one} && echo token")])?;
     ensure!(outcome.done()?.out.contains("token"), "{outcome:?}");
     gone(&one)
+}
+
+/// What runs is the interpreter, which reads what it is told to: who swaps the script or sets `BASH_ENV` would otherwise run his text in
+/// the other skill. A script whose interpreter is an entrypoint leads where that leads.
+fn entrypoint_script(scene: &Scene) -> anyhow::Result<()> {
+    let (script, of_door) = (scene.dir.join("script"), scene.dir.join("script-of-the-door"));
+    let (script, of_door) = (script.to_string_lossy(), of_door.to_string_lossy());
+    let (one, two) = (scene.make_file("one/script")?, scene.make_file("two/script")?);
+    let mark = scene.mark();
+    scene.act(SKILL, &["exec", &script, &two])?.refused()?;
+    there(&two)?;
+    let event = scene.event(mark, "delete", "deny", &two)?;
+    ensure!(event.text("skill") == SKILL, "{}", event.0);
+    scene.act(SKILL, &["exec", &script, &one])?.done()?;
+    gone(&one)?;
+    scene.act(SKILL, &["exec", &of_door, &two])?.done()?;
+    gone(&two)
 }
 
 /// A tracer would carry over what it holds.

@@ -34,6 +34,7 @@ pub(super) const SUITE: Suite = Suite {
         ("outside_processes_are_untouched", outside),
         ("access_control_lists", acl),
         ("io_uring_open_write_and_truncate", uring),
+        ("io_uring_requests_with_credentials_of_before", linked),
         ("io_uring_personalities", personality),
         ("files_without_a_name", nameless),
         ("by_a_file_handle", by_handle),
@@ -335,33 +336,79 @@ fn listed(path: &str) -> anyhow::Result<bool> {
 }
 
 fn uring(scene: &Scene) -> anyhow::Result<()> {
-    for how in ["uring", "uring-worker", "uring-sqpoll"] {
-        let name = |dir: &str| format!("{dir}/{how}/f");
-        let (allowed, denied) = (scene.make_file(&name("allowed"))?, scene.make_file(&name("denied"))?);
-        let (written, secret) = (scene.make_file(&name("written"))?, scene.make_file(&name("secret"))?);
-        let mark = scene.mark();
-        scene.act(SKILL, &[how, "append", &denied, "+"])?.refused()?;
-        holds(&denied, &name("denied"))?;
-        denied_event(scene, mark, &denied)?;
-        scene.act(SKILL, &[how, "append", &allowed, "+"])?.done()?;
-        holds(&allowed, &format!("{}+", name("allowed")))?;
-        scene.act(SKILL, &[how, "open-read", &secret])?.refused()?;
-        scene.act(SKILL, &[how, "open-read", &denied])?.done()?;
-        let mark = scene.mark();
-        scene.act(SKILL, &[how, "open-truncate", &written])?.refused()?;
-        holds(&written, &name("written"))?;
-        scene.event(mark, "delete", "deny", &written)?;
-        // `IORING_OP_FTRUNCATE` came with 6.9.
-        let outcome = scene.act(SKILL, &[how, "ftruncate", &written])?;
-        ensure!([libc::EPERM, libc::EINVAL].contains(&outcome.status), "{outcome:?}");
-        let known = outcome.status == libc::EPERM;
-        holds(&written, &name("written"))?;
-        let outcome = scene.act(SKILL, &[how, "ftruncate", &allowed])?;
-        ensure!(outcome.status == if known { 0 } else { libc::EINVAL }, "{outcome:?}");
-        scene.act(SKILL, &[how, "open-truncate", &allowed])?.done()?;
-        holds(&allowed, "")?;
+    ["uring", "uring-worker", "uring-sqpoll"].iter().try_for_each(|how| uring_by(scene, how))
+}
+
+fn uring_by(scene: &Scene, how: &str) -> anyhow::Result<()> {
+    let name = |dir: &str| format!("{dir}/{how}/f");
+    let (allowed, denied) = (scene.make_file(&name("allowed"))?, scene.make_file(&name("denied"))?);
+    let (written, secret) = (scene.make_file(&name("written"))?, scene.make_file(&name("secret"))?);
+    let mark = scene.mark();
+    scene.act(SKILL, &[how, "append", &denied, "+"])?.refused()?;
+    holds(&denied, &name("denied"))?;
+    denied_event(scene, mark, &denied)?;
+    scene.act(SKILL, &[how, "append", &allowed, "+"])?.done()?;
+    holds(&allowed, &format!("{}+", name("allowed")))?;
+    scene.act(SKILL, &[how, "open-read", &secret])?.refused()?;
+    scene.act(SKILL, &[how, "open-read", &denied])?.done()?;
+    let mark = scene.mark();
+    scene.act(SKILL, &[how, "open-truncate", &written])?.refused()?;
+    holds(&written, &name("written"))?;
+    scene.event(mark, "delete", "deny", &written)?;
+    // `IORING_OP_FTRUNCATE` came with 6.9.
+    let outcome = scene.act(SKILL, &[how, "ftruncate", &written])?;
+    ensure!([libc::EPERM, libc::EINVAL].contains(&outcome.status), "{outcome:?}");
+    let known = outcome.status == libc::EPERM;
+    holds(&written, &name("written"))?;
+    let outcome = scene.act(SKILL, &[how, "ftruncate", &allowed])?;
+    ensure!(outcome.status == if known { 0 } else { libc::EINVAL }, "{outcome:?}");
+    scene.act(SKILL, &[how, "open-truncate", &allowed])?.done()?;
+    holds(&allowed, "")
+}
+
+/// A request that follows a worker's is carried out by the task with the credentials that it had, which are not those that it
+/// has by then: so does the kernel act for itself. On an overlay it does both.
+fn linked(scene: &Scene) -> anyhow::Result<()> {
+    const HOW: &str = "uring-linked";
+    uring_by(scene, HOW)?;
+    let (allowed, denied) = (scene.make_file("allowed/linked/f")?, scene.make_file("denied/linked/f")?);
+    let mark = scene.mark();
+    scene.act(SKILL, &[HOW, "open-write", &denied])?.refused()?;
+    denied_event(scene, mark, &denied)?;
+    scene.act(SKILL, &[HOW, "open-write", &allowed])?.done()?;
+    // tmpfs has user attributes from 6.6 on only.
+    let outcome = scene.act(SKILL, &[HOW, "fsetxattr", &allowed])?;
+    let expected = if outcome.status == libc::EOPNOTSUPP { libc::EOPNOTSUPP } else { libc::EPERM };
+    ensure!([0, libc::EOPNOTSUPP].contains(&outcome.status), "{outcome:?}");
+    scene.act(SKILL, &[HOW, "fsetxattr", &denied])?.failed(expected)?;
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let base = Mount::tmpfs(&at("layers"))?;
+    for side in ["good", "bad"] {
+        for dir in ["upper", "work", "lower"] {
+            scene.make_dir(&format!("layers/{side}/{dir}"))?;
+        }
+        fs::write(format!("{}/{side}/lower/below", base.path()), "below")?;
     }
-    Ok(())
+    let good = Mount::overlay_of(&at("allowed/stacked"), &format!("{}/good", base.path()))?;
+    let bad = Mount::overlay_of(&at("denied/stacked"), &format!("{}/bad", base.path()))?;
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    let (allowed, denied) = (at("allowed/stacked/below"), at("denied/stacked/below"));
+    for path in [&allowed, &denied] {
+        // A name that the kernel has at hand is opened without a worker.
+        scene.outside(&["read", path])?.done()?;
+    }
+    let mark = scene.mark();
+    scene.act(SKILL, &[HOW, "append", &denied, "+"])?.refused()?;
+    denied_event(scene, mark, &denied)?;
+    holds(&denied, "below")?;
+    // The layers, which no rule names, are the kernel's: it copies the file up, and opens it.
+    for text in ["below+", "below++"] {
+        scene.act(SKILL, &[HOW, "append", &allowed, "+"])?.done()?;
+        holds(&allowed, text)?;
+    }
+    drop((good, bad, base));
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
 }
 
 fn personality(scene: &Scene) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::harness::{
     ENFORCER, command,
+    files::Mount,
     runner::Suite,
     scene::{Scene, gone, holds, there},
     succeed,
@@ -23,6 +24,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_loader_that_is_asked_to_run_a_denied_program", loader),
         ("a_listed_directory_and_a_listed_content", listed),
         ("content_that_can_be_written", writable),
+        ("content_that_was_mapped_to_be_written", written_by_mapping),
         ("a_mapping_that_becomes_executable_later", later),
         ("library_directories_are_read_only", read_only),
         ("an_empty_list", empty),
@@ -225,6 +227,34 @@ fn writable(scene: &Scene) -> anyhow::Result<()> {
     let next = scene.make_file("content/next")?;
     scene.act("listed", &["rename", &next, &mapped])?.done()?;
     holds(&mapped, "content/next")
+}
+
+/// Neither a descriptor nor, on an overlay, the mapping itself is seen when the file is mapped for its content.
+fn written_by_mapping(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let lib = library(scene, "content", 2)?;
+    let (stacked, base) = Mount::overlay(&at("content/overlay"), &[])?;
+    let mounts = (stacked, base, Mount::tmpfs(&at("content/tmpfs"))?, Mount::ext4(&at("content/ext4"))?);
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    for (dir, while_held) in [
+        ("tmpfs", "content is open for writing"),
+        ("ext4", "content is open for writing"),
+        ("overlay", "a governed process has mapped it to write it"),
+    ] {
+        let (victim, fresh) = (at(&format!("content/{dir}/victim.so")), at(&format!("content/{dir}/fresh.so")));
+        for path in [&victim, &fresh] {
+            fs::copy(&lib, path)?;
+        }
+        refused(scene, "listed", &["hold-mapping", &victim, "map-code", &victim], &victim, while_held)?;
+        let after = "a governed process has mapped it to write it";
+        refused(scene, "listed", &["map-code", &victim], &victim, after)?;
+        scene.act("listed", &["map-code", &fresh])?.done()?;
+        // A mapping that cannot write is none of these.
+        scene.act("listed", &["map-code-shared", &fresh])?.done()?;
+    }
+    drop(mounts);
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
 }
 
 fn later(scene: &Scene) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use crate::{
     harness::{
         runner::Suite,
         scene::Scene,
+        succeed,
         worker::{Entry, Worker},
     },
 };
@@ -22,6 +23,7 @@ pub(super) const SUITE: Suite = Suite {
         ("proc_files_of_another_process", proc_files),
         ("within_a_skill_everything_is_as_ever", within),
         ("stacked_filesystems", stacked),
+        ("filesystems_that_the_agent_would_serve", served),
         ("input_to_a_terminal", terminal),
         ("a_move_to_another_cgroup_is_reported", moved),
     ],
@@ -125,6 +127,24 @@ fn stacked(scene: &Scene) -> anyhow::Result<()> {
     scene.outside(&mount)?.done()?;
     scene.act(SKILL, &["unshare", "mount", "exec", "/usr/bin/mount", "-t", "tmpfs", "tmpfs", &dirs[3]])?.done()?;
     Ok(())
+}
+
+/// Neither in a namespace where it is root, nor as root.
+fn served(scene: &Scene) -> anyhow::Result<()> {
+    let at = scene.make_dir("served")?;
+    succeed(&["modprobe", "fuse"])?;
+    for namespaces in ["root,mount", "mount"] {
+        let act = ["unshare", namespaces, "serve-fuse", &at];
+        let mark = scene.mark();
+        scene.act(SKILL, &act)?.refused()?;
+        scene.events().wait(mark, "the refused mount", |e| {
+            e.text("kind") == "mount" && e.text("verdict") == "deny" && e.text("reason").contains("its server says")
+        })?;
+        scene.outside(&act)?.done()?;
+        let other = ["unshare", namespaces, "mount", "tmpfs", &at];
+        scene.act(SKILL, &other)?.done()?;
+    }
+    scene.act(SKILL, &["unshare", "mount", "mount", "proc", &at])?.done().map(drop)
 }
 
 /// What is typed into a terminal reaches whoever reads it, such as the shell that started the agent. Root may do it whatever
