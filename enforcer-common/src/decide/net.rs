@@ -196,9 +196,11 @@ pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Dec
     const IP_OPTIONS: i32 = 4;
     const IPV6_2292RTHDR: i32 = 5;
     const IPV6_2292PKTOPTIONS: i32 = 6;
+    // What lies behind its structure are options of that label's packets (`net/ipv6/ip6_flowlabel.c: fl_create`).
+    const IPV6_FLOWLABEL_MGR: i32 = 32;
     const IPV6_RTHDR: i32 = 57;
     match (level, name) {
-        (SOL_IP, IP_OPTIONS) | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR) => {
+        (SOL_IP, IP_OPTIONS) | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_FLOWLABEL_MGR | IPV6_RTHDR) => {
             only_any(rules, skill, Reason::SourceRoute)
         }
         _ => Decision::silent(),

@@ -275,10 +275,10 @@ fn messages_and_options_that_lead_elsewhere_are_refused() {
         for (protocol, changes) in [(0, true), (16, false), (12, false), (9, true)] {
             assert_eq!(decide::netlink(&rules, skill, protocol, changes).allows(), any);
         }
-        for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 57)] {
+        for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 32), (41, 57)] {
             assert_eq!(decide::option(&rules, skill, level, name).allows(), any);
         }
-        for (level, name) in [(0, 1), (41, 26), (1, 2), (6, 1)] {
+        for (level, name) in [(0, 1), (41, 26), (41, 31), (41, 33), (1, 2), (6, 1)] {
             assert!(decide::option(&rules, skill, level, name).allows());
         }
         let known = |name: &[u8]| AbstractKey::new(skill, name).expect("a name");

@@ -265,6 +265,20 @@ fn source_routes(scene: &Scene) -> anyhow::Result<()> {
             ensure!(outcome.status != libc::EPERM, "{outcome:?}");
         }
     }
+    // The same header as one of a flow label's options (`include/uapi/linux/in6.h: struct in6_flowlabel_req`): to `::1`, label
+    // 12345, got by anybody, created, for 60 s; then a control message of that type.
+    let label = format!("{:0>32}{:0>8}00ff01003c003c0000000000{}", 1, 12345, "28000000000000002900000039000000");
+    let act = ["set-option", &v6, "41", "32", &format!("{label}{ROUTING_HEADER}")];
+    let exists = || fs::read_to_string("/proc/net/ip6_flowlabel").map(|labels| labels.contains("12345"));
+    let mark = scene.mark();
+    scene.act(SKILL, &act)?.refused()?;
+    ensure!(!exists()?, "the label is there");
+    scene.events().wait(mark, "the flow label", |e| {
+        e.text("kind") == "socket" && e.text("reason").starts_with("source routes")
+    })?;
+    scene.act("open-line", &act)?.done()?;
+    ensure!(exists()?, "there is no label");
+    scene.outside(&act)?.done()?;
     // Time to live, and the type of service.
     for option in ["2", "1"] {
         scene.act(SKILL, &["set-option", &v4, "0", option, "10000000"])?.done()?;
