@@ -278,6 +278,20 @@ fn messages_and_options_that_lead_elsewhere_are_refused() {
         for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 32), (41, 57)] {
             assert_eq!(decide::option(&rules, skill, level, name).allows(), any);
         }
+        // IPsec policies, iptables, arptables, ebtables, IPVS, ip6tables.
+        let v4 = [16, 17, 64, 65, 96, 97, 128, 129, 1152, 1154, 1167].map(|name| (0, name));
+        for (level, name) in v4.into_iter().chain([34, 35, 64, 65].map(|name| (41, name))) {
+            let decision = decide::option(&rules, skill, level, name);
+            assert_eq!(decision.allows(), any);
+            assert!(any || reason(decision) == Reason::NetworkChange);
+        }
+        for name in [15, 18, 63, 66, 95, 98, 127, 130, 1151, 1168] {
+            assert!(decide::option(&rules, skill, 0, name).allows());
+        }
+        // The traffic class, and what is no option of IP.
+        for (level, name) in [(41, 66), (41, 67), (41, 96), (1, 64), (6, 17)] {
+            assert!(decide::option(&rules, skill, level, name).allows());
+        }
         for (level, name) in [(0, 1), (41, 26), (41, 31), (41, 33), (1, 2), (6, 1)] {
             assert!(decide::option(&rules, skill, level, name).allows());
         }

@@ -179,6 +179,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "reconfigure the network by netlink",
     },
     Attack {
+        line: 23,
+        variant: 4,
+        test: "sockets::network_changes_by_socket_options",
+        hooks: &["socket_setsockopt"],
+        tries: "change packet filters and IPsec policies by setsockopt",
+    },
+    Attack {
         line: 24,
         variant: 1,
         test: "unix::a_path_and_what_lies_beside_it",
