@@ -186,6 +186,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "change packet filters and IPsec policies by setsockopt",
     },
     Attack {
+        line: 23,
+        variant: 5,
+        test: "devices::packets_without_a_socket",
+        hooks: &["file_open"],
+        tries: "send packets by a tunnel's device",
+    },
+    Attack {
         line: 24,
         variant: 1,
         test: "unix::a_path_and_what_lies_beside_it",
