@@ -151,6 +151,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "keep a unix connection that a reload no longer allows",
     },
     Attack {
+        line: 21,
+        variant: 10,
+        test: "withdraw::what_becomes_protected_is_closed",
+        hooks: &["inspect_sockets"],
+        tries: "keep a unix connection to what a reload protects",
+    },
+    Attack {
         line: 22,
         variant: 1,
         test: "connect::io_uring",

@@ -21,16 +21,20 @@ pub(super) const SUITE: Suite = Suite {
         ("connections_are_closed", connections),
         ("listening_ends", listening),
         ("unix_connections_are_closed", unix),
+        ("what_becomes_protected_is_closed", protect),
         ("audit_closes_nothing", audit),
     ],
 };
 
 const SKILL: &str = "tied";
+/// May connect to everything.
+const OPEN: &str = "open-line";
 const KEPT: u16 = 18_094;
 const LOST: u16 = 18_095;
 
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.make_dir("box")?;
+    scene.make_dir("other")?;
     manifest(scene, &scope(scene, true), &[LOST])
 }
 
@@ -52,7 +56,10 @@ fn manifest(_: &Scene, scope: &[String], listen: &[u16]) -> anyhow::Result<Strin
     let rest = format!(
         "allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [{listen}]"
     );
-    Ok(format!("version: 1\nskills:\n  {SKILL}:\n    {rest}\n  audited:\n    mode: audit\n    {rest}\n"))
+    let open = "allow_binaries: [{path: /usr/bin/enforcer-tests}]\n    network_scope: [\"*\"]";
+    Ok(format!(
+        "version: 1\nskills:\n  {SKILL}:\n    {rest}\n  audited:\n    mode: audit\n    {rest}\n  {OPEN}:\n    {open}\n"
+    ))
 }
 
 fn connections(scene: &Scene) -> anyhow::Result<()> {
@@ -99,6 +106,28 @@ fn unix(scene: &Scene) -> anyhow::Result<()> {
     scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
     scene.events().wait(mark, "the end", |e| e.text("kind") == "close" && e.object("family") == "unix")?;
     ensure!(holder.send()? != 0 && server.got(TOKEN).is_err(), "a unix connection carries on");
+    restore(scene)
+}
+
+/// A new `protect` ends what a rule for its directory, or a star, had allowed.
+fn protect(scene: &Scene) -> anyhow::Result<()> {
+    let start = |name: &str| UnixServer::start(&scene.dir.join(name).to_string_lossy());
+    let (one, two, kept) = (start("box/one")?, start("box/two")?, start("other/kept")?);
+    let ends = [(Holder::inside(SKILL, "unix", one.at())?, &one), (Holder::inside(OPEN, "unix", two.at())?, &two)];
+    let goes_on = Holder::inside(OPEN, "unix", kept.at())?;
+    let protected = format!("    protect: [{}/box]\n    network_scope", scene.dir.display());
+    let manifest = policy(scene)?.replace("    network_scope", &protected);
+    let mark = scene.mark();
+    scene.daemon(|d| d.reload(&manifest))?;
+    for (holder, server) in ends {
+        let pid = u64::from(holder.pid());
+        scene.events().wait(mark, "the end", |e| {
+            e.text("kind") == "close" && e.object("family") == "unix" && e.number("target") == pid
+        })?;
+        ensure!(holder.send()? != 0 && server.got(TOKEN).is_err(), "{} is still reached", server.at());
+    }
+    ensure!(goes_on.send()? == 0, "an allowed connection ended");
+    kept.got(TOKEN)?;
     restore(scene)
 }
 
