@@ -41,6 +41,8 @@ pub struct Endpoint {
     pub peer: Destination,
     /// Its own address, with port 0 when it has none.
     pub local: Destination,
+    /// Whether a governed process is known to have connected it.
+    pub outbound: bool,
 }
 
 impl Endpoint {
@@ -228,14 +230,14 @@ pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Dec
 }
 
 /// May the skill have this TCP or UDP socket, which was made and perhaps connected elsewhere? What came to an address where the
-/// skill may listen may have come to the skill.
+/// skill may listen may have come to the skill, unless it is known to have been connected from here.
 #[inline(always)]
 pub fn arrival<R: Rules>(rules: &R, skill: SkillId, found: &Endpoint) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let listed = opaque(rules, taking(rules, skill, &conf, &found.local));
     let tcp = found.local.protocol == net::IPPROTO_TCP;
     if found.is_connected() {
-        if tcp && listed.is_ok() {
+        if tcp && !found.outbound && listed.is_ok() {
             return Decision::silent();
         }
         return settle(rules, &conf, action::CONNECT, sending(rules, skill, &conf, &found.peer));

@@ -158,6 +158,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "keep a unix connection to what a reload protects",
     },
     Attack {
+        line: 21,
+        variant: 11,
+        test: "withdraw::a_connection_from_a_listed_port",
+        hooks: &["inspect_sockets", "connect4"],
+        tries: "keep a connection that was made from a port at which the skill may listen",
+    },
+    Attack {
+        line: 21,
+        variant: 12,
+        test: "withdraw::under_listen_star",
+        hooks: &["inspect_sockets", "connect4"],
+        tries: "keep a connection where the skill may listen everywhere",
+    },
+    Attack {
         line: 22,
         variant: 1,
         test: "connect::io_uring",
