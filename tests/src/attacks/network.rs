@@ -172,6 +172,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "keep a connection where the skill may listen everywhere",
     },
     Attack {
+        line: 21,
+        variant: 13,
+        test: "withdraw::descriptors_that_are_a_threads_own",
+        hooks: &["inspect_sockets"],
+        tries: "keep a connection in a thread with descriptors of its own",
+    },
+    Attack {
         line: 22,
         variant: 1,
         test: "connect::io_uring",

@@ -22,6 +22,7 @@ pub(super) const SUITE: Suite = Suite {
         ("connections_are_closed", connections),
         ("a_connection_from_a_listed_port", from_a_listed_port),
         ("under_listen_star", listen_star),
+        ("descriptors_that_are_a_threads_own", of_a_thread),
         ("listening_ends", listening),
         ("unix_connections_are_closed", unix),
         ("what_becomes_protected_is_closed", protect),
@@ -144,6 +145,26 @@ fn from_a_listed_port(scene: &Scene) -> anyhow::Result<()> {
 /// Every local end is one where the skill may listen.
 fn listen_star(scene: &Scene) -> anyhow::Result<()> {
     only_what_came_stays(scene, TAKING, &[("tcp", ""), ("fastopen", ""), ("tcp-from", "127.0.0.1:18096,")])
+}
+
+/// Where the kernel gives such a descriptor to nobody, the process ends.
+fn of_a_thread(scene: &Scene) -> anyhow::Result<()> {
+    let way = ["thread", "own-files"];
+    let (kept, lost) = (Patient::start(&format!("127.0.0.1:{KEPT}"))?, Patient::start(&format!("127.0.0.2:{LOST}"))?);
+    let goes_on = Holder::inside_by(&way, SKILL, "tcp", &kept.at())?;
+    let ends = Holder::inside_by(&way, SKILL, "tcp", &lost.at())?;
+    let (mark, pid) = (scene.mark(), u64::from(ends.pid()));
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
+    let event = scene.events().wait(mark, "the end", |e| e.text("kind") == "close" && e.number("target") == pid)?;
+    let reason = event.text("reason");
+    let ended = reason == "no longer allowed, and its process was ended: the descriptor is a thread's own";
+    ensure!(ended || reason == "no longer allowed", "{}", event.0);
+    // It cannot be told to send when it is not there.
+    let sent = ends.send();
+    ensure!(!ended || sent.as_ref().map_or(true, |status| *status == 128 + libc::SIGKILL), "it goes on: {sent:?}");
+    ensure!(sent.map_or(true, |status| status != 0) && lost.received()?.is_empty(), "what the agent said arrived");
+    ensure!(goes_on.send()? == 0 && kept.received()? == TOKEN, "an allowed connection ended");
+    restore(scene)
 }
 
 fn restore(scene: &Scene) -> anyhow::Result<()> {
