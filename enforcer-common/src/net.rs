@@ -184,10 +184,21 @@ pub struct AbstractRule {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketLabel {
-    /// The skill in which the socket was made.
+    /// The skill in which the socket was made; 0, which is none, when it was made elsewhere.
     pub skill: SkillId,
-    /// 1 when it is a unix socket whose connection does not leave the skill.
-    pub within: u32,
+    /// One of [`socket_kind`]. What a listening socket accepts has that of the listening one.
+    pub kind: u32,
+}
+
+/// Values of [`SocketLabel::kind`].
+pub mod socket_kind {
+    /// It was made, and perhaps takes connections, or was accepted.
+    pub const MADE: u32 = 0;
+    /// A unix socket whose connection does not leave the skill.
+    pub const WITHIN: u32 = 1;
+    /// A TCP socket that a governed process has connected, or has tried to. It stays that: what is known to be connected from here
+    /// is not taken for what came to a port.
+    pub const OUTBOUND: u32 = 2;
 }
 
 /// What the daemon is told of a socket that a process may not have: a record of the iterator over open files.

@@ -15,11 +15,11 @@ use enforcer_common::{
     decide::{self, Destination},
     event::{Kind, Verdict},
     ids::SkillId,
-    net::{AF_INET, AF_INET6, Address},
+    net::{AF_INET, AF_INET6, Address, IPPROTO_TCP},
 };
 
 use crate::{
-    kernel::Socket,
+    kernel::{Sock, Socket},
     opaque,
     policy::InForce,
     report::{self, Object},
@@ -82,14 +82,20 @@ fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refus
     report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
 }
 
-/// The verdict of a cgroup program: 1 lets the call go on, 0 is EPERM.
+/// The verdict of a cgroup program: 1 lets the call go on, 0 is EPERM. A TCP socket that is to be connected is noted as such here, where
+/// the kernel holds its lock and fast open passes, too.
 #[inline(always)]
-fn admit(ctx: &SockAddrContext, family: u16, address: Address, refusals_only: bool) -> i32 {
+fn admit(ctx: &SockAddrContext, family: u16, address: Address, connects: bool) -> i32 {
     let Some(skill) = subject::current() else { return 1 };
     // SAFETY: the context is valid while the program runs.
     let (port, protocol) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).protocol) };
     let destination = Destination { address, port: u16::from_be(port as u16), protocol: protocol as u16 };
-    i32::from(!refuses_connect(skill, &destination, family, refusals_only))
+    let refused = refuses_connect(skill, &destination, family, connects);
+    if connects && !refused && destination.protocol == IPPROTO_TCP {
+        // SAFETY: the context is valid while the program runs, and has a socket (`net/core/filter.c: sock_addr_is_valid_access`).
+        Sock::new(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }.cast_const().cast()).note_outbound();
+    }
+    i32::from(!refused)
 }
 
 /// The IPv4 destination of a cgroup program's context.

@@ -11,7 +11,9 @@ use enforcer_common::{
     decide::{self, Decision, Destination},
     event::Kind,
     ids::SkillId,
-    net::{AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, Address, FoundSocket, IPPROTO_TCP, IPPROTO_UDP, SocketLabel},
+    net::{
+        AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, Address, FoundSocket, IPPROTO_TCP, IPPROTO_UDP, SocketLabel, socket_kind,
+    },
 };
 
 use crate::{
@@ -45,7 +47,7 @@ pub fn socket_post_create(ctx: LsmContext) -> i32 {
     let kern: i32 = ctx.arg(4);
     let sock = Socket::new(ctx.arg(0)).sock();
     if kern == 0 && !sock.is_null() {
-        sock.note(SocketLabel { skill, within: 0 });
+        sock.note(SocketLabel { skill, kind: socket_kind::MADE });
     }
     verdict::pass()
 }
@@ -278,7 +280,7 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
     // The standard streams are the operator's choice, unless they are the skill's own work.
     let concerned = match label {
         None => fd > 2,
-        Some(label) => !is_entering && label.within == 0,
+        Some(label) => !is_entering && label.kind != socket_kind::WITHIN,
     };
     let refused = concerned
         && if sock.family() == AF_UNIX {

@@ -10,7 +10,7 @@ use enforcer_common::{
     decide::{self, Decision},
     event::Kind,
     ids::{Generation, SkillId},
-    net::{AbstractKey, SocketLabel},
+    net::{AbstractKey, SocketLabel, socket_kind},
 };
 
 use crate::{
@@ -28,7 +28,7 @@ pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (sock, other, end) = (Sock::new(ctx.arg(0)), Sock::new(ctx.arg(1)), Sock::new(ctx.arg(2)));
     if other.is_of(skill) {
-        let label = SocketLabel { skill, within: 1 };
+        let label = SocketLabel { skill, kind: socket_kind::WITHIN };
         sock.note(label);
         end.note(label);
         return verdict::pass();

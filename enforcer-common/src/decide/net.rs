@@ -41,6 +41,8 @@ pub struct Endpoint {
     pub peer: Destination,
     /// Its own address, with port 0 when it has none.
     pub local: Destination,
+    /// Whether a governed process is known to have connected it.
+    pub outbound: bool,
 }
 
 impl Endpoint {
@@ -188,7 +190,8 @@ pub fn netlink<R: Rules>(rules: &R, skill: SkillId, protocol: u16, changes: bool
 }
 
 /// May the skill set this option of an IP socket? Source routes send packets to other addresses than the one that was
-/// decided about.
+/// decided about; the packet filters' and the load balancer's rules, which any IP socket can be told (`net/netfilter/nf_sockopt.c`), and
+/// a socket's own IPsec policy do so, too.
 #[inline(always)]
 pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Decision {
     const SOL_IP: i32 = 0;
@@ -196,24 +199,45 @@ pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Dec
     const IP_OPTIONS: i32 = 4;
     const IPV6_2292RTHDR: i32 = 5;
     const IPV6_2292PKTOPTIONS: i32 = 6;
+    // What lies behind its structure are options of that label's packets (`net/ipv6/ip6_flowlabel.c: fl_create`).
+    const IPV6_FLOWLABEL_MGR: i32 = 32;
     const IPV6_RTHDR: i32 = 57;
+    const IP_IPSEC_POLICY: i32 = 16;
+    const IP_XFRM_POLICY: i32 = 17;
+    const IPV6_IPSEC_POLICY: i32 = 34;
+    const IPV6_XFRM_POLICY: i32 = 35;
+    // Of IPv6, too.
+    const IPT_REPLACE: i32 = 64;
+    const IPT_COUNTERS: i32 = 65;
+    const ARPT_REPLACE: i32 = 96;
+    const ARPT_COUNTERS: i32 = 97;
+    const EBT_REPLACE: i32 = 128;
+    const EBT_COUNTERS: i32 = 129;
+    // `include/uapi/linux/ip_vs.h`: `IP_VS_BASE_CTL` and `IP_VS_SO_SET_MAX`.
+    const IP_VS_FIRST: i32 = 64 + 1024 + 64;
+    const IP_VS_LAST: i32 = IP_VS_FIRST + 15;
     match (level, name) {
-        (SOL_IP, IP_OPTIONS) | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_RTHDR) => {
+        (SOL_IP, IP_OPTIONS) | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_FLOWLABEL_MGR | IPV6_RTHDR) => {
             only_any(rules, skill, Reason::SourceRoute)
+        }
+        (SOL_IP, IP_IPSEC_POLICY..=IP_XFRM_POLICY | IPT_REPLACE..=IPT_COUNTERS | ARPT_REPLACE..=ARPT_COUNTERS)
+        | (SOL_IP, EBT_REPLACE..=EBT_COUNTERS | IP_VS_FIRST..=IP_VS_LAST)
+        | (SOL_IPV6, IPV6_IPSEC_POLICY..=IPV6_XFRM_POLICY | IPT_REPLACE..=IPT_COUNTERS) => {
+            only_any(rules, skill, Reason::NetworkChange)
         }
         _ => Decision::silent(),
     }
 }
 
 /// May the skill have this TCP or UDP socket, which was made and perhaps connected elsewhere? What came to an address where the
-/// skill may listen may have come to the skill.
+/// skill may listen may have come to the skill, unless it is known to have been connected from here.
 #[inline(always)]
 pub fn arrival<R: Rules>(rules: &R, skill: SkillId, found: &Endpoint) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let listed = opaque(rules, taking(rules, skill, &conf, &found.local));
     let tcp = found.local.protocol == net::IPPROTO_TCP;
     if found.is_connected() {
-        if tcp && listed.is_ok() {
+        if tcp && !found.outbound && listed.is_ok() {
             return Decision::silent();
         }
         return settle(rules, &conf, action::CONNECT, sending(rules, skill, &conf, &found.peer));

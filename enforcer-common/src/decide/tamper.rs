@@ -83,7 +83,8 @@ impl Device {
     }
 
     /// Whether it holds what rules are about, or commands the machine: every block device, the machine's memory and ports, disks
-    /// as their own command sets show them, the device mapper, and keyboards that somebody else's programs listen to.
+    /// as their own command sets show them, the device mapper, and keyboards that somebody else's programs listen to; what sends
+    /// packets that no socket has made.
     ///
     /// Numbers from `Documentation/admin-guide/devices.txt` and `include/linux/miscdevice.h`. `drivers` has a bit for each
     /// major number of the drivers that get theirs when they are loaded.
@@ -93,13 +94,17 @@ impl Device {
         const MEM: u32 = 1;
         const MISC: u32 = 10;
         const SG: u32 = 21;
+        const PPP: u32 = 108;
         const MSR: u32 = 202;
         const NVRAM: u32 = 144;
         const VFIO: u32 = 196;
         const UINPUT: u32 = 223;
+        const TUN: u32 = 200;
         const SNAPSHOT: u32 = 231;
         const MAPPER: u32 = 236;
+        const VHOST_NET: u32 = 238;
         const UHID: u32 = 239;
+        const VHOST_VSOCK: u32 = 241;
         if self.block {
             return true;
         }
@@ -107,8 +112,8 @@ impl Device {
         match major {
             // `mem`, `kmem`, `port`.
             MEM => matches!(minor, 1 | 2 | 4),
-            MISC => matches!(minor, NVRAM | VFIO | UINPUT | SNAPSHOT | MAPPER | UHID),
-            SG | MSR => true,
+            MISC => matches!(minor, NVRAM | VFIO | TUN | UINPUT | SNAPSHOT | MAPPER | VHOST_NET | UHID | VHOST_VSOCK),
+            SG | PPP | MSR => true,
             other => drivers(other),
         }
     }
@@ -134,13 +139,30 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_disks_are_raw_and_null_is_not() {
+    fn memory_disks_and_packets_are_raw_and_null_is_not() {
         let none = |_| false;
-        for (major, minor) in [(1, 1), (1, 2), (1, 4), (10, 236), (10, 223), (21, 7), (202, 0)] {
+        for (major, minor) in
+            [(1, 1), (1, 2), (1, 4), (10, 236), (10, 223), (21, 7), (202, 0), (10, 200), (10, 238), (10, 241), (108, 0)]
+        {
             assert!(character(major, minor).is_raw(none), "{major}:{minor}");
             assert!(!character(major, minor).is_bottomless(), "{major}:{minor}");
         }
-        for (major, minor) in [(1, 3), (1, 5), (1, 8), (1, 9), (5, 0), (5, 2), (10, 229), (136, 1), (226, 0)] {
+        for (major, minor) in [
+            (1, 3),
+            (1, 5),
+            (1, 8),
+            (1, 9),
+            (5, 0),
+            (5, 2),
+            (10, 199),
+            (10, 201),
+            (10, 229),
+            (10, 237),
+            (107, 0),
+            (109, 0),
+            (136, 1),
+            (226, 0),
+        ] {
             assert!(!character(major, minor).is_raw(none), "{major}:{minor}");
         }
         assert!(Device { block: true, number: 0 }.is_raw(none));

@@ -216,10 +216,10 @@ fn the_unspecified_address_takes_the_loopback_rules_too() {
 fn a_socket_from_elsewhere_is_judged_by_its_ends() {
     let protocol = prop::sample::select(vec![6_u16, 17, 6, 17, 1, 132, 255]);
     let family = prop::sample::select(vec![2_u16, 10, 2, 10, 16, 17, 40]);
-    let strategy = (family, 1_u16..4, protocol, any::<[bool; 3]>(), [0_u16..4, 0_u16..4], [ports(), ports()]);
+    let strategy = (family, 1_u16..4, protocol, any::<[bool; 4]>(), [0_u16..4, 0_u16..4], [ports(), ports()]);
     let labels = ["allow", "deny"];
     check("arrival", 2, &labels, &strategy, |(family, kind, protocol, bits, [to, at], [out, taken]), tally| {
-        let [connected, listening, any] = bits;
+        let [connected, listening, any, outbound] = bits;
         let flags = if any { skill_flag::CONNECT_ANY } else { 0 };
         let rules = OnePrefix {
             conf: Some(SkillConf { flags, connect_any: RuleId(100), ..SkillConf::default() }),
@@ -233,7 +233,7 @@ fn a_socket_from_elsewhere_is_judged_by_its_ends() {
             (_, true) => Endpoint::LISTEN,
             _ => 7,
         };
-        let found = Endpoint { state, peer: end(if connected { to } else { 0 }), local: end(at) };
+        let found = Endpoint { state, peer: end(if connected { to } else { 0 }), local: end(at), outbound };
         let plain = matches!(family, 2 | 10) && matches!((kind, protocol), (1, 6) | (2, 17));
         // First the kind, then the ends of what has any.
         let mut decision = decide::socket(&rules, SkillId(1), family, kind, protocol);
@@ -251,13 +251,36 @@ fn a_socket_from_elsewhere_is_judged_by_its_ends() {
         let expected = if !plain {
             any || (family == 16 && protocol == 0)
         } else if connected {
-            any || lists(&out, to) || (protocol == 6 && lists(&taken, at))
+            any || lists(&out, to) || (protocol == 6 && !outbound && lists(&taken, at))
         } else {
             at == 0 || (protocol == 6 && !listening) || lists(&taken, at)
         };
         prop_assert_eq!(decision.allows(), expected, "{:?}: {:?}", found, decision);
         Ok(())
     });
+}
+
+/// A connection that was made from a port at which the skill may listen is none that came there.
+#[test]
+fn a_listed_port_says_nothing_of_what_was_connected_from_it() {
+    let every = Some(port_set(&[(0, "")]));
+    let end = |protocol| Destination { address: Address::from_v4([192, 0, 2, 1]), port: 80, protocol };
+    for (protocol, outbound, ports, allowed) in [
+        (6, false, None, true),
+        (6, true, None, false),
+        (6, true, every, true),
+        (17, false, None, false),
+        (17, true, None, false),
+        (17, false, every, true),
+    ] {
+        for star in [false, true] {
+            let flags = if star { skill_flag::LISTEN_ANY } else { 0 };
+            let conf = SkillConf { flags, listen_any: RuleId(7), ..SkillConf::default() };
+            let rules = OnePrefix { conf: Some(conf), ports, listening: every.filter(|_| !star), loopback: true };
+            let found = Endpoint { state: Endpoint::ESTABLISHED, peer: end(protocol), local: end(protocol), outbound };
+            assert_eq!(decide::arrival(&rules, SkillId(1), &found).allows(), allowed, "{found:?}");
+        }
+    }
 }
 
 #[test]
@@ -275,10 +298,24 @@ fn messages_and_options_that_lead_elsewhere_are_refused() {
         for (protocol, changes) in [(0, true), (16, false), (12, false), (9, true)] {
             assert_eq!(decide::netlink(&rules, skill, protocol, changes).allows(), any);
         }
-        for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 57)] {
+        for (level, name) in [(0, 4), (41, 5), (41, 6), (41, 32), (41, 57)] {
             assert_eq!(decide::option(&rules, skill, level, name).allows(), any);
         }
-        for (level, name) in [(0, 1), (41, 26), (1, 2), (6, 1)] {
+        // IPsec policies, iptables, arptables, ebtables, IPVS, ip6tables.
+        let v4 = [16, 17, 64, 65, 96, 97, 128, 129, 1152, 1154, 1167].map(|name| (0, name));
+        for (level, name) in v4.into_iter().chain([34, 35, 64, 65].map(|name| (41, name))) {
+            let decision = decide::option(&rules, skill, level, name);
+            assert_eq!(decision.allows(), any);
+            assert!(any || reason(decision) == Reason::NetworkChange);
+        }
+        for name in [15, 18, 63, 66, 95, 98, 127, 130, 1151, 1168] {
+            assert!(decide::option(&rules, skill, 0, name).allows());
+        }
+        // The traffic class, and what is no option of IP.
+        for (level, name) in [(41, 66), (41, 67), (41, 96), (1, 64), (6, 17)] {
+            assert!(decide::option(&rules, skill, level, name).allows());
+        }
+        for (level, name) in [(0, 1), (41, 26), (41, 31), (41, 33), (1, 2), (6, 1)] {
             assert!(decide::option(&rules, skill, level, name).allows());
         }
         let known = |name: &[u8]| AbstractKey::new(skill, name).expect("a name");

@@ -8,7 +8,7 @@ use std::{
 use enforcer_common::{
     ids::{Digest, ObjectId, RuleId, SkillId},
     net::{AbstractKey, AbstractRule, NetKey, PortSet},
-    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, skill_flag},
+    rules::{BinaryKey, BinaryRule, EntrypointRule, ObjectKey, ObjectRule, SkillConf, action, skill_flag},
     task::{CgroupLabel, CgroupName, cgroup_flag},
     unit::UnitRule,
 };
@@ -131,18 +131,23 @@ impl Ruleset {
     /// Whether connections or listening sockets that this policy allows may be none that `next` allows.
     #[must_use]
     pub fn network_differs(&self, next: &Self) -> bool {
-        const NETWORK: u32 = skill_flag::CONNECT_ANY | skill_flag::LISTEN_ANY | skill_flag::AUDIT;
-        let flags = |of: &Self| -> BTreeMap<SkillId, u32> {
-            of.skills.iter().map(|(skill, conf)| (*skill, conf.flags & NETWORK)).collect()
+        const NETWORK: u32 =
+            skill_flag::CONNECT_ANY | skill_flag::LISTEN_ANY | skill_flag::AUDIT | skill_flag::PROTECTS;
+        let settings = |of: &Self| -> BTreeMap<SkillId, (u32, u32)> {
+            let of_one = |conf: &SkillConf| (conf.flags & NETWORK, conf.require_2fa & action::CONNECT);
+            of.skills.iter().map(|(skill, conf)| (*skill, of_one(conf))).collect()
         };
-        let lost = |(key, rule): (&ObjectKey, &ObjectRule)| {
-            rule.connect != RuleId::NONE && next.objects.get(key).is_none_or(|now| now.connect == RuleId::NONE)
+        let has = |of: &Self, key: &ObjectKey, rule: fn(&ObjectRule) -> RuleId| {
+            of.objects.get(key).is_some_and(|object| rule(object) != RuleId::NONE)
         };
+        let lost = |key| has(self, key, |object| object.connect) && !has(next, key, |object| object.connect);
+        let shut = |key| has(next, key, |object| object.protect) && !has(self, key, |object| object.protect);
         self.destinations != next.destinations
             || self.listeners != next.listeners
             || self.abstract_names != next.abstract_names
-            || flags(self) != flags(next)
-            || self.objects.iter().any(lost)
+            || settings(self) != settings(next)
+            || self.objects.keys().any(lost)
+            || next.objects.keys().any(shut)
     }
 
     /// How many rules of all kinds there are.
@@ -155,5 +160,112 @@ impl Ruleset {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use enforcer_common::{
+        ids::ObjectId,
+        net::{Address, PortRule},
+    };
+
+    use super::*;
+
+    const SKILL: SkillId = SkillId(1);
+
+    /// A directory of which rules say something.
+    fn object(rule: ObjectRule) -> (ObjectKey, ObjectRule) {
+        (ObjectKey::new(SKILL, ObjectId { ino: 7, dev: 8, generation: 9 }), rule)
+    }
+
+    fn prefix(last: u8) -> NetPrefix {
+        NetPrefix { key: NetKey { skill: SKILL, address: Address::from_v4([192, 0, 2, last]) }, len: 128 }
+    }
+
+    /// A skill with one rule of each kind.
+    fn before() -> Ruleset {
+        let ports = PortSet { count: 1, ..PortSet::default() };
+        let name = AbstractKey::new(SKILL, b"name").expect("a name");
+        let rule = ObjectRule { connect: RuleId(1), allow_write: RuleId(2), ..ObjectRule::default() };
+        Ruleset {
+            skills: HashMap::from([(SKILL, SkillConf::default())]),
+            destinations: HashMap::from([(prefix(1), ports)]),
+            listeners: HashMap::from([(prefix(1), ports)]),
+            abstract_names: HashMap::from([(name, AbstractRule { rule: RuleId(3) })]),
+            objects: HashMap::from([object(rule)]),
+            ..Ruleset::default()
+        }
+    }
+
+    fn conf(set: &mut Ruleset) -> &mut SkillConf {
+        set.skills.get_mut(&SKILL).expect("the skill")
+    }
+
+    fn rule(set: &mut Ruleset) -> &mut ObjectRule {
+        set.objects.values_mut().next().expect("the object")
+    }
+
+    fn differs(change: impl Fn(&mut Ruleset)) -> bool {
+        let mut next = before();
+        change(&mut next);
+        before().network_differs(&next)
+    }
+
+    #[test]
+    fn what_may_end_a_connection_is_a_difference_of_the_network() {
+        let other = PortRule { port: 1, ..PortRule::default() };
+        let changes: [(&str, &dyn Fn(&mut Ruleset)); 17] = [
+            ("no destination", &|next| next.destinations.clear()),
+            ("another destination", &|next| next.destinations = HashMap::from([(prefix(2), PortSet::default())])),
+            ("other ports", &|next| next.destinations.values_mut().for_each(|set| set.ports[0] = other)),
+            ("no listener", &|next| next.listeners.clear()),
+            ("another listener", &|next| next.listeners = HashMap::from([(prefix(2), PortSet::default())])),
+            ("listening at other ports", &|next| next.listeners.values_mut().for_each(|set| set.ports[0] = other)),
+            ("no abstract name", &|next| next.abstract_names.clear()),
+            ("no skill", &|next| next.skills.clear()),
+            ("a star", &|next| conf(next).flags |= skill_flag::CONNECT_ANY),
+            ("a star of listen", &|next| conf(next).flags |= skill_flag::LISTEN_ANY),
+            ("another mode", &|next| conf(next).flags |= skill_flag::AUDIT),
+            ("something protected", &|next| conf(next).flags |= skill_flag::PROTECTS),
+            ("approvals of connects", &|next| conf(next).require_2fa |= action::CONNECT),
+            ("no object", &|next| next.objects.clear()),
+            ("no rule for the socket", &|next| rule(next).connect = RuleId::NONE),
+            ("a socket that is protected", &|next| rule(next).protect = RuleId(4)),
+            ("another object that is protected", &|next| {
+                let (key, rule) = object(ObjectRule { protect: RuleId(4), ..ObjectRule::default() });
+                let key = ObjectKey::new(key.skill, ObjectId { ino: 1, ..key.object });
+                next.objects.insert(key, rule);
+            }),
+        ];
+        for (what, change) in changes {
+            assert!(differs(change), "{what}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_one() {
+        let changes: [(&str, &dyn Fn(&mut Ruleset)); 7] = [
+            ("nothing", &|_| {}),
+            ("what is reported", &|next| conf(next).flags |= skill_flag::REPORT_ALLOWED),
+            ("approvals of deletes", &|next| conf(next).require_2fa |= action::DELETE),
+            ("another rule for the socket", &|next| rule(next).connect = RuleId(5)),
+            ("a rule for writing", &|next| rule(next).allow_write = RuleId::NONE),
+            ("more sockets", &|next| {
+                let (key, rule) = object(ObjectRule { connect: RuleId(4), ..ObjectRule::default() });
+                let key = ObjectKey::new(key.skill, ObjectId { ino: 1, ..key.object });
+                next.objects.insert(key, rule);
+            }),
+            ("the paths to watch", &|next| next.watched = BTreeSet::from(["/etc".into()])),
+        ];
+        for (what, change) in changes {
+            assert!(!differs(change), "{what}");
+        }
+        // Nor is what is not protected any more.
+        let mut before = before();
+        rule(&mut before).protect = RuleId(4);
+        let mut next = before.clone();
+        rule(&mut next).protect = RuleId::NONE;
+        assert!(!before.network_differs(&next));
     }
 }

@@ -481,6 +481,13 @@ impl Owner {
                     "a socket that is {reason} could not be closed: {e}"
                 );
             }
+            if outcome == Outcome::Ended {
+                tracing::warn!(
+                    pid = socket.tgid,
+                    fd = socket.fd,
+                    "a process was ended: a thread of its own has a socket that is {reason}, which this kernel gives to nobody"
+                );
+            }
             if outcome != Outcome::Gone {
                 // The engine never waits for those who listen to it.
                 let name = names.get(&socket.address.into()).cloned();

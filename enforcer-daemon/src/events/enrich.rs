@@ -72,6 +72,7 @@ pub fn closed(closed: &Closed, directory: &RwLock<Directory>) -> Record {
     let found = &closed.socket;
     let reason = match closed.outcome {
         Outcome::Stays(e) => format!("{}, and could not be closed: {e}", closed.reason),
+        Outcome::Ended => format!("{}, and its process was ended: the descriptor is a thread's own", closed.reason),
         Outcome::Closed | Outcome::Gone => closed.reason.to_owned(),
     };
     let unix = found.family == net::AF_UNIX;

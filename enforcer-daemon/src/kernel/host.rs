@@ -7,10 +7,25 @@ use enforcer_common::{host::HostFacts, names};
 
 use super::{Kernel, LoadError};
 
-/// Drivers of character devices that give raw access to disks or memory, as `/proc/devices` names them, and whose major numbers
+/// Drivers of character devices that give raw access to disks, memory or networks, as `/proc/devices` names them, and whose major numbers
 /// the kernel chooses when they are loaded.
-const RAW_DRIVERS: &[&str] =
-    &["bsg", "nvme", "nvme-generic", "ublk-char", "vfio", "mtd", "ndctl", "dimmctl", "dax", "cxl", "raw"];
+const RAW_DRIVERS: &[&str] = &[
+    "bsg",
+    "nvme",
+    "nvme-generic",
+    "ublk-char",
+    "vfio",
+    "mtd",
+    "ndctl",
+    "dimmctl",
+    "dax",
+    "cxl",
+    "raw",
+    "macvtap",
+    "ipvtap",
+    "vhost-vdpa",
+    "vduse",
+];
 
 /// The map of facts.
 pub struct HostMap {
@@ -63,7 +78,7 @@ mod tests {
 
     #[test]
     fn drivers_are_found_among_character_devices_alone() {
-        let text = "Character devices:\n  1 mem\n 10 misc\n240 nvme-generic\n241 nvme\n252 bsg\n\nBlock devices:\n  8 sd\n259 nvme\n";
-        assert_eq!(raw_majors(text).collect::<Vec<_>>(), [240, 241, 252]);
+        let text = "Character devices:\n  1 mem\n 10 misc\n240 nvme-generic\n241 nvme\n250 macvtap\n252 bsg\n\nBlock devices:\n  8 sd\n259 nvme\n";
+        assert_eq!(raw_majors(text).collect::<Vec<_>>(), [240, 241, 250, 252]);
     }
 }

@@ -121,7 +121,7 @@ pub const PROGRAMS: &[Program] = &[
     lsm("socket_connect", "connect, as the acting task is seen"),
     lsm("socket_bind", "local addresses and ports"),
     lsm("socket_listen", "taking connections"),
-    lsm("socket_setsockopt", "source routes"),
+    lsm("socket_setsockopt", "source routes and packet filters"),
     lsm("netlink_send", "changes of routes, addresses and links"),
     lsm("unix_stream_connect", "connects to unix sockets"),
     lsm("unix_may_send", "datagrams to unix sockets"),

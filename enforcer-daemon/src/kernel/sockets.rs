@@ -3,13 +3,16 @@
 //! The daemon takes a copy of the process's descriptor (`pidfd_getfd`, since 5.6) and breaks the connection at its own end, which is
 //! the very socket: it works in every network namespace, and the process cannot have put another one in its place
 //! unnoticed, because the socket's inode is compared. A TCP peer gets a reset.
+//!
+//! Before 6.9 nothing copies a descriptor out of a table that belongs to one thread alone, and not to its process's first: there the
+//! process is ended instead.
 
 use enforcer_common::net::{AF_INET, AF_INET6, AF_UNIX, FoundSocket, IPPROTO_TCP, IPPROTO_UDP};
 use rustix::{
-    fs::fstat,
+    fs::{fstat, stat},
     io::Errno,
     net::{Shutdown, connect_unspec, shutdown},
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal},
 };
 
 /// What became of a socket.
@@ -17,6 +20,8 @@ use rustix::{
 pub enum Outcome {
     /// It is not connected and takes no connections any more.
     Closed,
+    /// Its process was ended, because its descriptor cannot be had.
+    Ended,
     /// The process has closed it meanwhile, or has ended.
     Gone,
     /// It stays as it was.
@@ -35,31 +40,54 @@ pub fn records(bytes: &[u8]) -> Vec<FoundSocket> {
 #[must_use]
 pub fn close(found: &FoundSocket) -> Outcome {
     match try_close(found) {
-        Ok(true) => Outcome::Closed,
-        Ok(false) | Err(Errno::SRCH | Errno::BADF) => Outcome::Gone,
+        Ok(outcome) => outcome,
+        Err(Errno::SRCH | Errno::BADF) => Outcome::Gone,
         Err(e) => Outcome::Stays(e),
     }
 }
 
-/// True when it was there to be closed.
-fn try_close(found: &FoundSocket) -> Result<bool, Errno> {
+fn process_id(number: u32) -> Result<Pid, Errno> {
+    i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)
+}
+
+fn try_close(found: &FoundSocket) -> Result<Outcome, Errno> {
     /// `PIDFD_THREAD`, since 6.9: a thread that is not its process's first, and has descriptors of its own.
     const THREAD: u32 = 0o200;
-    let flags = if found.tid == found.tgid { PidfdFlags::empty() } else { PidfdFlags::from_bits_retain(THREAD) };
-    let pid = i32::try_from(found.tid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    let pidfd = pidfd_open(pid, flags)?;
+    // Nothing takes from a process what it can send past every rule.
+    if !matches!((found.family, found.protocol), (AF_UNIX, _) | (AF_INET | AF_INET6, IPPROTO_TCP | IPPROTO_UDP)) {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let of_thread = found.tid != found.tgid;
+    let flags = if of_thread { PidfdFlags::from_bits_retain(THREAD) } else { PidfdFlags::empty() };
+    let pidfd = match pidfd_open(process_id(found.tid)?, flags) {
+        // The flag is not known (`kernel/pid.c: pidfd_open`).
+        Err(Errno::INVAL) if of_thread => return end(found),
+        opened => opened?,
+    };
     let fd = i32::try_from(found.fd).map_err(|_| Errno::BADF)?;
     let socket = pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty())?;
     if fstat(&socket)?.st_ino != found.ino {
-        return Ok(false);
+        return Ok(Outcome::Gone);
     }
-    match (found.family, found.protocol) {
-        (AF_UNIX, _) => shutdown(&socket, Shutdown::Both)?,
-        (AF_INET | AF_INET6, IPPROTO_TCP | IPPROTO_UDP) => connect_unspec(&socket)?,
-        // Nothing takes from a process what it can send past every rule.
-        _ => return Err(Errno::OPNOTSUPP),
+    if found.family == AF_UNIX {
+        shutdown(&socket, Shutdown::Both)?
+    } else {
+        connect_unspec(&socket)?
     }
-    Ok(true)
+    Ok(Outcome::Closed)
+}
+
+/// Ends the process that has the socket. It is held first, so that it is the one that is looked at.
+fn end(found: &FoundSocket) -> Result<Outcome, Errno> {
+    let process = pidfd_open(process_id(found.tgid)?, PidfdFlags::empty())?;
+    let descriptor = format!("/proc/{}/task/{}/fd/{}", found.tgid, found.tid, found.fd);
+    match stat(descriptor.as_str()) {
+        Ok(socket) if socket.st_ino == found.ino => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(Outcome::Gone),
+        Err(e) => return Err(e),
+    }
+    pidfd_send_signal(&process, Signal::KILL)?;
+    Ok(Outcome::Ended)
 }
 
 #[cfg(test)]
@@ -68,9 +96,10 @@ mod tests {
         io::{ErrorKind, Read as _, Write as _},
         net::{TcpListener, TcpStream},
         os::{
-            fd::AsRawFd as _,
-            unix::{fs::MetadataExt as _, net::UnixStream},
+            fd::{AsRawFd as _, OwnedFd},
+            unix::{fs::MetadataExt as _, net::UnixStream, process::ExitStatusExt as _},
         },
+        process::Command,
     };
 
     use super::*;
@@ -114,6 +143,22 @@ mod tests {
         one.write_all(b"x").expect("still connected");
         let closed = FoundSocket { fd: 1 << 20, ..stale };
         assert_eq!(close(&closed), Outcome::Gone);
+    }
+
+    #[test]
+    fn a_process_is_ended_for_the_socket_that_was_found_alone() {
+        let (socket, other) = UnixStream::pair().expect("a pair");
+        let fd = socket.as_raw_fd();
+        let ino = std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("a descriptor").ino();
+        let mut child = Command::new("sleep").arg("600").stdin(OwnedFd::from(socket)).spawn().expect("a child");
+        let found =
+            FoundSocket { ino, tid: child.id(), tgid: child.id(), fd: 0, family: AF_UNIX, ..FoundSocket::default() };
+        assert_eq!(end(&FoundSocket { ino: ino + 1, ..found }), Ok(Outcome::Gone));
+        assert_eq!(end(&FoundSocket { fd: 1 << 20, ..found }), Ok(Outcome::Gone));
+        assert!(child.try_wait().expect("the child").is_none(), "it was ended for another socket");
+        assert_eq!(end(&found), Ok(Outcome::Ended));
+        assert_eq!(child.wait().expect("the child").signal(), Some(9));
+        drop(other);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use enforcer_common::{
     decide::{Destination, Endpoint},
     ids::SkillId,
-    net::{ABSTRACT_NAME, AF_INET6, AbstractKey, Address, SocketLabel},
+    net::{ABSTRACT_NAME, AF_INET6, AbstractKey, Address, SocketLabel, socket_kind},
 };
 
 use super::{Dentry, File, OFFSETS, Skb, Sock, Socket, Task, UnixSock, field, load, probe};
@@ -29,6 +29,9 @@ impl Socket {
         Sock(unsafe { field(self.0, offset!(socket_sk)) })
     }
 }
+
+/// `BPF_SK_STORAGE_GET_F_CREATE`.
+const CREATE: u64 = 1;
 
 impl Sock {
     /// The address family.
@@ -86,8 +89,14 @@ impl Sock {
     /// Both ends, for a socket that was made elsewhere.
     #[inline(always)]
     pub fn endpoint(self) -> Endpoint {
-        // SAFETY: `skc_state` is an unsigned char.
-        Endpoint { state: unsafe { field(self.0, offset!(sock_skc_state)) }, peer: self.peer(), local: self.local() }
+        let outbound = self.label().is_some_and(|label| label.kind == socket_kind::OUTBOUND);
+        Endpoint {
+            // SAFETY: `skc_state` is an unsigned char.
+            state: unsafe { field(self.0, offset!(sock_skc_state)) },
+            peer: self.peer(),
+            local: self.local(),
+            outbound: opaque::truth(outbound),
+        }
     }
 
     /// The label, if it was made in a skill.
@@ -105,11 +114,21 @@ impl Sock {
         self.label().is_some_and(|label| label.skill == skill)
     }
 
+    /// Notes that a governed process connects it, whoever has made it. It keeps its skill.
+    #[inline(always)]
+    pub fn note_outbound(self) {
+        let mut label = SocketLabel { skill: SkillId(0), kind: socket_kind::OUTBOUND };
+        // SAFETY: a socket that is alive; the helper copies the value.
+        let kept = unsafe { bpf_sk_storage_get(SOCKETS.as_ptr(), self.as_ptr(), (&raw mut label).cast(), CREATE) };
+        if !kept.is_null() {
+            // SAFETY: the value is a label; it may be that of before.
+            unsafe { (*kept.cast::<SocketLabel>()).kind = socket_kind::OUTBOUND };
+        }
+    }
+
     /// Labels it. Without room it counts as made elsewhere, so that rules decide about it.
     #[inline(always)]
     pub fn note(self, mut label: SocketLabel) {
-        /// `BPF_SK_STORAGE_GET_F_CREATE`.
-        const CREATE: u64 = 1;
         // SAFETY: a socket that is alive; the helper copies the value.
         let kept = unsafe { bpf_sk_storage_get(SOCKETS.as_ptr(), self.as_ptr(), (&raw mut label).cast(), CREATE) };
         if !kept.is_null() {

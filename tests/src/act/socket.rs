@@ -202,6 +202,15 @@ fn netlink(requests: &[Request]) -> Act {
     Ok(())
 }
 
+fn listening(address: &str) -> Result<OwnedFd, Failure> {
+    let target = Target::parse(address)?;
+    let socket = target.socket(libc::SOCK_STREAM)?;
+    bind(&socket, &target)?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), 4) })?;
+    Ok(socket)
+}
+
 /// Gets a socket, says `ready`, waits for a line, and sends: a program that got its socket before something happened.
 fn hold(kind: &str, address: &str) -> Act {
     let socket = match kind {
@@ -219,13 +228,27 @@ fn hold(kind: &str, address: &str) -> Act {
                 OwnedFd::from_raw_fd(sys::fd(fd))
             }
         }
-        "listen" => {
+        "tcp-from" => {
+            let (local, address) = address.split_once(',').ok_or_else(|| Failure::broken("two addresses"))?;
+            let (local, target) = (Target::parse(local)?, Target::parse(address)?);
+            let socket = local.socket(libc::SOCK_STREAM)?;
+            bind(&socket, &local)?;
+            connect(&socket, &target)?;
+            socket
+        }
+        "fastopen" => {
             let target = Target::parse(address)?;
             let socket = target.socket(libc::SOCK_STREAM)?;
-            bind(&socket, &target)?;
-            // SAFETY: no pointers.
-            check(unsafe { libc::listen(socket.as_raw_fd(), 4) })?;
+            let (fd, flags) = (socket.as_raw_fd(), libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL);
+            // SAFETY: nothing is sent; the address lives through the call.
+            check(unsafe { libc::sendto(fd, std::ptr::null(), 0, flags, target.as_ptr(), target.len()) } as i64)?;
             socket
+        }
+        "listen" => listening(address)?,
+        "accept" => {
+            let socket = listening(address)?;
+            wait_readable(socket.as_raw_fd())?;
+            TcpListener::from(socket).accept().map_err(Failure::broken)?.0.into()
         }
         other => return Err(Failure::broken(format!("no kind {other}"))),
     };

@@ -24,6 +24,10 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
                 Err(_) => super::BROKEN,
             }
         }),
+        ("own-files", act) => {
+            // SAFETY: no pointers.
+            prepare("unshare", unsafe { libc::unshare(libc::CLONE_FILES) }).and_then(|_| super::perform(act))
+        }
         ("unshare", [namespaces, act @ ..]) => unshare(namespaces, act),
         ("chroot", [dir, act @ ..]) => chroot(dir).and_then(|()| perform_act(act)),
         ("cd", [dir, act @ ..]) => file::chdir(dir).and_then(|()| perform_act(act)),

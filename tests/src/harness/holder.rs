@@ -32,8 +32,13 @@ impl Holder {
 
     /// Starts one in a skill.
     pub(crate) fn inside(skill: &str, kind: &str, address: &str) -> anyhow::Result<Self> {
+        Self::inside_by(&[], skill, kind, address)
+    }
+
+    /// Starts one in a skill that gets its socket in this way.
+    pub(crate) fn inside_by(way: &[&str], skill: &str, kind: &str, address: &str) -> anyhow::Result<Self> {
         let mut command = Command::new(ENFORCER);
-        command.args(["run", "--skill", skill, "--", SELF, "act", "hold", kind, address]);
+        command.args(["run", "--skill", skill, "--", SELF, "act"]).args(way).args(["hold", kind, address]);
         Self::start(command)
     }
 

@@ -5,6 +5,7 @@ mod budget;
 mod connect;
 mod control;
 mod delete;
+mod devices;
 mod digest;
 mod entry;
 mod exec;
@@ -64,6 +65,7 @@ const PLAIN: &[Suite] = &[
     control::SUITE,
     walls::SUITE,
     tamper::SUITE,
+    devices::SUITE,
     files::SUITE,
     budget::SUITE,
     entry::SUITE,

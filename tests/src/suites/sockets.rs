@@ -29,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
         ("families_that_no_rule_can_name", families),
         ("netlink_reads_and_does_not_change", netlink),
         ("source_routes", source_routes),
+        ("network_changes_by_socket_options", changes_by_options),
     ],
 };
 
@@ -265,9 +266,46 @@ fn source_routes(scene: &Scene) -> anyhow::Result<()> {
             ensure!(outcome.status != libc::EPERM, "{outcome:?}");
         }
     }
+    // The same header as one of a flow label's options (`include/uapi/linux/in6.h: struct in6_flowlabel_req`): to `::1`, label
+    // 12345, got by anybody, created, for 60 s; then a control message of that type.
+    let label = format!("{:0>32}{:0>8}00ff01003c003c0000000000{}", 1, 12345, "28000000000000002900000039000000");
+    let act = ["set-option", &v6, "41", "32", &format!("{label}{ROUTING_HEADER}")];
+    let exists = || fs::read_to_string("/proc/net/ip6_flowlabel").map(|labels| labels.contains("12345"));
+    let mark = scene.mark();
+    scene.act(SKILL, &act)?.refused()?;
+    ensure!(!exists()?, "the label is there");
+    scene.events().wait(mark, "the flow label", |e| {
+        e.text("kind") == "socket" && e.text("reason").starts_with("source routes")
+    })?;
+    scene.act("open-line", &act)?.done()?;
+    ensure!(exists()?, "there is no label");
+    scene.outside(&act)?.done()?;
     // Time to live, and the type of service.
     for option in ["2", "1"] {
         scene.act(SKILL, &["set-option", &v4, "0", option, "10000000"])?.done()?;
     }
+    Ok(())
+}
+
+/// `setsockopt` of plain datagram sockets: IPsec policies, iptables, arptables, ebtables, IPVS, ip6tables. What is set is none of
+/// their structures: where they are there, they say so.
+fn changes_by_options(scene: &Scene) -> anyhow::Result<()> {
+    let n = |number: i32| number.to_string();
+    let (v4, v6) = (n(libc::AF_INET), n(libc::AF_INET6));
+    let of_v4 = ["16", "17", "64", "65", "96", "97", "128", "129", "1154"].map(|option| (&v4, "0", option));
+    let of_v6 = ["34", "35", "64", "65"].map(|option| (&v6, "41", option));
+    // Options of IPv4 are set on sockets of IPv6, too.
+    for (family, level, option) in of_v4.into_iter().chain(of_v6).chain([(&v6, "0", "64")]) {
+        let act = ["set-option", family, level, option, "00000000"];
+        let mark = scene.mark();
+        scene.act(SKILL, &act)?.refused()?;
+        let event = scene.events().wait(mark, option, |e| e.text("kind") == "socket" && e.text("verdict") == "deny")?;
+        ensure!(event.text("reason") == "changing the network is not allowed", "{}", event.0);
+        for outcome in [scene.outside(&act)?, scene.act("open-line", &act)?] {
+            ensure!(outcome.status != libc::EPERM, "{option}: {outcome:?}");
+        }
+    }
+    // The traffic class.
+    scene.act(SKILL, &["set-option", &v6, "41", "67", "10000000"])?.done()?;
     Ok(())
 }

@@ -41,11 +41,11 @@ pub(super) const SUITE: Suite = Suite {
     ],
 };
 
-const SKILL: &str = "tamperer";
+pub(super) const SKILL: &str = "tamperer";
 const WATCHED: &str = "watched";
 const CGROUP: &str = "/sys/fs/cgroup/tests-tamper";
 
-fn policy(scene: &Scene) -> anyhow::Result<String> {
+pub(super) fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.make_dir("free")?;
     fs::create_dir_all(format!("{CGROUP}/listed"))?;
     fs::create_dir_all(format!("{CGROUP}/other"))?;
@@ -57,7 +57,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
 }
 
 /// The act is refused in both modes and reported, and its twin outside is not: that ends with `outside`.
-fn never(scene: &Scene, kind: &str, reason: &str, act: &[&str], outside: &[i32]) -> anyhow::Result<()> {
+pub(super) fn never(scene: &Scene, kind: &str, reason: &str, act: &[&str], outside: &[i32]) -> anyhow::Result<()> {
     for skill in [SKILL, WATCHED] {
         refused(scene, skill, kind, reason, act)?;
         // Nor from another thread.
@@ -138,7 +138,7 @@ fn block_devices(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// What an outsider hands over does not arrive in the skill, and arrives outside.
-fn handed(scene: &Scene, name: &str, offer: &[&str], reason: &str) -> anyhow::Result<()> {
+pub(super) fn handed(scene: &Scene, name: &str, offer: &[&str], reason: &str) -> anyhow::Result<()> {
     for (skill, status) in [(Some(SKILL), libc::EPERM), (Some(WATCHED), libc::EPERM), (None, 0)] {
         let socket = scene.dir.join(format!("{name}-{}", skill.unwrap_or("outside"))).to_string_lossy().into_owned();
         let giver = Worker::start(&Entry::Outside)?;
