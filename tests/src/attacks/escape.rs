@@ -121,6 +121,10 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "subjects::a_thread_that_was_moved_through_a_governed_cgroup",
         hooks: &["cgroup_attach_task"],
         tries: "act by another thread after the process was moved into the cgroup and out again",
+    },
+    Attack {
+        line: 27,
+        variant: 18,
         test: "entry::a_script_as_an_entrypoint",
         hooks: &["bprm_check_security"],
         tries: "have another text run in another skill, by a script that is its entrypoint",
