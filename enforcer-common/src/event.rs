@@ -139,7 +139,7 @@ wire_enum! {
         /// A tracer would carry over what it holds into the other skill.
         Traced = 20 => "a traced process may not change its skill",
         /// A directory or symbolic link on the way to what a `protect` rule names: moved away, it would take the path along.
-        ProtectedWay = 21 => "a protected path leads through it",
+        ProtectedWay = 23 => "a protected path leads through it",
         /// Userspace alone says it, instead of [`Reason::BinaryNotListed`]: the path is listed, and this is not its content.
         BinaryChanged = 27 => "binary changed: it is not what its path is pinned to",
         /// No rule names the unix socket.
