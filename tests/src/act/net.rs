@@ -23,6 +23,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("fastopen", [address]) => target(address).and_then(|t| t.send_to(libc::SOCK_STREAM, libc::MSG_FASTOPEN)),
         ("sendmsg", [address]) => target(address).and_then(|t| t.send_msg(false)),
         ("sendmmsg", [address]) => target(address).and_then(|t| t.send_msg(true)),
+        ("sendmmsg-two", [first, second]) => send_two(first, second),
+        ("fastopen-connect", [address]) => target(address).and_then(|t| t.connect_later_and_send()),
         ("connect-fd", [fd, address]) => sys::number(fd).and_then(|fd| target(address)?.connect_and_send_on(fd)),
         ("socket", [family, kind, protocol]) => socket(family, kind, protocol),
         _ => return None,
@@ -34,6 +36,27 @@ fn socket(family: &str, kind: &str, protocol: &str) -> Act {
     let (family, kind, protocol) = (sys::number(family)?, sys::number(kind)?, sys::number(protocol)?);
     // SAFETY: no pointers.
     check(unsafe { libc::socket(family, kind, protocol) }).map(drop)
+}
+
+/// Sends to two destinations by one call and prints how many it were.
+fn send_two(first: &str, second: &str) -> Act {
+    let targets = [Target::parse(first)?, Target::parse(second)?];
+    let socket = targets[0].socket(libc::SOCK_DGRAM)?;
+    let mut iov = libc::iovec { iov_base: TOKEN.as_ptr().cast_mut().cast(), iov_len: TOKEN.len() };
+    let mut messages = [const { std::mem::MaybeUninit::<libc::mmsghdr>::zeroed() }; 2].map(|message| {
+        // SAFETY: all zeroes is a valid message header.
+        unsafe { message.assume_init() }
+    });
+    for (message, target) in messages.iter_mut().zip(&targets) {
+        message.msg_hdr.msg_name = target.as_ptr().cast_mut().cast();
+        message.msg_hdr.msg_namelen = target.len;
+        message.msg_hdr.msg_iov = &raw mut iov;
+        message.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: everything the headers point to lives through the call, and the kernel only reads it.
+    let sent = check(unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), 2, 0) })?;
+    println!("{sent}");
+    Ok(())
 }
 
 pub(super) fn send(fd: i32) -> Act {
@@ -121,6 +144,18 @@ impl Target {
         // SAFETY: the address lives through the call.
         check(unsafe { libc::connect(fd, self.as_ptr(), self.len) })?;
         send(fd)
+    }
+
+    fn connect_later_and_send(&self) -> Act {
+        const TCP_FASTOPEN_CONNECT: i32 = 30;
+        let socket = self.socket(libc::SOCK_STREAM)?;
+        let one = 1_i32;
+        // SAFETY: the option lives through the call.
+        let set = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, (&raw const one).cast(), 4)
+        };
+        prepare("TCP_FASTOPEN_CONNECT", set)?;
+        self.connect_and_send_on(socket.as_raw_fd())
     }
 
     fn send_to(&self, kind: i32, flags: i32) -> Act {

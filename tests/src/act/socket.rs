@@ -26,6 +26,13 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("udp-then-to", [first, second]) => udp_then_to(first, second),
         ("udp-unspec", [address]) => udp_unspec(address),
         ("connect-v4-on-v6", [address]) => v4_on_v6(address),
+        ("sendto-v4-on-v6", [address]) => {
+            Target::parse("[::1]:1").and_then(|six| send_to(&six.socket(libc::SOCK_DGRAM)?, &Target::parse(address)?))
+        }
+        ("bind-unspec", [address]) => Target::parse(address).and_then(|target| {
+            let socket = target.socket(libc::SOCK_STREAM)?;
+            bind(&socket, &target.without_family())
+        }),
         ("dissolve", [address]) => dissolve(address),
         ("broadcast", [address]) => broadcast(address),
         ("set-option", [family, level, option, bytes]) => set_option(family, level, option, bytes),

@@ -77,7 +77,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 20,
         variant: 3,
         test: "connect::tcp_fast_open",
-        hooks: &["connect4"],
+        hooks: &["connect4", "connect6"],
         tries: "send with MSG_FASTOPEN",
     },
     Attack {
@@ -86,6 +86,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "sockets::source_routes",
         hooks: &["socket_setsockopt"],
         tries: "send an allowed packet by way of a denied address",
+    },
+    Attack {
+        line: 20,
+        variant: 5,
+        test: "connect::datagrams_to_two_at_once",
+        hooks: &["sendmsg4"],
+        tries: "send to a denied destination behind an allowed one by sendmmsg",
     },
     Attack {
         line: 21,
@@ -261,6 +268,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "unix::protect_comes_before_a_star",
         hooks: &["unix_stream_connect"],
         tries: "reach a protected socket where everything is allowed",
+    },
+    Attack {
+        line: 24,
+        variant: 7,
+        test: "unix::sequenced_packets",
+        hooks: &["unix_stream_connect"],
+        tries: "connect a socket of sequenced packets",
     },
     Attack {
         line: 25,

@@ -76,6 +76,11 @@ impl Server {
         self.address.to_string()
     }
 
+    /// The same as it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The port.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()

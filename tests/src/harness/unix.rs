@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     os::{
+        fd::{FromRawFd as _, OwnedFd},
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixDatagram, UnixListener},
     },
@@ -111,6 +112,28 @@ impl UnixServer {
     fn taken(&self) -> Vec<Vec<u8>> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// A listening socket of sequenced packets at a path; nobody waits at it.
+pub(crate) fn packets(path: &str) -> anyhow::Result<UnixListener> {
+    // SAFETY: all zeroes is a valid address.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    ensure!(path.len() < address.sun_path.len(), "{path} is too long");
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX)?;
+    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
+        *to = from.cast_signed();
+    }
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    ensure!(fd >= 0, "no socket of sequenced packets: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let len = u32::try_from(size_of_val(&address))?;
+    // SAFETY: the address lives through the calls.
+    let listens = unsafe { libc::bind(fd, (&raw const address).cast(), len) == 0 && libc::listen(fd, 4) == 0 };
+    ensure!(listens, "{path}: {}", std::io::Error::last_os_error());
+    Ok(socket.into())
 }
 
 impl Drop for UnixServer {

@@ -26,6 +26,7 @@ pub(super) const SUITE: Suite = Suite {
         ("the_unspecified_address_where_it_is_listed", unspecified_listed),
         ("broadcast_multicast_and_link_local", broadcast),
         ("datagrams_by_other_ways", datagram_ways),
+        ("datagrams_to_two_at_once", two),
         ("a_hundred_thousand_prefixes", many),
         ("raw_packet_and_other_sockets", sockets),
         ("a_socket_from_outside_the_skill", inherited),
@@ -150,7 +151,10 @@ fn fast_open(scene: &Scene) -> anyhow::Result<()> {
     reaches(scene, &["fastopen", &good.at()], &good)?;
     refused(scene, &["fastopen", &bad.at()], &bad, "127.0.0.2")?;
     reaches(scene, &["fastopen", &good6.at()], &good6)?;
-    refused(scene, &["fastopen", &bad6.at()], &bad6, "::1")
+    refused(scene, &["fastopen", &bad6.at()], &bad6, "::1")?;
+    // `TCP_FASTOPEN_CONNECT`: the connect is put off until something is sent.
+    reaches(scene, &["fastopen-connect", &good.at()], &good)?;
+    refused(scene, &["fastopen-connect", &bad.at()], &bad, "127.0.0.2")
 }
 
 fn io_uring(scene: &Scene) -> anyhow::Result<()> {
@@ -222,6 +226,7 @@ fn datagram_ways(scene: &Scene) -> anyhow::Result<()> {
     for act in [
         &["udp-unspec"][..],
         &["connect-v4-on-v6"],
+        &["sendto-v4-on-v6"],
         &["uring", "sendmsg"],
         &["uring-worker", "sendmsg"],
         &["uring-sqpoll", "sendmsg"],
@@ -234,6 +239,27 @@ fn datagram_ways(scene: &Scene) -> anyhow::Result<()> {
     // An address of no family dissolves an association and reaches nobody.
     scene.act(SKILL, &["dissolve", &good.at()])?.done()?;
     Ok(())
+}
+
+/// One call, two destinations: what may be sent before the refusal is, and nothing after it.
+fn two(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let also = Server::start("127.1.2.7", PORT)?;
+    let sent = |first: &Server, second: &Server| {
+        let outcome = scene.act(SKILL, &["sendmmsg-two", &first.at(), &second.at()])?;
+        anyhow::Ok(outcome.done()?.out.trim().to_owned())
+    };
+    ensure!(sent(&good, &also)? == "2", "not both were sent");
+    good.got(TOKEN)?;
+    also.got(TOKEN)?;
+    let mark = scene.mark();
+    ensure!(sent(&good, &bad)? == "1", "not one was sent");
+    good.got(TOKEN)?;
+    bad.nothing()?;
+    scene.events().wait(mark, "the refusal", |e| e.text("verdict") == "deny" && e.object("address") == "127.0.0.2")?;
+    scene.act(SKILL, &["sendmmsg-two", &bad.at(), &good.at()])?.refused()?;
+    bad.nothing()?;
+    good.nothing()
 }
 
 /// A policy with so many prefixes: every second address from 127.64.0.0 on.

@@ -131,6 +131,12 @@ fn every(scene: &Scene) -> anyhow::Result<()> {
     serves(scene, "wide", "serve-tcp", &any, &loopback)?;
     serves(scene, "wide", "serve-tcp", &loopback, &loopback)?;
     serves(scene, "wide", "serve-udp", &any, &loopback)?;
+    // An address of no family is the unspecified one of IPv4 (`net/ipv4/af_inet.c: __inet_bind`).
+    scene.act("wide", &["bind-unspec", &any])?.done()?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["bind-unspec", &any])?.refused()?;
+    let event = scene.events().wait(mark, "the bind", |e| e.text("kind") == "bind" && e.text("verdict") == "deny")?;
+    ensure!(event.object("address") == "0.0.0.0" && event.port() == u64::from(PORT), "{}", event.0);
     refused(scene, "wide", "serve-tcp", &any6)?;
     // A socket of IPv6 takes IPv4, too.
     serves(scene, "wider", "serve-tcp", &any6, &loopback)?;

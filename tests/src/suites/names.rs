@@ -103,7 +103,13 @@ fn refused(scene: &Scene, act: &[&str], server: &Server) -> anyhow::Result<()> {
     let mark = scene.mark();
     scene.act(SKILL, act)?.refused()?;
     server.nothing()?;
-    scene.events().wait(mark, "a refusal", |e| e.text("kind") == "connect" && e.text("verdict") == "deny").map(drop)
+    let to = server.address();
+    let event = scene.events().wait(mark, "a refusal", |e| {
+        e.text("kind") == "connect" && e.text("verdict") == "deny" && e.object("address") == to.ip().to_string()
+    })?;
+    ensure!(event.port() == u64::from(to.port()) && event.text("skill") == SKILL, "{}", event.0);
+    ensure!(event.text("reason") == "destination not listed", "{}", event.0);
+    Ok(())
 }
 
 /// Tries until the act has this status: addresses come and go in their own time.

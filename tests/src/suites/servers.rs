@@ -101,14 +101,15 @@ fn agent(words: &[&str]) -> anyhow::Result<Output> {
     command(&[&[ENFORCER, "run", "--skill", SKILL, "--"][..], words].concat())
 }
 
-/// The program failed, the event names the address and the name, and the server saw nothing.
-fn refused(scene: &Scene, words: &[&str], port: u64) -> anyhow::Result<()> {
+/// The program failed, the event has the address, and the name that led there if one is listed, and the server saw nothing.
+fn refused(scene: &Scene, words: &[&str], address: &str, name: &str, port: u64) -> anyhow::Result<()> {
     let mark = scene.mark();
     let outcome = agent(words)?;
     ensure!(outcome.status != 0, "{} went through: {outcome:?}", words.join(" "));
-    scene
+    let event = scene
         .events()
         .wait(mark, "a refusal", |e| e.text("kind") == "connect" && e.text("verdict") == "deny" && e.port() == port)?;
+    ensure!(event.object("address") == address && event.object("name") == name, "{}", event.0);
     let seen = fs::read_to_string(format!("{HOME}/denied.log")).unwrap_or_default();
     ensure!(seen.is_empty(), "the server was reached: {seen}");
     Ok(())
@@ -118,8 +119,8 @@ fn curl(scene: &Scene) -> anyhow::Result<()> {
     let curl = |url| ["curl", "--silent", "--show-error", "--max-time", "60", "--cacert", CA, url];
     let outcome = agent(&curl("https://good.example/hello"))?;
     ensure!(outcome.status == 0 && outcome.out == "hello from the server\n", "{outcome:?}");
-    refused(scene, &curl("https://bad.example/hello"), 443)?;
-    refused(scene, &curl("https://10.88.0.3/hello"), 443)?;
+    refused(scene, &curl("https://bad.example/hello"), "10.88.0.3", "", 443)?;
+    refused(scene, &curl("https://10.88.0.3/hello"), "10.88.0.3", "", 443)?;
     // The same outside: the server is there.
     let outcome = command(&curl("https://bad.example/hello"))?;
     ensure!(outcome.out == "hello from the server\n", "{outcome:?}");
@@ -134,7 +135,13 @@ fn git(scene: &Scene) -> anyhow::Result<()> {
     ensure!(outcome.status == 0, "{outcome:?}");
     let file = fs::read_to_string(format!("{into}/file"))?;
     ensure!(file == "content\n", "{file:?}");
-    refused(scene, &["git", "-c", &ca, "clone", "--quiet", "https://bad.example/repo.git", &other], 443)?;
+    refused(
+        scene,
+        &["git", "-c", &ca, "clone", "--quiet", "https://bad.example/repo.git", &other],
+        "10.88.0.3",
+        "",
+        443,
+    )?;
     ensure!(fs::metadata(format!("{other}/file")).is_err(), "the clone is there");
     Ok(())
 }
@@ -146,12 +153,12 @@ fn requests(scene: &Scene) -> anyhow::Result<()> {
     let python = |url| ["python3", "-c", PYTHON, url, CA];
     let outcome = agent(&python("https://good.example/hello"))?;
     ensure!(outcome.status == 0 && outcome.out == "hello from the server\n", "{outcome:?}");
-    refused(scene, &python("https://bad.example/hello"), 443)
+    refused(scene, &python("https://bad.example/hello"), "10.88.0.3", "", 443)
 }
 
 fn port(scene: &Scene) -> anyhow::Result<()> {
     let url = "http://good.example/hello";
-    refused(scene, &["curl", "--silent", "--max-time", "60", url], 80)?;
+    refused(scene, &["curl", "--silent", "--max-time", "60", url], "10.88.0.2", "good.example", 80)?;
     let outcome = command(&["curl", "--silent", "--max-time", "60", url])?;
     ensure!(outcome.out == "hello from the server\n", "{outcome:?}");
     Ok(())
@@ -203,7 +210,7 @@ print(s.recv(512)[-4:].hex())
     for kind in ["udp", "tcp"] {
         let outcome = agent(&["python3", "-c", ASK, "10.88.0.53", kind])?;
         ensure!(outcome.status == 0 && outcome.out.trim() == "0a580002", "{kind}: {outcome:?}");
-        refused(scene, &["python3", "-c", ASK, "10.88.0.54", kind], 53)?;
+        refused(scene, &["python3", "-c", ASK, "10.88.0.54", kind], "10.88.0.54", "", 53)?;
         let outcome = command(&["python3", "-c", ASK, "10.88.0.54", kind])?;
         ensure!(outcome.out.trim() == "0a580002", "{kind}: {outcome:?}");
     }

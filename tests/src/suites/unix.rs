@@ -1,12 +1,23 @@
 //! Unix sockets: by the object at a path, by an abstract name; within a skill as ever.
 
-use std::{fs, os::unix::fs::symlink, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Read as _},
+    os::unix::fs::symlink,
+    time::Duration,
+};
 
 use anyhow::ensure;
 
 use crate::{
     act::TOKEN,
-    harness::{eventually, runner::Suite, scene::Scene, unix::UnixServer, worker::Outcome},
+    harness::{
+        eventually,
+        runner::Suite,
+        scene::Scene,
+        unix::{self, UnixServer},
+        worker::Outcome,
+    },
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -19,6 +30,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_socket_that_appears", appears),
         ("abstract_names", abstract_names),
         ("datagrams", datagrams),
+        ("sequenced_packets", packets),
         ("sockets_of_the_skill_itself", within),
         ("sockets_of_another_skill", other_skill),
         ("pairs", pairs),
@@ -159,6 +171,23 @@ fn datagrams(scene: &Scene) -> anyhow::Result<()> {
         refused(scene, &[act, &to_bad], &bad, &to_bad)?;
     }
     Ok(())
+}
+
+fn packets(scene: &Scene) -> anyhow::Result<()> {
+    let (to_good, to_bad) = (at(scene, "box/packets"), at(scene, "other/packets"));
+    let (good, bad) = (unix::packets(&to_good)?, unix::packets(&to_bad)?);
+    scene.act(SKILL, &["unix-packet", &to_good])?.done()?;
+    let (mut client, _) = good.accept()?;
+    let mut text = String::new();
+    client.read_to_string(&mut text)?;
+    ensure!(text == TOKEN, "{text:?}");
+    let mark = scene.mark();
+    scene.act(SKILL, &["unix-packet", &to_bad])?.refused()?;
+    let nobody = bad.accept().map_err(|e| e.kind());
+    ensure!(matches!(nobody, Err(ErrorKind::WouldBlock)), "{nobody:?}");
+    scene.event(mark, "connect", "deny", &to_bad)?;
+    scene.outside(&["unix-packet", &to_bad])?.done()?;
+    bad.accept().map(drop).map_err(Into::into)
 }
 
 fn within(scene: &Scene) -> anyhow::Result<()> {
