@@ -15,10 +15,9 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build::{self, Binaries},
-    guest::{self, Copied, Ending, Job, Machine, Root},
+    guest::{self, Ending, Job, Machine, Root},
     kernels::{self, Series},
     matrix::Matrix,
-    package,
     paths::Paths,
     tally::{Suite, Tally},
     ui,
@@ -187,14 +186,7 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
 
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
-    let boots = boots(args, binaries)?;
-    // Where systemd runs, the package is installed.
-    let package = if boots.iter().any(|(_, root)| *root == Some(Root::Systemd)) {
-        Some(Copied { from: package::make(paths, binaries)?, to: "/opt/enforcer.deb".to_owned() })
-    } else {
-        None
-    };
-    let queue = Mutex::new(boots.into_iter());
+    let queue = Mutex::new(boots(args, binaries)?.into_iter());
     let total = Mutex::new(Tally::default());
     let matrix = Mutex::new(Matrix::default());
     thread::scope(|scope| {
@@ -204,7 +196,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let Some(tally) = guest(paths, args, binaries, package.as_ref(), &matrix, boot) else {
+                        let Some(tally) = guest(paths, args, binaries, &matrix, boot) else {
                             lock(&queue).by_ref().for_each(drop);
                             anyhow::bail!("interrupted");
                         };
@@ -235,7 +227,6 @@ fn guest(
     paths: &Paths,
     args: &TestArgs,
     binaries: &Binaries,
-    package: Option<&Copied>,
     matrix: &Mutex<Matrix>,
     (series, root): Boot,
 ) -> Option<Tally> {
@@ -257,8 +248,7 @@ fn guest(
     words.extend(suite_words(args, root));
     let mut environment = vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())];
     environment.extend(std::env::var(ROUNDS).map(|rounds| (ROUNDS.to_owned(), rounds)));
-    let copies = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
-    let job = Job { kernel, machine: Machine::from(&args.machine), root, copies, environment, words };
+    let job = Job { kernel, machine: Machine::from(&args.machine), root, copies: Vec::new(), environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);

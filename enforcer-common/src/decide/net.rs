@@ -191,7 +191,7 @@ pub fn netlink<R: Rules>(rules: &R, skill: SkillId, protocol: u16, changes: bool
 
 /// May the skill set this option of an IP socket? Source routes send packets to other addresses than the one that was
 /// decided about; the packet filters' and the load balancer's rules, which any IP socket can be told (`net/netfilter/nf_sockopt.c`), and
-/// a socket's own IPsec policy do so, too.
+/// a socket's own `IPsec` policy do so, too.
 #[inline(always)]
 pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Decision {
     const SOL_IP: i32 = 0;
@@ -220,8 +220,14 @@ pub fn option<R: Rules>(rules: &R, skill: SkillId, level: i32, name: i32) -> Dec
         (SOL_IP, IP_OPTIONS) | (SOL_IPV6, IPV6_2292RTHDR | IPV6_2292PKTOPTIONS | IPV6_FLOWLABEL_MGR | IPV6_RTHDR) => {
             only_any(rules, skill, Reason::SourceRoute)
         }
-        (SOL_IP, IP_IPSEC_POLICY..=IP_XFRM_POLICY | IPT_REPLACE..=IPT_COUNTERS | ARPT_REPLACE..=ARPT_COUNTERS)
-        | (SOL_IP, EBT_REPLACE..=EBT_COUNTERS | IP_VS_FIRST..=IP_VS_LAST)
+        (
+            SOL_IP,
+            IP_IPSEC_POLICY..=IP_XFRM_POLICY
+            | IPT_REPLACE..=IPT_COUNTERS
+            | ARPT_REPLACE..=ARPT_COUNTERS
+            | EBT_REPLACE..=EBT_COUNTERS
+            | IP_VS_FIRST..=IP_VS_LAST,
+        )
         | (SOL_IPV6, IPV6_IPSEC_POLICY..=IPV6_XFRM_POLICY | IPT_REPLACE..=IPT_COUNTERS) => {
             only_any(rules, skill, Reason::NetworkChange)
         }

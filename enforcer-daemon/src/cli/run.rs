@@ -15,7 +15,8 @@ use super::Instance;
 use crate::{
     control::{Request, client},
     events::{Record, text::Format},
-    service::{Lifetime, Options, Service},
+    names::table::Limits,
+    service::{Lifetime, Service},
     users,
 };
 
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     &policy,
                     &args.instance.runtime_dir,
                     super::home(),
-                    Options::default(),
+                    Limits::default(),
                     Lifetime::Private,
                 )
                 .await?;

@@ -1,10 +1,9 @@
-//! Events: ring buffer → [`decode`] → [`enrich`] → [`record`] → [`stream`] → [`sinks`].
+//! Events: ring buffer → [`decode`] → [`enrich`] → [`record`] → [`stream`] and sinks.
 
 pub mod decode;
 pub mod enrich;
 pub mod ledger;
 pub mod record;
-pub mod sinks;
 pub mod stream;
 pub mod text;
 

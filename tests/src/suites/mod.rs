@@ -18,7 +18,6 @@ mod listen;
 mod mapping;
 mod modes;
 mod names;
-mod package;
 mod parents;
 mod pin;
 mod pins;
@@ -26,7 +25,6 @@ mod places;
 mod resolve;
 mod runtime;
 mod servers;
-mod sinks;
 mod sockets;
 mod start;
 mod storm;
@@ -52,7 +50,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,
@@ -76,7 +74,6 @@ const PLAIN: &[Suite] = &[
     sockets::SUITE,
     withdraw::SUITE,
     pin::SUITE,
-    sinks::SUITE,
     full::SUITE,
     mapping::SUITE,
     jit::SUITE,
