@@ -126,7 +126,7 @@ fn parse_patch(release: &str) -> u32 {
 }
 
 /// Whether exec does not keep others from writing the file that it runs: from commit 2a010c412853 ("fs: don't block
-/// i_writecount during exec", 6.11) until 3b832035387f took it back (6.13, 6.12.2, 6.11.11). A distribution can have taken it back
+/// `i_writecount` during exec", 6.11) until 3b832035387f took it back (6.13, 6.12.2, 6.11.11). A distribution can have taken it back
 /// sooner.
 fn leaves_running_files_writable(release: &str) -> bool {
     match parse_release(release) {

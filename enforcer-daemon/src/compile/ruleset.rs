@@ -172,6 +172,9 @@ mod tests {
 
     use super::*;
 
+    /// What makes a policy another one.
+    type Change<'a> = &'a dyn Fn(&mut Ruleset);
+
     const SKILL: SkillId = SkillId(1);
 
     /// A directory of which rules say something.
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn what_may_end_a_connection_is_a_difference_of_the_network() {
         let other = PortRule { port: 1, ..PortRule::default() };
-        let changes: [(&str, &dyn Fn(&mut Ruleset)); 17] = [
+        let changes: [(&str, Change<'_>); 17] = [
             ("no destination", &|next| next.destinations.clear()),
             ("another destination", &|next| next.destinations = HashMap::from([(prefix(2), PortSet::default())])),
             ("other ports", &|next| next.destinations.values_mut().for_each(|set| set.ports[0] = other)),
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn nothing_else_is_one() {
-        let changes: [(&str, &dyn Fn(&mut Ruleset)); 7] = [
+        let changes: [(&str, Change<'_>); 7] = [
             ("nothing", &|_| {}),
             ("what is reported", &|next| conf(next).flags |= skill_flag::REPORT_ALLOWED),
             ("approvals of deletes", &|next| conf(next).require_2fa |= action::DELETE),

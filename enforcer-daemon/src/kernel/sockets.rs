@@ -70,9 +70,9 @@ fn try_close(found: &FoundSocket) -> Result<Outcome, Errno> {
         return Ok(Outcome::Gone);
     }
     if found.family == AF_UNIX {
-        shutdown(&socket, Shutdown::Both)?
+        shutdown(&socket, Shutdown::Both)?;
     } else {
-        connect_unspec(&socket)?
+        connect_unspec(&socket)?;
     }
     Ok(Outcome::Closed)
 }

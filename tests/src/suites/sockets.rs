@@ -287,7 +287,7 @@ fn source_routes(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `setsockopt` of plain datagram sockets: IPsec policies, iptables, arptables, ebtables, IPVS, ip6tables. What is set is none of
+/// `setsockopt` of plain datagram sockets: `IPsec` policies, iptables, arptables, ebtables, IPVS, ip6tables. What is set is none of
 /// their structures: where they are there, they say so.
 fn changes_by_options(scene: &Scene) -> anyhow::Result<()> {
     let n = |number: i32| number.to_string();

@@ -278,7 +278,9 @@ fn paths(scene: &Scene) -> anyhow::Result<()> {
 /// skill's paths mean nothing there.
 fn two_containers(scene: &Scene) -> anyhow::Result<()> {
     let data = scene.make_dir("data")?;
-    let label = ["--annotation", "enforcer.test=yes"];
+    // With the hook neither runs before its paths are known, however slow the machine.
+    hooks()?;
+    let label = ["--hooks-dir", HOOKS, "--annotation", "enforcer.test=yes"];
     let script = format!("while [ ! -e /data/go ]; do sleep 0.2; done; rm /data/go; ({TRY}) >/data/said 2>/dev/null");
     let outcome = run(scene, &[&["-d", "--name", "first"][..], &label].concat(), &script)?;
     ensure!(outcome.status == 0, "{outcome:?}");
