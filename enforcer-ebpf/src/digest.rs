@@ -24,7 +24,7 @@
 //!
 //! # Mappings
 //!
-//! (d) has an exception: pages that I/O holds, such as a buffer that was registered with io_uring, can be written when the mapping that they were
+//! (d) has an exception: pages that I/O holds, such as a buffer that was registered with `io_uring`, can be written when the mapping that they were
 //! found by is gone, and the file is closed. And overlayfs gives a mapping the file below, so that the overlay's own inode does
 //! not count it. So a file that a governed process has mapped, shared and from a descriptor for writing, is marked
 //! ([`mark_mapped`], from `mmap_file`, while the descriptor is open), and is not held to be steady as long as its inode

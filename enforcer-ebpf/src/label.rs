@@ -81,8 +81,9 @@ fn write(key: u64, skill: SkillId, origin: Origin, lineage: u64, stage: u32) -> 
 /// Makes the element of a task, or empties the one that is there.
 #[inline(always)]
 fn insert(key: u64) -> bool {
+    let blank: &Label = &BLANK;
     // One that it had is counted already.
-    make(key) || TASKS.insert(key, &BLANK, u64::from(BPF_EXIST)).is_ok()
+    make(key) || TASKS.insert(key, blank, u64::from(BPF_EXIST)).is_ok()
 }
 
 /// Makes the element of a task; false when it is there, or there is no room.
@@ -91,7 +92,8 @@ fn make(key: u64) -> bool {
     let Some(labels) = TASK_FILTER.get_ptr_mut(task_filter_slot(key)) else { return false };
     // SAFETY: the element is there for as long as the map.
     unsafe { atomic::fetch_add(labels, 1) };
-    if TASKS.insert(key, &BLANK, u64::from(BPF_NOEXIST)).is_ok() {
+    let blank: &Label = &BLANK;
+    if TASKS.insert(key, blank, u64::from(BPF_NOEXIST)).is_ok() {
         return true;
     }
     // SAFETY: as above.
