@@ -187,7 +187,9 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     let mut play = Play::begin(scene, &[])?;
     let moved = Worker::start(&Entry::Cgroup("/sys/fs/cgroup/tests-pins"))?;
     let victim = play.victim()?;
+    let before = play.daemon.events.mark();
     moved.act(&["unlink", &victim])?.refused()?;
+    play.daemon.events.wait(before, "the first refusal", |e| e.is("delete", "deny", &victim))?;
     fs::write("/sys/fs/cgroup/cgroup.procs", moved.pid().to_string()).context("the move")?;
     let mark = play.daemon.events.mark();
     let attempts = attack(&mut play, |daemon| {
@@ -206,6 +208,8 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
         Ok(())
     })?;
     one_set()?;
+    // The moved one's.
+    attempts.made.fetch_add(2 * u64::from(rounds), Ordering::Relaxed);
     let replaced = play.daemon.events.since(mark);
     let replaced = replaced.iter().filter(|e| e.text("kind") == "start" && e.text("reason").contains("in place of"));
     ensure!(replaced.count() as u64 == 2 * u64::from(rounds), "not every start was one of another build");
