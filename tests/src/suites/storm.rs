@@ -30,11 +30,8 @@ const NEXT: &str = "enforcer-next";
 const START_MS: u64 = 600;
 
 /// Upgrades and downgrades need the second build.
-pub(super) const UPGRADES: Suite = Suite {
-    name: "upgrade",
-    policy: None,
-    tests: &[("to_another_layout_and_back", there_and_back)],
-};
+pub(super) const UPGRADES: Suite =
+    Suite { name: "upgrade", policy: None, tests: &[("to_another_layout_and_back", there_and_back)] };
 
 /// Numbers that nobody chose (xorshift64).
 struct Random(u64);
