@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, mpsc::Receiver, oneshot},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
 };
 
 use crate::{
@@ -146,10 +146,17 @@ pub enum Lifetime {
 }
 
 /// Takes everything out of force when it is dropped.
-struct Private;
+#[derive(Default)]
+struct Private {
+    /// What would look for the pins that go, and ask programs that answer no more.
+    watcher: Option<AbortHandle>,
+}
 
 impl Drop for Private {
     fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         if let Err(e) = Sets::find().and_then(Sets::remove) {
             eprintln!("enforcer: {e}; `enforcer unload` ends enforcement");
         }
@@ -192,7 +199,7 @@ impl Service {
         let socket = server::bind(runtime)?;
         let Started { engine, rings, debug, origin, ledger, known, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
-        let private = private.then(|| Private);
+        let mut private = private.then(Private::default);
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);
@@ -224,6 +231,9 @@ impl Service {
         let warnings = service.settled().await;
         let listener = socket.publish()?;
         let watcher = tokio::spawn(watch_paths(service.engine.clone()));
+        if let Some(private) = &mut private {
+            private.watcher = Some(watcher.abort_handle());
+        }
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
         Ok(Running {

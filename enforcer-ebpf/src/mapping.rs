@@ -18,7 +18,7 @@ use aya_ebpf::{
 use enforcer_common::{
     decide::{self, Decision},
     event::{Kind, Reason, ReasonCode},
-    ids::{ObjectId, SkillId},
+    ids::{Digest, ObjectId, SkillId},
     task::{Label, stage},
 };
 
@@ -64,23 +64,28 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     let anonymous = unsafe { is_zero(ctx.as_ptr()) };
     let file = File::new(ctx.arg(0));
     if anonymous || file.is_null() {
-        let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
-        report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
-        return verdict::of(decision.refuses());
+        return verdict::of(refuses_memory(&rules, skill));
     }
     let decision = match place(&rules, skill, label, file, prot, flags) {
         Some(decision) => decision,
         None if early && label.stage & stage::TO_MEASURE != 0 => decide::never(&rules, skill, Reason::NotMeasured),
         None => return verdict::pass(),
     };
-    report::decision(
-        Kind::Map,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: None },
-    );
-    verdict::of(decision.refuses())
+    verdict::of(reported(&rules, skill, &decision, file, None))
+}
+
+/// Decides and reports memory that becomes code and has no file; true when it is refused.
+#[inline(always)]
+fn refuses_memory(rules: &InForce, skill: SkillId) -> bool {
+    let decision = decide::memory(rules, skill, Reason::MemoryExecutable);
+    report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None)
+}
+
+/// Reports a decision on a file that is mapped; true when it is refused.
+#[inline(always)]
+fn reported(rules: &InForce, skill: SkillId, decision: &Decision, file: File, digest: Option<&Digest>) -> bool {
+    let object = Object::File { dentry: file.dentry(), digest };
+    report::decision(Kind::Map, skill, rules.generation, decision, &object)
 }
 
 /// Marks the file of a shared mapping that can be written, or become so; true when there is no room for that, and the mapping is
@@ -100,8 +105,7 @@ fn passes_unmarked(ctx: &LsmContext) -> bool {
     }
     let rules = InForce::now();
     let decision = decide::never(&rules, skill, Reason::NoRoom);
-    report::decision(Kind::Map, skill, rules.generation, &decision, &Object::File { dentry, digest: None });
-    decision.refuses()
+    reported(&rules, skill, &decision, file, None)
 }
 
 /// What is known of a mapping without its content. `None` when there is nothing to say, or it has to be measured.
@@ -172,14 +176,7 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     if decision.allows() {
         label.stage &= !stage::LOADER;
     }
-    report::decision(
-        Kind::Map,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: digest.as_ref() },
-    );
-    verdict::of(decision.refuses())
+    verdict::of(reported(&rules, skill, &decision, file, digest.as_ref()))
 }
 
 /// Keeps governed processes from writing a file from now on, as long as it exists. Says why not: somebody has it open for writing or
@@ -225,19 +222,10 @@ pub fn file_mprotect(ctx: LsmContext) -> i32 {
     let vma = Vma::new(ctx.arg(0));
     let file = vma.file();
     if file.is_null() {
-        let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
-        report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
-        return verdict::of(decision.refuses());
+        return verdict::of(refuses_memory(&rules, skill));
     }
     let Some(decision) = change(&rules, skill, label, vma, file, prot) else { return verdict::pass() };
-    report::decision(
-        Kind::Map,
-        skill,
-        rules.generation,
-        &decision,
-        &Object::File { dentry: file.dentry(), digest: None },
-    );
-    verdict::of(decision.refuses())
+    verdict::of(reported(&rules, skill, &decision, file, None))
 }
 
 /// `personality()` has no LSM hook, and with `READ_IMPLIES_EXEC` the heap grows executable without one being asked
@@ -263,9 +251,7 @@ fn end_if_data_is_code() {
     }
     let Some(skill) = subject::current() else { return };
     let rules = InForce::now();
-    let decision = decide::memory(&rules, skill, Reason::MemoryExecutable);
-    report::decision(Kind::Map, skill, rules.generation, &decision, &Object::None);
-    if decision.refuses() {
+    if refuses_memory(&rules, skill) {
         // SAFETY: no precondition; the signal is the acting process's.
         unsafe { bpf_send_signal(SIGKILL) };
     }

@@ -137,14 +137,8 @@ fn debug(_kind: Kind, _skill: SkillId, _decision: &Decision) {}
 /// Writes the event of a process that somebody moved to another cgroup.
 #[inline(always)]
 pub fn moved(kind: Kind, skill: SkillId, generation: Generation, what: &Decision, task: Task, to: u64) {
-    let Some(mut entry) = reserve() else { return };
-    let event = entry.as_mut_ptr();
-    // SAFETY: as in `decision`. The acting process is the one that moved it; the event is about the one that was moved.
-    unsafe {
-        fill(event, Told::of(kind, *what), skill, generation, &Object::Cgroup(to));
-        (*event).target = task.tgid();
-    }
-    entry.submit(0);
+    // The acting process is the one that moved it; the event is about the one that was moved.
+    write_about(Told::of(kind, *what), skill, generation, task, &Object::Cgroup(to));
 }
 
 /// Writes an event about a process: of an open file that it has and may not have, where the daemon asks; or that it entered a

@@ -209,9 +209,17 @@ impl Owner {
 
     /// Carries out requests until nobody can send any more.
     pub(super) fn serve(mut self, inbox: &mpsc::Receiver<Request>) {
+        // Nothing is in force any more: the programs answer no questions, and there is nothing to keep up to date.
+        let mut unloaded = false;
         // Whoever asked may have gone away; then nobody wants the answer.
         while let Some(request) = self.next_request(inbox) {
             match request {
+                Request::Refresh(reply) if unloaded => {
+                    let _ = reply.send(Ok(false));
+                }
+                Request::Cgroups(_, reply) if unloaded => {
+                    let _ = reply.send(Ok(()));
+                }
                 Request::Apply(manifest, file, reply) => {
                     let before = std::mem::replace(&mut self.file, file);
                     let outcome = self.apply(Arc::new(*manifest));
@@ -254,7 +262,9 @@ impl Owner {
                     let _ = reply.send(self.dropped());
                 }
                 Request::Unload(reply) => {
-                    let _ = reply.send(Sets::find().and_then(Sets::remove));
+                    let outcome = Sets::find().and_then(Sets::remove);
+                    unloaded |= outcome.is_ok();
+                    let _ = reply.send(outcome);
                 }
             }
         }
