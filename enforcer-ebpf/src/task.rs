@@ -41,6 +41,21 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     verdict::of(skill.governs())
 }
 
+/// `sched_process_fork(parent, child)`: the child is in the list of tasks and does not run yet. Whoever labels tasks that there are already
+/// ([`enrol`], [`inherit`]) may have come to the parent after the child was made and before it was in the list, however many
+/// passes are made: the child has no label then, and gets it here. A parent that is labelled later than this has its child looked at
+/// by the next pass.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let (parent, child) = (Task::new(ctx.arg(0)), Task::new(ctx.arg(1)));
+    let Some(skill) = subject::of(parent).filter(|skill| skill.governs()) else { return 0 };
+    if label::of(child).is_none() {
+        let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+        let _ = label::give(child, skill, Origin::Parent, lineage);
+    }
+    0
+}
+
 /// `security_task_free(task)`: the address may become another task's.
 #[lsm(hook = "task_free")]
 pub fn task_free(ctx: LsmContext) -> i32 {

@@ -27,8 +27,6 @@ use crate::{
 /// Compiling the tests included.
 const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
-/// The tests that need a second build of the daemon.
-const UPGRADES: &str = "upgrade::";
 /// How often the storms of the suite do what they do, if it is set.
 const ROUNDS: &str = "ENFORCER_STORM_ROUNDS";
 
@@ -86,29 +84,33 @@ impl Default for TestArgs {
 
 pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
     let mut total = Tally::default();
+    let mut failures = Vec::new();
     let binaries = if args.only == Some(Part::Unit) {
         // The daemon's build needs them, tests or not.
         build::ebpf(paths)?;
         None
     } else {
         let mut binaries = build::all(paths)?;
-        if list(args, &binaries, None)?.lines().any(|test| test.starts_with(UPGRADES)) {
+        if places(args, &binaries)?.contains(&Place::Upgrades) {
             binaries.next = Some(build::next(paths)?);
         }
         Some(binaries)
     };
     if args.only.is_none_or(|part| part == Part::Unit) {
-        total += unit(paths)?;
+        total += unit(paths, &mut failures)?;
     }
     if let Some(binaries) = binaries {
-        total += guests(paths, args, &binaries)?;
+        total += guests(paths, args, &binaries, &mut failures)?;
+    }
+    if !failures.is_empty() {
+        println!("\nwhat failed:\n{}\n", failures.join("\n"));
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Cargo's tests.
-fn unit(paths: &Paths) -> Result<Tally> {
+fn unit(paths: &Paths, failures: &mut Vec<String>) -> Result<Tally> {
     ui::note("unit and property tests");
     let mut cargo = paths.cargo();
     cargo.args(["test", "--locked", "--workspace", "--exclude", "enforcer-ebpf", "--no-fail-fast"]);
@@ -124,59 +126,98 @@ fn unit(paths: &Paths) -> Result<Tally> {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         tally.cargo_line(&line);
+        if line.starts_with("test ") && line.ends_with("... FAILED") {
+            failures.push(line.into_owned());
+        }
     }
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
         // It did not compile, or a test binary died or hung before its summary.
-        println!("cargo test ended with {status}");
+        let what = format!("cargo test ended with {status}");
+        println!("{what}");
+        failures.push(what);
         tally += Tally::BROKEN;
     }
     Ok(tally)
 }
 
-/// One boot: a kernel, and the root if it is on a disk.
-type Boot = (Series, Option<Root>);
+/// One boot: a kernel, and what runs on it.
+type Boot = (Series, Place);
 
-/// The boots that were asked for and that have tests to run.
+/// A kind of guest, with the tests that are for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// This machine's own programs.
+    Plain,
+    /// The same, with the second build of the daemon and CPUs that run in turns.
+    Upgrades,
+    /// A root on a disk.
+    Root(Root),
+}
+
+impl Place {
+    fn all() -> impl Iterator<Item = Self> {
+        [Self::Plain, Self::Upgrades].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
+    }
+
+    fn root(self) -> Option<Root> {
+        match self {
+            Self::Root(root) => Some(root),
+            Self::Plain | Self::Upgrades => None,
+        }
+    }
+
+    /// As the guest suite calls it.
+    fn name(self) -> String {
+        match self {
+            Self::Plain => "plain".to_owned(),
+            Self::Upgrades => "upgrades".to_owned(),
+            Self::Root(root) => root.to_string(),
+        }
+    }
+}
+
+/// The kinds of guest that were asked for and that have tests to run.
+fn places(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Place>> {
+    if args.mutants {
+        // They stand on pins of a daemon that nobody else manages.
+        return Ok(vec![Place::Plain]);
+    }
+    let mut wanted = Vec::new();
+    for place in Place::all() {
+        let asked = match (args.only, place.root()) {
+            (Some(Part::Rootfs), None) | (Some(Part::Guest), Some(_)) => false,
+            (_, Some(root)) => args.rootfs.is_none_or(|only| only == root),
+            (_, None) => true,
+        };
+        if asked && !list(args, binaries, place)?.trim().is_empty() {
+            wanted.push(place);
+        }
+    }
+    ensure!(!wanted.is_empty(), "no test of the guest suite has such a name");
+    Ok(wanted)
+}
+
+/// What runs where: the longest first, so that they end together.
 fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     let mut kernels = if args.kernel.is_empty() { Series::ALL.to_vec() } else { args.kernel.clone() };
     kernels.sort_unstable();
     kernels.dedup();
-    let mut roots = Vec::new();
-    if args.only != Some(Part::Rootfs) {
-        roots.push(None);
-    }
-    if args.only != Some(Part::Guest) {
-        roots.extend(Root::ALL.into_iter().filter(|root| args.rootfs.is_none_or(|only| only == *root)).map(Some));
-    }
-    let mut wanted = Vec::new();
-    for root in roots {
-        if args.mutants {
-            // They stand on pins of a daemon that nobody else manages.
-            wanted.extend(root.is_none().then_some(root));
-            continue;
-        }
-        if !list(args, binaries, root)?.trim().is_empty() {
-            wanted.push(root);
-        }
-    }
-    ensure!(!wanted.is_empty(), "no test of the guest suite has such a name");
-    Ok(kernels.into_iter().flat_map(|series| wanted.iter().map(move |root| (series, *root))).collect())
+    let places = places(args, binaries)?;
+    Ok(places.into_iter().flat_map(|place| kernels.iter().map(move |series| (*series, place))).collect())
 }
 
 /// The names of the tests that would run. The suite is static: it knows here as well as there.
-fn list(args: &TestArgs, binaries: &Binaries, root: Option<Root>) -> Result<String> {
+fn list(args: &TestArgs, binaries: &Binaries, place: Place) -> Result<String> {
     let mut list = Command::new(&binaries.tests);
-    list.args(suite_words(args, root)).arg("--list");
+    list.args(suite_words(args, place)).arg("--list");
     ui::capture(&mut list)
 }
 
 /// What the suite is called with.
-fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
+fn suite_words(args: &TestArgs, place: Place) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec![if args.mutants { "mutate" } else { "run" }.into()];
-    if let Some(root) = root {
-        words.extend(["--place".into(), root.to_string().into()]);
-    }
+    words.extend(["--place".into(), place.name().into()]);
     if args.only == Some(Part::Attacks) {
         words.push("--attacks".into());
     }
@@ -185,9 +226,10 @@ fn suite_words(args: &TestArgs, root: Option<Root>) -> Vec<OsString> {
 }
 
 /// The guest suite, on the kernels that were asked for.
-fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> {
+fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Vec<String>) -> Result<Tally> {
     let queue = Mutex::new(boots(args, binaries)?.into_iter());
     let total = Mutex::new(Tally::default());
+    let failed = Mutex::new(Vec::new());
     let matrix = Mutex::new(Matrix::default());
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
@@ -196,11 +238,12 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let Some(tally) = guest(paths, args, binaries, &matrix, boot) else {
+                        let Some((tally, notes)) = guest(paths, args, binaries, &matrix, boot) else {
                             lock(&queue).by_ref().for_each(drop);
                             anyhow::bail!("interrupted");
                         };
                         *lock(&total) += tally;
+                        lock(&failed).extend(notes);
                     }
                 })
             })
@@ -213,6 +256,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries) -> Result<Tally> 
     if let Some(file) = &args.matrix {
         lock(&matrix).write(&binaries.tests, file)?;
     }
+    failures.append(&mut lock(&failed));
     let total = *lock(&total);
     Ok(total)
 }
@@ -222,33 +266,36 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The suite in one guest; `None` when it was interrupted.
+/// The suite in one guest, and what it says of each failure; `None` when it was interrupted.
 fn guest(
     paths: &Paths,
     args: &TestArgs,
     binaries: &Binaries,
     matrix: &Mutex<Matrix>,
-    (series, root): Boot,
-) -> Option<Tally> {
-    let prefix = match root {
-        Some(root) => format!("[{series} {root}] "),
-        None => format!("[{series}] "),
+    (series, place): Boot,
+) -> Option<(Tally, Vec<String>)> {
+    let prefix = match place {
+        Place::Plain => format!("[{series}] "),
+        place => format!("[{series} {}] ", place.name()),
     };
     let kernel = match kernels::get(paths, series) {
         Ok(kernel) => kernel,
         // One kernel that cannot be had says nothing about the others.
         Err(error) => {
-            println!("{prefix}{error:#}");
-            return Some(Tally::BROKEN);
+            let what = format!("{prefix}{error:#}");
+            println!("{what}");
+            return Some((Tally::BROKEN, vec![what]));
         }
     };
     println!("{prefix}kernel {} ({})", kernel.version, kernel.release);
     lock(matrix).kernel(&kernel);
     let mut words: Vec<OsString> = vec!["enforcer-tests".into()];
-    words.extend(suite_words(args, root));
+    words.extend(suite_words(args, place));
     let mut environment = vec![("HOME".to_owned(), "/root".to_owned()), ("RUST_BACKTRACE".to_owned(), "1".to_owned())];
     environment.extend(std::env::var(ROUNDS).map(|rounds| (ROUNDS.to_owned(), rounds)));
-    let job = Job { kernel, machine: Machine::from(&args.machine), root, copies: Vec::new(), environment, words };
+    let mut machine = Machine::from(&args.machine);
+    machine.in_turns |= place == Place::Upgrades;
+    let job = Job { kernel, machine, root: place.root(), copies: Vec::new(), environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);
@@ -260,20 +307,15 @@ fn guest(
     out.end();
     err.end();
     // One guest that cannot be run says nothing about the others.
-    match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
-        Ending::Exited(status) => {
-            let (tally, wrong) = suite.end(status);
-            if let Some(wrong) = wrong {
-                println!("{prefix}{wrong}");
-            }
-            Some(tally)
-        }
-        Ending::Lost(why) => {
-            println!("{prefix}{why}");
-            Some(suite.died())
-        }
-        Ending::Interrupted => None,
+    let (tally, wrong) = match ending.unwrap_or_else(|error| Ending::Lost(format!("{error:#}"))) {
+        Ending::Exited(status) => suite.end(status),
+        Ending::Lost(why) => (suite.died(), Some(why)),
+        Ending::Interrupted => return None,
+    };
+    if let Some(wrong) = &wrong {
+        println!("{prefix}{wrong}");
     }
+    Some((tally, suite.failures().chain(wrong).map(|what| format!("{prefix}{what}")).collect()))
 }
 
 /// Cuts a stream into lines.

@@ -4,6 +4,9 @@
 
 use std::ops::AddAssign;
 
+/// How much of a failure is shown again at the end.
+const FAILURE_LINES: usize = 12;
+
 /// Passed and failed tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -38,24 +41,44 @@ impl Tally {
 }
 
 /// What one guest's suite printed so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Suite {
     seen: Tally,
     summary: Option<Tally>,
+    failures: Vec<Failure>,
+}
+
+/// A test that failed, and the first lines of what it says.
+#[derive(Debug, Clone)]
+struct Failure {
+    lines: Vec<String>,
+    ended: bool,
 }
 
 impl Suite {
     /// Takes notice of one line.
     pub(crate) fn line(&mut self, line: &str) {
+        if let Some(failure) = self.failures.last_mut().filter(|failure| !failure.ended) {
+            failure.ended = !line.starts_with("    ") || failure.lines.len() > FAILURE_LINES;
+            if !failure.ended {
+                failure.lines.push(line.to_owned());
+            }
+        }
         if line.starts_with("test ") && line.contains(" ... ") {
             if line.ends_with("... ok") {
                 self.seen.passed += 1;
             } else if line.ends_with("... FAILED") {
                 self.seen.failed += 1;
+                self.failures.push(Failure { lines: vec![line.to_owned()], ended: false });
             }
         } else if let Some(summary) = parse_summary(line) {
             self.summary = Some(summary);
         }
+    }
+
+    /// The tests that failed, each with what it says.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = String> {
+        self.failures.iter().map(|failure| failure.lines.join("\n"))
     }
 
     /// The result, given the suite's exit status, and what is wrong with it beyond failed tests.
@@ -132,6 +155,24 @@ mod tests {
         assert_eq!(good.end(0), (Tally { passed: 2, failed: 0 }, None));
         let bad = suite(&["test a ... ok", "test b ... FAILED", "1 passed, 1 failed"]);
         assert_eq!(bad.end(1), (Tally { passed: 1, failed: 1 }, None));
+    }
+
+    #[test]
+    fn failures_are_told_again() {
+        let lines = [
+            "test a ... FAILED",
+            "    why",
+            "      of b",
+            "test b ... ok",
+            "    more",
+            "test c ... FAILED",
+            "",
+            "    d",
+        ];
+        let told: Vec<_> = suite(&lines).failures().collect();
+        assert_eq!(told, ["test a ... FAILED\n    why\n      of b", "test c ... FAILED"]);
+        let many: Vec<_> = ["test a ... FAILED"].into_iter().chain(["    line"; 100]).collect();
+        assert_eq!(suite(&many).failures().next().map(|text| text.lines().count()), Some(FAILURE_LINES + 1));
     }
 
     #[test]

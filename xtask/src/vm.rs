@@ -23,6 +23,9 @@ pub(crate) struct MachineArgs {
     /// Count instructions instead of time: one virtual nanosecond each, on one CPU. For measuring.
     #[arg(long)]
     icount: bool,
+    /// Run the guest's two CPUs in turns: where programs are attached and detached while others run into them.
+    #[arg(long, conflicts_with = "icount")]
+    in_turns: bool,
     /// Seconds that the command may take.
     #[arg(long, default_value_t = 3600)]
     timeout: u64,
@@ -39,6 +42,7 @@ impl From<&MachineArgs> for Machine {
         Self {
             memory: args.memory,
             icount: args.icount,
+            in_turns: args.in_turns,
             timeout: Duration::from_secs(args.timeout),
             append: args.append.clone(),
         }

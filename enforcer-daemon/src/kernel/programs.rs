@@ -45,6 +45,7 @@ pub enum When {
 pub const PROGRAMS: &[Program] = &[
     lsm("task_free", "labels are forgotten when a task is gone"),
     lsm("task_alloc", "children inherit their parent's skill"),
+    tracepoint("sched_process_fork", "who is being made while its parent is labelled is labelled, too"),
     tracepoint("cgroup_mkdir", "new cgroups below a governed one are governed"),
     tracepoint("cgroup_rmdir", "labels of removed cgroups are forgotten"),
     tracepoint("cgroup_attach_task", "moves of governed processes to other cgroups are reported"),

@@ -41,6 +41,10 @@ const SECTIONS: &[(&str, &[Attack])] = &[
 const WITHOUT: &[(&str, &str)] = &[
     ("task_free", "forgets: without it a stale label would govern more, and the map fill up"),
     ("cgroup_rmdir", "forgets, too"),
+    (
+        "sched_process_fork",
+        "only a fork that goes on while its parent is labelled needs it: the tests of upgrades meet it by chance",
+    ),
     ("inherit", "runs while newer programs take over, which the tests of upgrades do"),
     ("inode_getxattr", "resolves the rules; without it no policy comes into force"),
 ];
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_test_is_there() {
-        let places = [Place::Plain, Place::Agents, Place::Systemd];
+        let places = [Place::Plain, Place::Upgrades, Place::Agents, Place::Systemd];
         let known: BTreeSet<String> = places
             .into_iter()
             .flat_map(suites::of)

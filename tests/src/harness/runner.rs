@@ -22,7 +22,7 @@ const ROUND_LIMIT: Duration = Duration::from_secs(20);
 const NOT_BUILT: &str = "is not supported by this build";
 
 /// How many of the slowest tests are named at the end.
-const SHOWN_SLOWEST: usize = 8;
+const SHOWN_SLOWEST: usize = 24;
 
 /// One test.
 pub(crate) type Test = fn(&Scene) -> anyhow::Result<()>;
@@ -43,6 +43,8 @@ pub(crate) enum Place {
     /// An initramfs with the build machine's own programs.
     #[default]
     Plain,
+    /// The same, for what attaches and detaches programs under attack; it has the second build, too.
+    Upgrades,
     /// Debian with agents' runtimes and servers.
     Agents,
     /// Debian with systemd as the first process, and a container engine.
@@ -71,9 +73,10 @@ impl Options {
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
+                        Some(&"upgrades") => Place::Upgrades,
                         Some(&"agents") => Place::Agents,
                         Some(&"systemd") => Place::Systemd,
-                        _ => return Err("--place needs plain, agents or systemd".to_owned()),
+                        _ => return Err("--place needs plain, upgrades, agents or systemd".to_owned()),
                     };
                 }
                 "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),

@@ -43,10 +43,13 @@ use crate::harness::runner::{Place, Suite};
 pub(crate) fn of(place: Place) -> &'static [Suite] {
     match place {
         Place::Plain => PLAIN,
+        Place::Upgrades => UPGRADES,
         Place::Agents => AGENTS,
         Place::Systemd => SYSTEMD,
     }
 }
+
+const UPGRADES: &[Suite] = &[storm::UPGRADES, kernel::SUITE];
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
@@ -83,6 +86,5 @@ const PLAIN: &[Suite] = &[
     start::SUITE,
     unload::SUITE,
     storm::SUITE,
-    storm::UPGRADES,
     kernel::SUITE,
 ];

@@ -30,8 +30,11 @@ const NEXT: &str = "enforcer-next";
 const START_MS: u64 = 600;
 
 /// Upgrades and downgrades need the second build.
-pub(super) const UPGRADES: Suite =
-    Suite { name: "upgrade", policy: None, tests: &[("to_another_layout_and_back", there_and_back)] };
+pub(super) const UPGRADES: Suite = Suite {
+    name: "upgrade",
+    policy: None,
+    tests: &[("to_another_layout_and_back", there_and_back), ("that_is_killed_halfway", halfway)],
+};
 
 /// Numbers that nobody chose (xorshift64).
 struct Random(u64);
@@ -212,5 +215,25 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     ensure!(replaced.count() as u64 == 2 * u64::from(rounds), "not every start was one of another build");
     accounted_for(&play, mark, &attempts, 2 * u64::from(rounds))?;
     there(&victim)?;
+    play.in_force()
+}
+
+/// Wherever it ends, what was in force is, and the next one gets to the end.
+fn halfway(scene: &Scene) -> anyhow::Result<()> {
+    let rounds = rounds().unwrap_or(1);
+    let mut play = Play::begin(scene, &[])?;
+    let mut random = Random::seeded();
+    attack(&mut play, |daemon| {
+        for _ in 0..rounds {
+            daemon.kill()?;
+            daemon.spawn_again(NEXT)?;
+            thread::sleep(Duration::from_millis(random.below(START_MS * 20)));
+        }
+        daemon.kill()?;
+        daemon.restart_as(NEXT)?;
+        daemon.kill()?;
+        daemon.restart()
+    })?;
+    one_set()?;
     play.in_force()
 }

@@ -1,8 +1,8 @@
 //! Containers and systemd units, as podman and systemd make them.
 
-use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, thread, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use crate::harness::{
     ENFORCER, Output, SELF, command,
@@ -135,10 +135,20 @@ fn none_left(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The daemon sees the container appear, and its first program is governed.
+/// The daemon sees the container appear. Without the hook nothing keeps the container waiting meanwhile, so it waits by itself
+/// here.
 fn by_name(scene: &Scene) -> anyhow::Result<()> {
+    let data = scene.make_dir("data")?;
     let mark = scene.mark();
-    let outcome = run(scene, &["--rm", "--name", "web"], TRY)?;
+    let script = format!("while [ ! -e /data/go ]; do sleep 0.2; done; rm /data/go; {TRY}");
+    let outcome = thread::scope(|scope| {
+        let container = scope.spawn(|| run(scene, &["--rm", "--name", "web"], &script));
+        let seen = eventually(SOON, || workloads(scene).is_ok_and(|number| number == 1));
+        fs::write(format!("{data}/go"), "")?;
+        let outcome = container.join().map_err(|_| anyhow!("podman's thread panicked"))??;
+        ensure!(seen, "the container was not seen: {outcome:?}");
+        Ok(outcome)
+    })?;
     is_governed(scene, mark, "boxed", &outcome)?;
     none_left(scene)
 }
@@ -248,7 +258,9 @@ fn paths(scene: &Scene) -> anyhow::Result<()> {
     fs::create_dir_all("/scratch")?;
     fs::write(same, "the host's")?;
     let mounts = [&format!("{}:/victim", scene.make_dir("victim")?), "/scratch:/host"];
-    let options = ["--rm", "--name", "web", "-v", mounts[0], "-v", mounts[1], "--cap-add", "SYS_ADMIN"];
+    hooks()?;
+    let options =
+        ["--hooks-dir", HOOKS, "--rm", "--name", "web", "-v", mounts[0], "-v", mounts[1], "--cap-add", "SYS_ADMIN"];
     let script = "rm /keep/../scratch/g && echo dots; rm /proc/self/root/scratch/h && echo root; \
                   busybox mount --bind /scratch /tmp && rm /tmp/i && echo bound; \
                   rm -f /scratch/../keep/f /proc/self/root/keep/f; [ -e /keep/f ] && echo kept; \
@@ -352,7 +364,8 @@ fn restarted(scene: &Scene) -> anyhow::Result<()> {
 /// What its processes left in a listed binary's place is not measured anew because the container was started again, but by a
 /// reload, which its operator answers for.
 fn replaced(scene: &Scene) -> anyhow::Result<()> {
-    let outcome = run(scene, &["-d", "--name", "web"], "sleep 1000")?;
+    hooks()?;
+    let outcome = run(scene, &["--hooks-dir", HOOKS, "-d", "--name", "web"], "sleep 1000")?;
     ensure!(outcome.status == 0, "{outcome:?}");
     let inside = |script: &str| command(&["podman", "exec", "web", "/bin/sh", "-c", script]);
     let own = "/scratch/busybox-own echo ran";

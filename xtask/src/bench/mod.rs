@@ -64,7 +64,7 @@ pub(crate) fn run(paths: &Paths, args: &BenchArgs) -> Result<ExitCode> {
     let words = ["enforcer-tests", "bench", "--rounds", &rounds, "--many", &many];
     let job = Job {
         kernel,
-        machine: Machine { memory: Some(2048), icount: true, timeout: LIMIT, append: None },
+        machine: Machine { memory: Some(2048), icount: true, in_turns: false, timeout: LIMIT, append: None },
         root: None,
         copies: Vec::new(),
         environment: vm::environment(),

@@ -55,6 +55,10 @@ pub(crate) struct Machine {
     pub(crate) memory: Option<u32>,
     /// Count instructions instead of time: one virtual nanosecond each, on one CPU.
     pub(crate) icount: bool,
+    /// Run the two CPUs in turns, instead of each in a thread of its own. QEMU's threads do not always notice that another CPU
+    /// changed the code that they are running, and the guest then executes freed memory; the kernel changes code whenever a
+    /// program is attached or detached.
+    pub(crate) in_turns: bool,
     /// From the moment that the command starts.
     pub(crate) timeout: Duration,
     /// More parameters for the kernel, behind our own.

@@ -143,7 +143,8 @@ fn command(dir: &TempDir, initrd: &Path, disk: Option<&Path>, job: &Job, log: &P
         command.args(["-accel", "tcg,thread=single", "-smp", "1"]);
         command.args(["-icount", "shift=0,sleep=off"]);
     } else {
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
+        let threads = if machine.in_turns { "single" } else { "multi" };
+        command.args(["-accel", &format!("tcg,thread={threads}"), "-smp", "2"]);
     }
     if let Some(disk) = disk {
         // What the guest writes goes to a temporary file, so that guests share the disk.
