@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod measure;
 pub mod mounts;
 pub mod names;
+pub mod notify;
 pub mod own;
 pub mod pins;
 pub mod replace;

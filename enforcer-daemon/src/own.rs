@@ -14,6 +14,7 @@ const FIXED: &[&str] = &[
     "/etc/systemd/system/enforcer.service",
     "/etc/systemd/system/enforcer.service.d",
     "/usr/lib/systemd/system/enforcer.service",
+    "/usr/lib/systemd/system/enforcer-check@.service",
     "/etc/hosts",
     "/etc/resolv.conf",
 ];

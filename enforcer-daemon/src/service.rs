@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, OnceLock, RwLock},
     time::{Duration, Instant},
 };
 
@@ -25,8 +25,9 @@ use crate::{
     events::{
         Record,
         enrich::{self, Enricher},
-        ledger::{Given, Ledger},
-        stream::{self, Stream},
+        ledger::Ledger,
+        sinks::SinkState,
+        stream::{self, Records, Stream},
     },
     kernel::pins::Sets,
     manifest,
@@ -104,6 +105,20 @@ pub struct Service {
     names: Names,
     policy: Mutex<PathBuf>,
     runtime: PathBuf,
+    /// The group whose members may use the control socket beside root.
+    pub group: Option<u32>,
+    sinks: OnceLock<Vec<Arc<SinkState>>>,
+}
+
+/// What the command line says beside the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The group whose members may use the control socket beside root.
+    pub group: Option<u32>,
+    /// The files that events go to: no governed process may change them.
+    pub files: Vec<PathBuf>,
+    /// How long addresses of names hold.
+    pub names: Limits,
 }
 
 /// A service with what keeps it going.
@@ -124,16 +139,6 @@ pub struct Running {
     _closer: JoinHandle<()>,
     _lock: InstanceLock,
     _debug: Option<JoinHandle<()>>,
-}
-
-/// A listener whose records count as handed on.
-pub struct Records {
-    /// The first ones.
-    pub recent: Vec<Arc<Record>>,
-    /// Those to come.
-    pub to_come: Receiver<Arc<Record>>,
-    /// Counts them.
-    pub given: Given,
 }
 
 /// What becomes of enforcement when the service ends.
@@ -173,7 +178,7 @@ impl Service {
         policy: &Path,
         runtime: &Path,
         home: PathBuf,
-        limits: Limits,
+        options: Options,
         lifetime: Lifetime,
     ) -> anyhow::Result<Running> {
         // The manifest first: its errors need no privilege and no kernel.
@@ -196,15 +201,15 @@ impl Service {
         make_dir(runtime)?;
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
-        let socket = server::bind(runtime)?;
+        let socket = server::bind(runtime, options.group)?;
         let Started { engine, rings, debug, origin, ledger, known, closed } =
-            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, []) })?;
+            Engine::start(manifest, policy, Site { home, own: own::paths(runtime, options.files) })?;
         let mut private = private.then(Private::default);
         let Ledger { taken, given, ended } = ledger;
         let stream = Stream::counted(taken);
         stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
-        let names = Names::start(engine.names(), resolving, limits, Files::of_the_host(), known);
+        let names = Names::start(engine.names(), resolving, options.names, Files::of_the_host(), known);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
         if let Some(record) = ended {
@@ -212,8 +217,8 @@ impl Service {
         }
         // Before the reader begins, so that it has every record.
         let records = (lifetime == Lifetime::Stays).then(|| {
-            let (recent, to_come) = stream.listen();
-            Records { recent, to_come, given }
+            let (recent, to_come, losses) = stream.listen_watched();
+            Records { recent, to_come, losses, given }
         });
         let (finish, finished) = oneshot::channel();
         let pump = tokio::spawn(stream::pump(rings, enricher, engine.clone(), stream.clone(), finished));
@@ -225,6 +230,8 @@ impl Service {
             finish: Mutex::new(Some(finish)),
             policy: Mutex::new(policy.to_owned()),
             runtime: runtime.to_owned(),
+            group: options.group,
+            sinks: OnceLock::new(),
         });
         let closer = tokio::spawn(tell_of_closed(closed, service.engine.directory(), service.stream.clone()));
         // Before the socket is served: who enters a skill finds its names open.
@@ -281,9 +288,17 @@ impl Service {
             map.insert("pid".into(), json!(std::process::id()));
             map.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
             map.insert("kernel".into(), json!(rustix::system::uname().release().to_string_lossy()));
+            let sinks: Vec<_> = self.sinks.get().into_iter().flatten().map(|state| state.status()).collect();
+            map.insert("sinks".into(), json!(sinks));
             map.insert("runtime".into(), json!(self.runtime));
         }
         Ok(value)
+    }
+
+    /// Shows in the status what becomes of these sinks' records.
+    pub fn watch_sinks(&self, sinks: Vec<Arc<SinkState>>) {
+        // There is one set of sinks in the daemon's life.
+        let _ = self.sinks.set(sinks);
     }
 
     /// Takes everything out of force, for good. Whoever asked for it stands in the event, which is the last one.

@@ -1,4 +1,4 @@
-//! `/etc/passwd`, read as it stands: the binary is static, so the C library's name services are not at hand.
+//! `/etc/passwd` and `/etc/group`, read as they stand: the binary is static, so the C library's name services are not at hand.
 
 use std::{fs, io, path::PathBuf};
 
@@ -23,6 +23,25 @@ pub fn by_name(name: &str) -> io::Result<Option<User>> {
     Ok(find(&fs::read_to_string("/etc/passwd")?, name))
 }
 
+/// The number of a group, by its name; a number is one, whether or not it has a name.
+///
+/// # Errors
+/// When `/etc/group` cannot be read.
+pub fn group(name: &str) -> io::Result<Option<u32>> {
+    match name.parse() {
+        Ok(gid) => Ok(Some(gid)),
+        Err(_) => Ok(find_group(&fs::read_to_string("/etc/group")?, name)),
+    }
+}
+
+/// `NAME:PASSWORD:GID:MEMBERS`
+fn find_group(groups: &str, wanted: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next()? == wanted { fields.nth(1)?.parse().ok() } else { None }
+    })
+}
+
 fn find(passwd: &str, wanted: &str) -> Option<User> {
     passwd.lines().filter_map(parse).find(|u| u.name == wanted || u.uid.to_string() == wanted)
 }
@@ -40,6 +59,12 @@ fn parse(line: &str) -> Option<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_found_by_name() {
+        let groups = "root:x:0:\nbroken\nadm:x:4:syslog,me\n";
+        assert_eq!([find_group(groups, "adm"), find_group(groups, "me")], [Some(4), None]);
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

@@ -7,6 +7,7 @@ mod guest;
 mod kernels;
 mod load;
 mod matrix;
+mod package;
 mod packages;
 mod paths;
 mod suite;
@@ -46,6 +47,8 @@ enum Task {
     BuildAndLoad(load::LoadArgs),
     Test(suite::TestArgs),
     Bench(bench::BenchArgs),
+    /// Make a Debian package of what is built, with manual pages and completions, and check it with lintian.
+    Package,
     /// Format, clippy, licences and all tests: what `.ci/run` does.
     Ci,
 }
@@ -81,6 +84,11 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&paths, args),
         Task::BuildAndLoad(args) => load::run(&paths, &args),
         Task::Bench(args) => bench::run(&paths, &args),
+        Task::Package => {
+            let package = package::make(&paths, &build::all(&paths)?)?;
+            println!("{}", package.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Test(args) => suite::run(&paths, &args),
         Task::Ci => ci::run(&paths),
     }

@@ -15,9 +15,10 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build::{self, Binaries},
-    guest::{self, Ending, Job, Machine, Root},
+    guest::{self, Copied, Ending, Job, Machine, Root},
     kernels::{self, Series},
     matrix::Matrix,
+    package,
     paths::Paths,
     tally::{Suite, Tally},
     ui,
@@ -227,7 +228,14 @@ fn suite_words(args: &TestArgs, place: Place) -> Vec<OsString> {
 
 /// The guest suite, on the kernels that were asked for.
 fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Vec<String>) -> Result<Tally> {
-    let queue = Mutex::new(boots(args, binaries)?.into_iter());
+    let boots = boots(args, binaries)?;
+    // Where systemd runs, the package is installed.
+    let package = if boots.iter().any(|(_, place)| place.root() == Some(Root::Systemd)) {
+        Some(Copied { from: package::make(paths, binaries)?, to: "/opt/enforcer.deb".to_owned() })
+    } else {
+        None
+    };
+    let queue = Mutex::new(boots.into_iter());
     let total = Mutex::new(Tally::default());
     let failed = Mutex::new(Vec::new());
     let matrix = Mutex::new(Matrix::default());
@@ -238,7 +246,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Ve
                     loop {
                         let next = lock(&queue).next();
                         let Some(boot) = next else { return Ok(()) };
-                        let Some((tally, notes)) = guest(paths, args, binaries, &matrix, boot) else {
+                        let Some((tally, notes)) = guest(paths, args, binaries, package.as_ref(), &matrix, boot) else {
                             lock(&queue).by_ref().for_each(drop);
                             anyhow::bail!("interrupted");
                         };
@@ -271,6 +279,7 @@ fn guest(
     paths: &Paths,
     args: &TestArgs,
     binaries: &Binaries,
+    package: Option<&Copied>,
     matrix: &Mutex<Matrix>,
     (series, place): Boot,
 ) -> Option<(Tally, Vec<String>)> {
@@ -295,7 +304,9 @@ fn guest(
     environment.extend(std::env::var(ROUNDS).map(|rounds| (ROUNDS.to_owned(), rounds)));
     let mut machine = Machine::from(&args.machine);
     machine.in_turns |= place == Place::Upgrades;
-    let job = Job { kernel, machine, root: place.root(), copies: Vec::new(), environment, words };
+    let root = place.root();
+    let copies = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
+    let job = Job { kernel, machine, root, copies, environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {
         suite.line(line);

@@ -24,6 +24,8 @@ use crate::{
 const LINKER_VERSION: &str = "0.13.0";
 /// cargo-deny, likewise.
 const DENY_VERSION: &str = "0.18.9";
+/// cargo-deb, likewise.
+const DEB_VERSION: &str = "3.8.0";
 /// LLVM's major versions that this bpf-linker has a feature for.
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// The workspace's `rust-version`: the kernel programs share a crate with the daemon.
@@ -144,6 +146,27 @@ pub(crate) fn cargo_deny(paths: &Paths) -> Option<PathBuf> {
         return Some(own);
     }
     which("cargo-deny")
+}
+
+/// What makes and checks a Debian package: cargo-deb, which is installed if it is not there, and lintian.
+pub(crate) fn setup_package(paths: &Paths) -> Result<PathBuf> {
+    packages::ensure(paths, &[Need::new("dpkg-dev", "dpkg-deb"), Need::new("lintian", "lintian")])?;
+    let own = tools_root(paths).join("bin/cargo-deb");
+    if !is_executable(&own) {
+        ui::quiet(
+            paths,
+            "installing cargo-deb",
+            "cargo-deb",
+            Duration::from_mins(30),
+            cargo_install(paths, &tools_root(paths)).args(["cargo-deb", "--version", DEB_VERSION, "--locked"]).args([
+                "--profile",
+                "dev",
+                "--config",
+                "profile.dev.debug=false",
+            ]),
+        )?;
+    }
+    Ok(own)
 }
 
 /// What is needed besides the compiler and linker of the kernel programs.

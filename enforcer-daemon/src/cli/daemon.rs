@@ -1,25 +1,23 @@
-//! `enforcer daemon`: puts a policy in force and streams events to standard output until it is told to stop.
+//! `enforcer daemon`: puts a policy in force and hands events to its sinks until it is told to stop.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc::Receiver,
     time::timeout,
 };
 
 use super::Instance;
 use crate::{
-    events::{Record, ledger::Given, text::Format},
+    events::{
+        sinks::{self, FileSpec, Sinks, Spec},
+        text::Format,
+    },
     names::table::Limits,
-    service::{Lifetime, Records, Running, Service},
+    notify,
+    service::{Lifetime, Options, Running, Service},
+    users,
 };
 
 /// How long the answer to an unload may take.
@@ -31,9 +29,16 @@ pub struct Args {
     /// The manifest.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// Write JSON lines, also on a terminal.
+    /// Write JSON lines to standard output, also on a terminal.
     #[arg(long)]
     json: bool,
+    /// Where events go; may be given several times: `stdout`, `file:PATH`, `syslog`, `journald`. A file takes options, such as
+    /// `file:/var/log/enforcer/events.json,max_size=64M,max_age=1d,keep=8`; the others a socket, such as `syslog:/run/log`.
+    #[arg(long, value_name = "SINK", default_value = "stdout")]
+    sink: Vec<Spec>,
+    /// A group, by name or number, whose members may use the control socket beside root.
+    #[arg(long, value_name = "GROUP")]
+    control_group: Option<String>,
     /// The least seconds that an answer of a name server counts for.
     #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 5)]
     names_min_ttl: u64,
@@ -51,57 +56,74 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = super::runtime()?;
     runtime.block_on(async {
-        // Before the start, which takes a while: until there is a handler, the signal ends the process.
+        // Before anything is in force, so that a HUP never ends the daemon.
         let hangup = signal(SignalKind::hangup())?;
         // A relative path means the same after a reload from elsewhere.
         let policy = std::path::absolute(&args.policy).context("the policy's path")?;
-        let limits = Limits {
+        let format = if args.json { Format::Json } else { Format::of_stdout() };
+        sinks::check(&args.sink)?;
+        let names = Limits {
             min_ttl: Duration::from_secs(args.names_min_ttl),
             grace: Duration::from_secs(args.names_grace),
             ..Limits::default()
         };
-        let running =
-            Service::start(&policy, &args.instance.runtime_dir, super::home(), limits, Lifetime::Stays).await?;
+        let options = Options { group: args.group()?, files: args.files(), names };
+        // Before anything is put in force: a start that fails changes nothing.
+        let sinks = Sinks::open(&args.sink, format)?;
+        let mut running =
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), options, Lifetime::Stays).await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");
         }
         let origin = &running.origin;
         eprintln!("enforcer: enforcing {} (process {}){origin}", policy.display(), std::process::id());
-        let format = if args.json { Format::Json } else { Format::of_stdout() };
-        stream_until_stopped(running, format, hangup).await?;
-        Ok(ExitCode::SUCCESS)
+        let sinks = sinks.start(&running.service.stream, running.records.take())?;
+        running.service.watch_sinks(sinks.states());
+        notify::ready(&format!("enforcing {}", policy.display()));
+        tokio::spawn(notify::watchdog(running.service.engine.clone()));
+        let outcome = run_until_stopped(running, hangup, sinks).await;
+        outcome.map(|()| ExitCode::SUCCESS)
     })
 }
 
-async fn stream_until_stopped(mut running: Running, format: Format, mut hangup: Signal) -> anyhow::Result<()> {
-    let Some(Records { recent, to_come: mut records, mut given }) = running.records.take() else { return Ok(()) };
-    for record in recent {
-        print(&record, format, &mut given);
+impl Args {
+    /// The number of the group that was named.
+    fn group(&self) -> anyhow::Result<Option<u32>> {
+        let Some(name) = &self.control_group else { return Ok(None) };
+        let gid = users::group(name).context("/etc/group")?;
+        gid.with_context(|| format!("there is no group {name}")).map(Some)
     }
+
+    /// The files that the sinks write, those they will be renamed to included.
+    fn files(&self) -> Vec<PathBuf> {
+        let files = self.sink.iter().filter_map(|sink| if let Spec::File(file) = sink { Some(file) } else { None });
+        files.flat_map(FileSpec::names).collect()
+    }
+}
+
+async fn run_until_stopped(mut running: Running, mut hangup: Signal, sinks: Sinks) -> anyhow::Result<()> {
     let stopped = super::ended_by_signal();
     tokio::pin!(stopped);
     loop {
         tokio::select! {
-            record = records.recv() => match record {
-                Some(record) => print(&record, format, &mut given),
-                None => return Ok(()),
-            },
             _ = hangup.recv() => match running.service.reload(None).await {
                 Ok(outcome) => eprintln!("enforcer: reloaded: {outcome}"),
                 Err(e) => eprintln!("enforcer: not reloaded: {e}"),
             },
             how = &mut stopped => {
                 let how = how?;
-                // What it has read already is printed; the next daemon reads the rest.
+                notify::stopping();
+                // What it has read already is written; the next daemon reads the rest.
                 running.pump.abort();
                 let _ = (&mut running.pump).await;
-                print_rest(&mut records, format, &mut given);
+                sinks.end();
                 eprintln!("enforcer: {how}: what is in force stays in force; `enforcer unload` ends it");
                 return Ok(());
             }
             ended = &mut running.pump => {
+                notify::stopping();
+                sinks.end();
                 ended.context("the event reader")?.context("the event reader")?;
-                print_rest(&mut records, format, &mut given);
                 // Whoever asked for it gets the answer first.
                 let _ = timeout(ANSWER_TIME, running.service.answered.notified()).await;
                 eprintln!("enforcer: unloaded: nothing is enforced any more");
@@ -109,16 +131,4 @@ async fn stream_until_stopped(mut running: Running, format: Format, mut hangup: 
             }
         }
     }
-}
-
-fn print_rest(records: &mut Receiver<Arc<Record>>, format: Format, given: &mut Given) {
-    while let Ok(record) = records.try_recv() {
-        print(&record, format, given);
-    }
-}
-
-/// Prints a line; a closed pipe ends the printing, not the enforcement.
-fn print(record: &Record, format: Format, given: &mut Given) {
-    let _ = writeln!(io::stdout().lock(), "{}", format.line(record));
-    given.count(record);
 }

@@ -23,8 +23,7 @@ use super::{Instance, run::exit_code};
 use crate::{
     events::{Record, text::Format, text::subject},
     manifest,
-    names::table::Limits,
-    service::{Lifetime, Service},
+    service::{Lifetime, Options, Service},
 };
 
 /// The demo agent.
@@ -61,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let skill = skill_of(&policy)?;
         let stage = if args.command.is_empty() { Some(Stage::set().await?) } else { None };
         let running =
-            Service::start(&policy, &args.instance.runtime_dir, super::home(), Limits::default(), Lifetime::Private)
+            Service::start(&policy, &args.instance.runtime_dir, super::home(), Options::default(), Lifetime::Private)
                 .await?;
         for warning in &running.warnings {
             eprintln!("warning: {warning}");

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod events;
+pub mod generate;
 pub mod hash;
 pub mod oci_hook;
 pub mod pin;
@@ -52,6 +53,9 @@ enum Command {
     Doctor(doctor::Args),
     /// Load a policy and run a demo agent under it.
     Demo(demo::Args),
+    /// Write manual pages and completions for a package.
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// Where the daemon is found.
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Generate(args) => generate::run(&args),
     };
     outcome.unwrap_or_else(|e| {
         // Whoever read the output has seen enough.

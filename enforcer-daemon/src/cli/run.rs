@@ -15,8 +15,7 @@ use super::Instance;
 use crate::{
     control::{Request, client},
     events::{Record, text::Format},
-    names::table::Limits,
-    service::{Lifetime, Service},
+    service::{Lifetime, Options, Service},
     users,
 };
 
@@ -58,7 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     &policy,
                     &args.instance.runtime_dir,
                     super::home(),
-                    Limits::default(),
+                    Options::default(),
                     Lifetime::Private,
                 )
                 .await?;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use serde_json::Value;
 
 use super::Instance;
@@ -16,6 +17,12 @@ pub struct Args {
     /// Print the answer as JSON.
     #[arg(long)]
     json: bool,
+    /// Say nothing and succeed only if enforcement is in force; what a service manager asks before an agent starts.
+    #[arg(long)]
+    require_enforcing: bool,
+    /// With `--require-enforcing`: and only if the policy has this skill and does not merely watch it.
+    #[arg(long, value_name = "NAME", requires = "require_enforcing")]
+    skill: Option<String>,
     #[command(flatten)]
     instance: Instance,
 }
@@ -27,12 +34,18 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Err(e) = client::connect(&args.instance.runtime_dir) {
         // Only root may look at the pins.
+        if args.require_enforcing {
+            return Err(e);
+        }
         return match rustix::process::geteuid().is_root().then(engine::left).transpose()?.flatten() {
             Some(left) => without_daemon(args, &left),
             None => Err(e),
         };
     }
     let status = client::ask(&args.instance.runtime_dir, &Request::Status)?;
+    if args.require_enforcing {
+        return require(&status, args.skill.as_deref());
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
         return Ok(ExitCode::SUCCESS);
@@ -43,6 +56,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("events   {} lost", text("dropped"));
     println!("digests  {} measured, {} known", status["digests"]["measured"], status["digests"]["known"]);
     println!("cgroups  {} governed", text("cgroups"));
+    for sink in status["sinks"].as_array().into_iter().flatten() {
+        let text = |key: &str| sink[key].as_str().map_or_else(|| sink[key].to_string(), ToOwned::to_owned);
+        let error = sink["error"].as_str().map(|e| format!(": {e}")).unwrap_or_default();
+        println!("sink     {}: {} written, {} lost{error}", text("sink"), text("written"), text("lost"));
+    }
     println!("{:<20} {:<8} {:>9} {:>9} {:>13}", "skill", "mode", "binaries", "paths", "destinations");
     for skill in status["skills"].as_array().into_iter().flatten() {
         let text = |key: &str| skill[key].as_str().map_or_else(|| skill[key].to_string(), ToOwned::to_owned);
@@ -89,4 +107,30 @@ fn print_name(name: &Value) {
     let addresses: Vec<String> = name["addresses"].as_array().into_iter().flatten().map(address).collect();
     let addresses = if addresses.is_empty() { "no address".into() } else { addresses.join(", ") };
     println!("name     {:<30} {:<8} {addresses}", text("name"), text("state"));
+}
+
+/// Whether what was asked for is in force.
+fn require(status: &Value, skill: Option<&str>) -> anyhow::Result<ExitCode> {
+    let Some(name) = skill else { return Ok(ExitCode::SUCCESS) };
+    let found = status["skills"].as_array().into_iter().flatten().find(|skill| skill["name"] == name);
+    match found.and_then(|skill| skill["mode"].as_str()) {
+        Some("enforce") => Ok(ExitCode::SUCCESS),
+        Some(mode) => bail!("skill `{name}` is in mode {mode}: nothing of it is enforced"),
+        None => bail!("the policy in force has no skill `{name}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skill_that_is_only_watched_is_not_enforced() {
+        let status = serde_json::json!({"skills": [{"name": "a", "mode": "enforce"}, {"name": "b", "mode": "audit"}]});
+        assert!(require(&status, None).is_ok() && require(&status, Some("a")).is_ok());
+        for name in ["b", "c"] {
+            let error = require(&status, Some(name)).expect_err("it is not enforced").to_string();
+            assert!(error.contains(&format!("`{name}`")), "{error}");
+        }
+    }
 }

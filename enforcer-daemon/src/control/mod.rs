@@ -1,7 +1,7 @@
 //! The control socket: one JSON object a line, each answered by one, or by a stream of events.
 //!
-//! Only root may connect, and never a process that a skill governs: an agent that runs as root cannot ask the daemon to
-//! let it out.
+//! Only root and the members of the daemon's `--control-group` may connect, and never a process that a skill governs: an agent
+//! that runs as root cannot ask the daemon to let it out.
 
 pub mod client;
 pub mod server;

@@ -12,7 +12,10 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedWriteHalf, UCred},
+    },
     sync::Semaphore,
     time::timeout,
 };
@@ -38,11 +41,12 @@ pub struct Socket {
     path: PathBuf,
 }
 
-/// Binds the socket in a runtime directory: root's alone. Nobody finds it before it is [published](Socket::publish).
+/// Binds the socket in a runtime directory: root's alone, or also for the members of a group. Nobody finds it before it is
+/// [published](Socket::publish).
 ///
 /// # Errors
 /// When it cannot be bound.
-pub fn bind(runtime: &Path) -> anyhow::Result<Socket> {
+pub fn bind(runtime: &Path, group: Option<u32>) -> anyhow::Result<Socket> {
     let (next, path) = (runtime.join(NEXT_SOCKET), runtime.join(SOCKET));
     let failed = || format!("cannot listen at {}", path.display());
     // What lies there is from a daemon that has ended: the caller holds the instance's lock.
@@ -52,6 +56,10 @@ pub fn bind(runtime: &Path) -> anyhow::Result<Socket> {
     }
     let listener = UnixListener::bind(&next).with_context(failed)?;
     std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(&next, None, Some(group)).with_context(failed)?;
+        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o660)).with_context(failed)?;
+    }
     Ok(Socket { listener, next, path })
 }
 
@@ -108,7 +116,9 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         // Not before the request was read: closing a socket with unread bytes makes the peer lose the answer (ECONNRESET).
         // And for each request anew: the process may have entered a skill since the last one.
         let refused = match pid {
-            _ if peer.uid() != 0 => Some("only root may use the control socket"),
+            _ if peer.uid() != 0 && !is_member(&peer, service.group) => {
+                Some("only root, and the group that the daemon was given, may use the control socket")
+            }
             None => Some("the peer's process is not known"),
             Some(pid) if pid != std::process::id() && service.engine.is_governed(pid).await => {
                 Some("a governed process may not use the control socket")
@@ -136,6 +146,17 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
 }
 
 const ONE_TARGET: &str = "name one of a process, a cgroup, a container, a unit";
+
+/// Whether the peer is in the group. The socket's permissions ask the same before it can connect.
+fn is_member(peer: &UCred, group: Option<u32>) -> bool {
+    let Some(group) = group else { return false };
+    let supplementary = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid()?)).ok()?;
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+        Some(groups.split_whitespace().any(|gid| gid.parse() == Ok(group)))
+    };
+    peer.gid() == group || supplementary().unwrap_or(false)
+}
 
 async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Result<Value, String> {
     match request {

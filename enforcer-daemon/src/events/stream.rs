@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use tokio::{
 use super::{
     Record, decode,
     enrich::{self, Enricher},
-    ledger::Taken,
+    ledger::{Given, Taken},
 };
 use crate::{
     engine::{CgroupNews, Engine, Ring},
@@ -39,6 +42,53 @@ const KEPT: usize = 1024;
 const LOSS_CHECK: Duration = Duration::from_secs(1);
 /// What happened to an event that the kernel could not report.
 const RING_FULL: &str = "found the ring buffer full";
+
+/// The words of a `drop` that tells one listener what it alone lost.
+const TOO_FAST: &str = "came faster than this listener took them";
+/// Why a sink loses events that were never offered to it.
+pub(super) const TOO_SLOW: &str = "it takes them too slowly, or not at all";
+/// How often the others are told of a sink that is too slow, at most.
+const SLOW_AGAIN: Duration = Duration::from_mins(1);
+
+/// What a listener loses because it takes too slowly, or not at all. It is counted as it is lost: a sink that is blocked for good
+/// never comes to tell.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// A sink's name. Without one nobody but the listener is told.
+    name: OnceLock<String>,
+    count: AtomicU64,
+    losing: AtomicBool,
+}
+
+impl Losses {
+    /// Lets the others be told, too, by this name.
+    pub(super) fn name(&self, name: String) {
+        // A listener is one sink's for all its life.
+        let _ = self.name.set(name);
+    }
+
+    /// How many it has lost so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has no room now, and was not told yet of what it lost.
+    pub(super) fn is_losing(&self) -> bool {
+        self.losing.load(Ordering::Relaxed)
+    }
+}
+
+/// A listener whose records count as handed on.
+pub struct Records {
+    /// The first ones.
+    pub recent: Vec<Arc<Record>>,
+    /// Those to come.
+    pub to_come: Receiver<Arc<Record>>,
+    /// What it loses.
+    pub losses: Arc<Losses>,
+    /// Counts them.
+    pub given: Given,
+}
 
 /// The stream of records.
 #[derive(Clone, Default)]
@@ -58,6 +108,9 @@ struct Listener {
     sender: Sender<Arc<Record>>,
     /// Events that it was not given and not told of yet.
     lost: u64,
+    losses: Arc<Losses>,
+    /// When the others were told last.
+    told: Option<Instant>,
 }
 
 impl Listener {
@@ -72,7 +125,10 @@ impl Listener {
             Err(TrySendError::Closed(())) => false,
             Err(TrySendError::Full(())) => {
                 // A lost record of lost events stands for all of them.
-                self.lost += record.dropped.unwrap_or(1);
+                let lost = record.dropped.unwrap_or(1);
+                self.lost += lost;
+                self.losses.count.fetch_add(lost, Ordering::Relaxed);
+                self.losses.losing.store(true, Ordering::Relaxed);
                 true
             }
         }
@@ -83,12 +139,26 @@ impl Listener {
         if self.lost == 0 {
             return !self.sender.is_closed();
         }
-        match self.send(Arc::new(enrich::lost(self.lost, "came faster than this listener took them"))) {
-            Ok(()) => self.lost = 0,
+        match self.send(Arc::new(enrich::lost(self.lost, TOO_FAST))) {
+            Ok(()) => {
+                self.lost = 0;
+                self.losses.losing.store(false, Ordering::Relaxed);
+            }
             Err(TrySendError::Full(())) => {}
             Err(TrySendError::Closed(())) => return false,
         }
         true
+    }
+
+    /// The name by which the others are to be told that it loses events, when it is time to.
+    fn begins_to_lose(&mut self) -> Option<String> {
+        let name = if self.lost > 0 { self.losses.name.get()?.clone() } else { return None };
+        let now = Instant::now();
+        if self.told.is_some_and(|told| now - told < SLOW_AGAIN) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(name)
     }
 
     fn send(&self, record: Arc<Record>) -> Result<(), TrySendError<()>> {
@@ -109,10 +179,23 @@ impl Stream {
     /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
     pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
+        let (recent, to_come, _) = self.listen_watched();
+        (recent, to_come)
+    }
+
+    /// The same, with what is lost on the way.
+    #[must_use]
+    pub fn listen_watched(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>, Arc<Losses>) {
         let (sender, receiver) = channel(LAG);
+        let losses = Arc::new(Losses::default());
         let mut shared = self.shared();
-        shared.listeners.push(Listener { sender, lost: 0 });
-        (shared.recent.iter().cloned().collect(), receiver)
+        shared.listeners.push(Listener { sender, lost: 0, losses: Arc::clone(&losses), told: None });
+        (shared.recent.iter().cloned().collect(), receiver, losses)
+    }
+
+    /// Lets every listener go, when it has taken what waits for it.
+    pub fn close(&self) {
+        self.shared().listeners.clear();
     }
 
     /// Says which records are wanted from now on.
@@ -173,7 +256,17 @@ impl Shared {
             shared.recent.pop_front();
         }
         shared.recent.push_back(Arc::clone(&record));
-        shared.listeners.retain_mut(|listener| listener.give(&record));
+        let mut slow = vec![];
+        shared.listeners.retain_mut(|listener| {
+            let stays = listener.give(&record);
+            slow.extend(listener.begins_to_lose());
+            stays
+        });
+        for name in slow {
+            tracing::warn!("sink {name} loses events: {TOO_SLOW}");
+            // Each at most once: the record that tells does not come here again for the same one.
+            shared.give(enrich::own("drop", format!("sink {name} loses events: {TOO_SLOW}")));
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{ENFORCER, command, events::Events, eventually, exit_status};
 /// Where the daemon's socket is.
 pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
 /// How long a start may take: the verifier looks at every program, under emulation.
-const START_LIMIT: Duration = Duration::from_mins(8);
+pub(crate) const START_LIMIT: Duration = Duration::from_mins(8);
 /// How long the daemon may take to end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
@@ -40,6 +40,16 @@ impl Daemon {
 
     /// The same, with variables in its environment.
     pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_as(dir, manifest, environment, &[])
+    }
+
+    /// The same, with further options.
+    pub(crate) fn start_as(
+        dir: &Path,
+        manifest: &str,
+        environment: &[(&str, &str)],
+        options: &[String],
+    ) -> anyhow::Result<Self> {
         if !environment.is_empty() {
             // Programs of its own, from the first label on.
             unload()?;
@@ -48,7 +58,7 @@ impl Daemon {
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;
         let (events, errors) = (Events::default(), dir.join("daemon.err"));
-        let child = spawn(ENFORCER, &policy, environment, &errors, &events)?;
+        let child = spawn(ENFORCER, &policy, options, environment, &errors, &events)?;
         let mut daemon = Self { child, events, policy, errors };
         daemon.wait_until_it_answers()?;
         Ok(daemon)
@@ -67,7 +77,7 @@ impl Daemon {
 
     /// Starts another daemon after this one has ended.
     pub(crate) fn spawn_again(&mut self, program: &str) -> anyhow::Result<()> {
-        self.child = spawn(program, &self.policy, &[], &self.errors, &self.events)?;
+        self.child = spawn(program, &self.policy, &[], &[], &self.errors, &self.events)?;
         Ok(())
     }
 
@@ -176,6 +186,7 @@ pub(crate) fn unload() -> anyhow::Result<()> {
 fn spawn(
     program: &str,
     policy: &Path,
+    options: &[String],
     environment: &[(&str, &str)],
     errors: &Path,
     events: &Events,
@@ -184,6 +195,7 @@ fn spawn(
         // Names come and go quickly enough for a test.
         .args(["daemon", "--json", "--names-min-ttl", "1", "--names-grace", "2", "--policy"])
         .arg(policy)
+        .args(options)
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -15,6 +15,11 @@ impl Mount {
         &self.0
     }
 
+    /// What is mounted there already.
+    pub(crate) fn of(at: &str) -> Self {
+        Self(at.to_owned())
+    }
+
     /// A tmpfs.
     pub(crate) fn tmpfs(at: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(at)?;

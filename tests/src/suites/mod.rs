@@ -18,6 +18,7 @@ mod listen;
 mod mapping;
 mod modes;
 mod names;
+mod package;
 mod parents;
 mod pin;
 mod pins;
@@ -25,6 +26,7 @@ mod places;
 mod resolve;
 mod runtime;
 mod servers;
+mod sinks;
 mod sockets;
 mod start;
 mod storm;
@@ -53,7 +55,7 @@ const UPGRADES: &[Suite] = &[storm::UPGRADES, kernel::SUITE];
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, workloads::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, kernel::SUITE];
 
 const PLAIN: &[Suite] = &[
     delete::SUITE,
@@ -77,6 +79,7 @@ const PLAIN: &[Suite] = &[
     sockets::SUITE,
     withdraw::SUITE,
     pin::SUITE,
+    sinks::SUITE,
     full::SUITE,
     mapping::SUITE,
     jit::SUITE,

@@ -1,0 +1,267 @@
+//! Where events go: standard output, a file, syslog, the journal.
+//!
+//! Each sink is a thread with a bounded queue of its own (a listener of the [`Stream`]): one that is full, closed or blocked
+//! slows neither enforcement nor another sink. What it loses is counted; the count stands in `enforcer status`, the stream is told
+//! when a sink begins to lose, and the sink itself gets a `drop` record as soon as it takes one again.
+
+mod file;
+mod journal;
+mod spec;
+mod syslog;
+
+use std::{
+    io::{self, Write as _},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
+
+pub use self::spec::{FileSpec, Spec, SpecError, check};
+use super::{
+    Record, enrich,
+    ledger::Given,
+    stream::{Losses, Records, Stream, TOO_SLOW},
+    text::Format,
+};
+
+/// How long the sinks may take to write what is waiting when the daemon ends.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Takes records, one after another. An error means that this record is not there, not even in part.
+trait Sink: Send {
+    /// Writes one record.
+    fn write(&mut self, record: &Record) -> io::Result<()>;
+
+    /// Sees to it that what was written stays, if it is time. Returns how long it may wait to be asked again, if it must be; it is
+    /// asked after each record, too.
+    fn settle(&mut self) -> io::Result<Option<Duration>> {
+        Ok(None)
+    }
+}
+
+/// What has become of a sink's records.
+#[derive(Debug)]
+pub struct SinkState {
+    name: String,
+    written: AtomicU64,
+    /// Those that it was given and did not take.
+    lost: AtomicU64,
+    /// Those that it was never given, because it was not done with those before.
+    missed: OnceLock<Arc<Losses>>,
+    error: Mutex<Option<String>>,
+}
+
+/// The same for `enforcer status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SinkStatus {
+    /// As it was asked for.
+    pub sink: String,
+    /// How many records it has.
+    pub written: u64,
+    /// How many it was to have and has not.
+    pub lost: u64,
+    /// Why it takes none now; absent when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl SinkState {
+    fn new(name: String) -> Self {
+        let (written, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { name, written, lost, missed: OnceLock::new(), error: Mutex::default() }
+    }
+
+    fn set_error(&self, error: Option<String>) -> bool {
+        let mut now = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = now.is_none() && error.is_some();
+        *now = error;
+        began
+    }
+
+    /// What has become of its records so far.
+    #[must_use]
+    pub fn status(&self) -> SinkStatus {
+        let missed = self.missed.get();
+        let slow = || missed.is_some_and(|missed| missed.is_losing()).then(|| TOO_SLOW.to_owned());
+        SinkStatus {
+            sink: self.name.clone(),
+            written: self.written.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed) + missed.map_or(0, |missed| missed.count()),
+            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(slow),
+        }
+    }
+}
+
+/// Sinks that take nothing yet.
+pub struct Opened(Vec<(Box<dyn Sink>, Arc<SinkState>)>);
+
+impl Opened {
+    /// Lets every sink take the stream's records, those that are kept included. What the first one is done with, `records`
+    /// counts as handed on.
+    ///
+    /// # Errors
+    /// When there is no thread, or no timer for it.
+    pub fn start(self, stream: &Stream, records: Option<Records>) -> io::Result<Sinks> {
+        let mut sinks = Sinks { stream: stream.clone(), states: vec![], threads: vec![] };
+        let mut first = records;
+        for (sink, state) in self.0 {
+            sinks.states.push(Arc::clone(&state));
+            // Here, so that it has every record.
+            let (recent, to_come, losses, given) =
+                if let Some(Records { recent, to_come, losses, given }) = first.take() {
+                    (recent, to_come, losses, Some(given))
+                } else {
+                    let (recent, to_come, losses) = stream.listen_watched();
+                    (recent, to_come, losses, None)
+                };
+            losses.name(state.name.clone());
+            // This is the one time that it is set.
+            let _ = state.missed.set(losses);
+            let driver = Driver::new(sink, state, stream.clone())?;
+            let thread = thread::Builder::new().name("sink".into()).spawn(move || driver.run(recent, to_come, given));
+            sinks.threads.push(thread?);
+        }
+        Ok(sinks)
+    }
+}
+
+/// The running sinks.
+pub struct Sinks {
+    stream: Stream,
+    states: Vec<Arc<SinkState>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sinks {
+    /// Opens every sink. `format` is standard output's.
+    ///
+    /// # Errors
+    /// When one cannot be opened, which is named.
+    pub fn open(specs: &[Spec], format: Format) -> io::Result<Opened> {
+        let mut opened = vec![];
+        for spec in specs {
+            let named = |e: io::Error| io::Error::new(e.kind(), format!("sink {spec}: {e}"));
+            let sink: Box<dyn Sink> = match spec {
+                Spec::Stdout => Box::new(Stdout(format)),
+                Spec::File(spec) => Box::new(file::File::open(spec.clone()).map_err(named)?),
+                Spec::Syslog(path) => Box::new(syslog::Syslog::new(path.clone())),
+                Spec::Journald(path) => Box::new(journal::Journal::new(path.clone())?),
+            };
+            opened.push((sink, Arc::new(SinkState::new(spec.to_string()))));
+        }
+        Ok(Opened(opened))
+    }
+
+    /// What becomes of the records.
+    #[must_use]
+    pub fn states(&self) -> Vec<Arc<SinkState>> {
+        self.states.clone()
+    }
+
+    /// Lets the sinks write what is waiting, within bounds: one that is blocked is left behind.
+    pub fn end(self) {
+        self.stream.close();
+        let deadline = Instant::now() + END_LIMIT;
+        for (thread, state) in self.threads.into_iter().zip(&self.states) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                eprintln!("enforcer: sink {} is blocked; what was waiting for it is lost", state.name);
+            }
+        }
+    }
+}
+
+/// One sink at work.
+struct Driver {
+    sink: Box<dyn Sink>,
+    state: Arc<SinkState>,
+    stream: Stream,
+    /// Has the timer.
+    runtime: Runtime,
+}
+
+impl Driver {
+    fn new(sink: Box<dyn Sink>, state: Arc<SinkState>, stream: Stream) -> io::Result<Self> {
+        Ok(Self { sink, state, stream, runtime: Builder::new_current_thread().enable_time().build()? })
+    }
+
+    fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
+        // Lost since the sink last took a record, the record that tells of it included.
+        let mut untold = 0;
+        let mut recent = recent.into_iter();
+        while let Some(record) = recent.next().or_else(|| self.next(&mut records)) {
+            self.take(&record, &mut untold);
+            if let Some(given) = &mut given {
+                given.count(&record);
+            }
+        }
+    }
+
+    /// The next record. The sink settles what it has, also when none comes.
+    fn next(&mut self, records: &mut Receiver<Arc<Record>>) -> Option<Arc<Record>> {
+        loop {
+            let again = self.sink.settle().unwrap_or_else(|e| {
+                self.fails(&e);
+                None
+            });
+            let Some(wait) = again else { return records.blocking_recv() };
+            if let Ok(record) = self.runtime.block_on(async { timeout(wait, records.recv()).await }) {
+                return record;
+            }
+        }
+    }
+
+    /// It takes events no more, or what it has taken may not stay. The others are told when that begins.
+    fn fails(&self, e: &io::Error) {
+        if self.state.set_error(Some(e.to_string())) {
+            tracing::warn!("sink {} loses events: {e}", self.state.name);
+            // Once, when it begins: the others have it then, also while this one has no more room.
+            self.stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
+        }
+    }
+
+    fn take(&mut self, record: &Record, untold: &mut u64) {
+        let tell = || enrich::lost(*untold, &format!("were not taken by sink {}", self.state.name));
+        let outcome = if *untold > 0 { self.sink.write(&tell()) } else { Ok(()) };
+        if outcome.is_ok() {
+            *untold = 0;
+        }
+        match outcome.and_then(|()| self.sink.write(record)) {
+            Ok(()) => {
+                self.state.written.fetch_add(1, Ordering::Relaxed);
+                self.state.set_error(None);
+            }
+            Err(e) => {
+                *untold += record.dropped.unwrap_or(1);
+                self.state.lost.fetch_add(1, Ordering::Relaxed);
+                self.fails(&e);
+            }
+        }
+    }
+}
+
+/// Standard output.
+struct Stdout(Format);
+
+impl Sink for Stdout {
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{}\n", self.0.line(record)).as_bytes())?;
+        out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests;
