@@ -183,7 +183,10 @@ fn watchdog(_: &Scene) -> anyhow::Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(format!("{dir}/test.conf"), "[Service]\nWatchdogSec=10s\n")?;
     succeed(&["systemctl", "daemon-reload"])?;
-    succeed(&["systemctl", "restart", UNIT])?;
+    if command(&["systemctl", "restart", UNIT])?.status != 0 {
+        let journal = command(&["journalctl", "--no-pager", "--lines", "40", "--output", "cat", "--unit", UNIT])?;
+        bail!("it did not start again: {}", journal.out);
+    }
     let first = pid()?;
     std::thread::sleep(Duration::from_secs(25));
     ensure!(pid()? == first && property("NRestarts")? == "0", "it was restarted although it lives");
