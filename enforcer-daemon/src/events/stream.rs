@@ -250,22 +250,31 @@ impl Shared {
     }
 
     fn give(&mut self, record: Record) {
+        self.give_but(record, None);
+    }
+
+    /// Gives a record to all but the sink of this name.
+    fn give_but(&mut self, record: Record, but: Option<&str>) {
         let record = Arc::new(record);
-        let shared = self;
-        if shared.recent.len() == KEPT {
-            shared.recent.pop_front();
+        if self.recent.len() == KEPT {
+            self.recent.pop_front();
         }
-        shared.recent.push_back(Arc::clone(&record));
+        self.recent.push_back(Arc::clone(&record));
         let mut slow = vec![];
-        shared.listeners.retain_mut(|listener| {
+        self.listeners.retain_mut(|listener| {
+            if but.is_some() && listener.losses.name.get().map(String::as_str) == but {
+                return true;
+            }
             let stays = listener.give(&record);
             slow.extend(listener.begins_to_lose());
             stays
         });
         for name in slow {
-            tracing::warn!("sink {name} loses events: {TOO_SLOW}");
-            // Each at most once: the record that tells does not come here again for the same one.
-            shared.give(enrich::own("drop", format!("sink {name} loses events: {TOO_SLOW}")));
+            let what = format!("sink {name} loses events: {TOO_SLOW}");
+            tracing::warn!("{what}");
+            // Each at most once: the record that tells does not come here again for the same one. That sink has no room for it, and is
+            // told exactly how many events it lost.
+            self.give_but(enrich::own("drop", what), Some(&name));
         }
     }
 }
