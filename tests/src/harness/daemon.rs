@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +22,12 @@ pub(crate) const SOCKET: &str = "/run/enforcer/control.sock";
 pub(crate) const START_LIMIT: Duration = Duration::from_mins(8);
 /// How long the daemon may take to end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
+
+/// Variables and their values.
+type Environment = &'static [(&'static str, &'static str)];
+
+/// With which ones what is in force was loaded.
+static LOADED_WITH: Mutex<Environment> = Mutex::new(&[]);
 
 /// A daemon; it is ended when this is dropped. What it enforces stays in force and is the next one's, which takes it over in
 /// a moment, where loading the programs takes many.
@@ -39,7 +46,7 @@ impl Daemon {
     }
 
     /// The same, with variables in its environment.
-    pub(crate) fn start_with(dir: &Path, manifest: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub(crate) fn start_with(dir: &Path, manifest: &str, environment: Environment) -> anyhow::Result<Self> {
         Self::start_as(dir, manifest, environment, &[])
     }
 
@@ -47,13 +54,16 @@ impl Daemon {
     pub(crate) fn start_as(
         dir: &Path,
         manifest: &str,
-        environment: &[(&str, &str)],
+        environment: Environment,
         options: &[String],
     ) -> anyhow::Result<Self> {
-        if !environment.is_empty() {
+        let mut last = LOADED_WITH.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != environment {
             // Programs of its own, from the first label on.
             unload()?;
+            *last = environment;
         }
+        drop(last);
         fs::create_dir_all(dir)?;
         let policy = dir.join("policy.yaml");
         fs::write(&policy, manifest)?;

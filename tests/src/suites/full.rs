@@ -1,12 +1,13 @@
 //! Maps that are full: what finds no room is governed all the same, refused, or an error before anything is changed.
 //!
-//! A daemon of its own, whose maps are small.
+//! A daemon of its own, whose maps are small. The last one ends what it enforces.
 
 use std::{fs, time::Duration};
 
 use anyhow::ensure;
 
 use crate::harness::{
+    command,
     daemon::Daemon,
     eventually,
     runner::Suite,
@@ -26,6 +27,9 @@ pub(super) const SUITE: Suite = Suite {
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Small enough for each of the tests, so that the next daemon can take over what one has loaded.
+const SIZES: &[(&str, &str)] = &[("ENFORCER_MAP_SIZES", "CGROUPS=4,BINARIES=64,TASKS=96")];
+
 fn manifest(scene: &Scene, more: &str) -> anyhow::Result<String> {
     let allowed = scene.make_dir("allowed")?;
     let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
@@ -35,9 +39,9 @@ fn manifest(scene: &Scene, more: &str) -> anyhow::Result<String> {
     ))
 }
 
-fn daemon(scene: &Scene, sizes: &str) -> anyhow::Result<Daemon> {
+fn daemon(scene: &Scene) -> anyhow::Result<Daemon> {
     fs::create_dir_all(format!("{CGROUPS}/tests-full/there"))?;
-    Daemon::start_with(&scene.dir.join("daemon"), &manifest(scene, "")?, &[("ENFORCER_MAP_SIZES", sizes)])
+    Daemon::start_with(&scene.dir.join("daemon"), &manifest(scene, "")?, SIZES)
 }
 
 /// Whether what comes by this cgroup is governed by this skill, which may delete in one directory.
@@ -53,8 +57,18 @@ fn governed(scene: &Scene, daemon: &Daemon, cgroup: &str, skill: &str) -> anyhow
     gone(&allowed)
 }
 
+/// Removes a cgroup and those below it, which makes room in the maps.
+fn remove(name: &str) -> anyhow::Result<()> {
+    let dir = format!("{CGROUPS}/{name}");
+    let find = ["find", &dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
+    // A process that was killed is in its cgroup until it has ended.
+    let gone = eventually(Duration::from_secs(20), || command(&find).is_ok_and(|outcome| outcome.status == 0));
+    ensure!(gone, "{dir} cannot be removed: {:?}", command(&find)?);
+    Ok(())
+}
+
 fn cgroups(scene: &Scene) -> anyhow::Result<()> {
-    let mut daemon = daemon(scene, "CGROUPS=4,BINARIES=64")?;
+    let daemon = daemon(scene)?;
     let generation = daemon.generation()?;
     // A reload with more rules than there is room for is an error, and changes nothing.
     let many: Vec<String> = (0..100).map(|n| format!("\"sha256:{n:064x}\"")).collect();
@@ -100,12 +114,12 @@ fn cgroups(scene: &Scene) -> anyhow::Result<()> {
         governed(scene, &daemon, &format!("tests-full/{n}"), "crowded")?;
     }
     governed(scene, &daemon, "tests-full/5", "crowded")?;
-    daemon.stop()?;
-    Ok(())
+    drop(free);
+    ["tests-full", "tests-full-late", "tests-full-free"].iter().try_for_each(|name| remove(name))
 }
 
 fn labels(scene: &Scene) -> anyhow::Result<()> {
-    let mut daemon = daemon(scene, "TASKS=96")?;
+    let mut daemon = daemon(scene)?;
     let dir = format!("{CGROUPS}/tests-full");
     let late = Worker::start(&Entry::Outside)?;
     let crowd = Worker::start(&Entry::Cgroup(&dir))?;
@@ -147,7 +161,7 @@ fn container(scene: &Scene) -> anyhow::Result<()> {
     fs::create_dir_all(format!("{CGROUPS}/tests-full-free"))?;
     let boxed = format!("  boxed:\n    match: {{container: {}}}\n    allow_binaries: [\"*\"]\n", &ID[..12]);
     let text = manifest(scene, &boxed)?.replace("/tests-full", "/tests-full-own");
-    let mut daemon = Daemon::start_with(&scene.dir.join("daemon"), &text, &[("ENFORCER_MAP_SIZES", "CGROUPS=4")])?;
+    let daemon = Daemon::start_with(&scene.dir.join("daemon"), &text, SIZES)?;
     // Two are there, and two fit.
     for n in 0..4 {
         fs::create_dir_all(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
@@ -169,9 +183,5 @@ fn container(scene: &Scene) -> anyhow::Result<()> {
     free.act(&["unlink", &file])?.done()?;
     gone(&file)?;
     drop(free);
-    daemon.stop()?;
-    for n in 0..4 {
-        fs::remove_dir(format!("{CGROUPS}/tests-full-own/more-{n}"))?;
-    }
-    Ok(())
+    ["tests-full-own", "tests-full-box", "tests-full-free"].iter().try_for_each(|name| remove(name))
 }

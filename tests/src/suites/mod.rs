@@ -57,6 +57,8 @@ const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, kernel::SUITE];
 
+// Where one ends enforcement, the next has to load all programs anew, which takes as long as a hundred tests: these come last, each behind
+// what may leave its programs to it.
 const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
@@ -80,14 +82,14 @@ const PLAIN: &[Suite] = &[
     withdraw::SUITE,
     pin::SUITE,
     sinks::SUITE,
-    full::SUITE,
     mapping::SUITE,
     jit::SUITE,
     parents::SUITE,
+    full::SUITE,
     lifecycle::SUITE,
     pins::SUITE,
     start::SUITE,
-    unload::SUITE,
     storm::SUITE,
+    unload::SUITE,
     kernel::SUITE,
 ];
