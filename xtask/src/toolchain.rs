@@ -351,6 +351,8 @@ fn install_linker(paths: &Paths, llvm: u32) -> Result<PathBuf> {
         cargo_install(paths, &tools_root(paths).join(format!("llvm-{llvm}")))
             .args(["bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"])
             .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+            // Unoptimized: what takes time is in LLVM's library, which is Debian's.
+            .args(["--profile", "dev", "--config", "profile.dev.debug=false"])
             .env("LLVM_PREFIX", prefix.trim()),
     )?;
     find_linker(paths, llvm).with_context(|| format!("the bpf-linker just built does not run, or not with LLVM {llvm}"))
