@@ -117,6 +117,8 @@ pub struct Options {
     pub group: Option<u32>,
     /// The files that events go to: no governed process may change them.
     pub files: Vec<PathBuf>,
+    /// How many sinks take what happens from the start on.
+    pub sinks: usize,
     /// How long addresses of names hold.
     pub names: Limits,
 }
@@ -129,8 +131,9 @@ pub struct Running {
     pub warnings: Vec<String>,
     /// Where what is in force came from.
     pub origin: Origin,
-    /// The records, from the first one on, with the count of those that were handed on; not for a [`Lifetime::Private`] one.
-    pub records: Option<Records>,
+    /// The records, from the first one on, for each sink; the first one has the count of those that were handed on. None for a
+    /// [`Lifetime::Private`] one.
+    pub records: Vec<Records>,
     /// Reads the ring.
     pub pump: JoinHandle<std::io::Result<()>>,
     _private: Option<Private>,
@@ -216,10 +219,8 @@ impl Service {
             stream.publish(record);
         }
         // Before the reader begins, so that it has every record.
-        let records = (lifetime == Lifetime::Stays).then(|| {
-            let (recent, to_come, losses) = stream.listen_watched();
-            Records { recent, to_come, losses, given }
-        });
+        let mut given = Some(given);
+        let records = (0..options.sinks).map(|_| stream.listen_watched(given.take())).collect();
         let (finish, finished) = oneshot::channel();
         let pump = tokio::spawn(stream::pump(rings, enricher, engine.clone(), stream.clone(), finished));
         let service = Arc::new(Self {

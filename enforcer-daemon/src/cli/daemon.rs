@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             grace: Duration::from_secs(args.names_grace),
             ..Limits::default()
         };
-        let options = Options { group: args.group()?, files: args.files(), names };
+        let options = Options { group: args.group()?, files: args.files(), sinks: args.sink.len(), names };
         // Before anything is put in force: a start that fails changes nothing.
         let sinks = Sinks::open(&args.sink, format)?;
         let mut running =
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         let origin = &running.origin;
         eprintln!("enforcer: enforcing {} (process {}){origin}", policy.display(), std::process::id());
-        let sinks = sinks.start(&running.service.stream, running.records.take())?;
+        let sinks = sinks.start(&running.service.stream, std::mem::take(&mut running.records))?;
         running.service.watch_sinks(sinks.states());
         notify::ready(&format!("enforcing {}", policy.display()));
         tokio::spawn(notify::watchdog(running.service.engine.clone()));

@@ -86,8 +86,8 @@ pub struct Records {
     pub to_come: Receiver<Arc<Record>>,
     /// What it loses.
     pub losses: Arc<Losses>,
-    /// Counts them.
-    pub given: Given,
+    /// Counts them, where that is this listener's to do.
+    pub given: Option<Given>,
 }
 
 /// The stream of records.
@@ -179,18 +179,18 @@ impl Stream {
     /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
     pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
-        let (recent, to_come, _) = self.listen_watched();
+        let Records { recent, to_come, .. } = self.listen_watched(None);
         (recent, to_come)
     }
 
-    /// The same, with what is lost on the way.
+    /// The same, with what is lost on the way; `given` counts what its sink is done with.
     #[must_use]
-    pub fn listen_watched(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>, Arc<Losses>) {
-        let (sender, receiver) = channel(LAG);
+    pub fn listen_watched(&self, given: Option<Given>) -> Records {
+        let (sender, to_come) = channel(LAG);
         let losses = Arc::new(Losses::default());
         let mut shared = self.shared();
         shared.listeners.push(Listener { sender, lost: 0, losses: Arc::clone(&losses), told: None });
-        (shared.recent.iter().cloned().collect(), receiver, losses)
+        Records { recent: shared.recent.iter().cloned().collect(), to_come, losses, given }
     }
 
     /// Lets every listener go, when it has taken what waits for it.
@@ -210,6 +210,14 @@ impl Stream {
         let mut shared = self.shared();
         if shared.wants(&record) {
             shared.give(record);
+        }
+    }
+
+    /// The same, but to all others than the sink of this name: what is said of it is none of the events that it loses.
+    pub(super) fn publish_but(&self, record: Record, name: &str) {
+        let mut shared = self.shared();
+        if shared.wants(&record) {
+            shared.give_but(record, Some(name));
         }
     }
 
@@ -246,7 +254,8 @@ impl Stream {
 
 impl Shared {
     fn wants(&self, record: &Record) -> bool {
-        !self.denials_only || record.is_denial() || record.dropped.is_some()
+        // What was lost, and who loses.
+        !self.denials_only || record.is_denial() || record.kind == "drop"
     }
 
     fn give(&mut self, record: Record) {
@@ -270,8 +279,8 @@ impl Shared {
             stays
         });
         for name in slow {
+            // Not to standard error, which may be blocked, too: nobody else gets this far meanwhile.
             let what = format!("sink {name} loses events: {TOO_SLOW}");
-            tracing::warn!("{what}");
             // Each at most once: the record that tells does not come here again for the same one. That sink has no room for it, and is
             // told exactly how many events it lost.
             self.give_but(enrich::own("drop", what), Some(&name));

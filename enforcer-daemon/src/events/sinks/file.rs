@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File as Handle, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,9 @@ use crate::events::{Record, text::Format};
 
 /// How often the disk is waited for, at most.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Group and others.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The file as it is open.
 pub(super) struct File {
@@ -29,6 +32,8 @@ pub(super) struct File {
     before: Duration,
     synced: Instant,
     dirty: bool,
+    /// It could not be rotated when it was due.
+    stuck: bool,
 }
 
 impl File {
@@ -38,9 +43,22 @@ impl File {
         // A named pipe that nobody reads is an error and no place to wait; it means nothing to a regular file.
         options.append(true).create(true).mode(0o600).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
         let handle = options.open(&spec.path)?;
+        Self::begin(spec, handle)
+    }
+
+    /// Begins the next one: whatever lies or is linked there by now is somebody else's.
+    fn open_new(spec: FileSpec) -> io::Result<Self> {
+        let handle = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&spec.path)?;
+        Self::begin(spec, handle)
+    }
+
+    fn begin(spec: FileSpec, handle: Handle) -> io::Result<Self> {
         let meta = handle.metadata()?;
         if !meta.is_file() {
             return Err(io::Error::other("it is not a regular file"));
+        }
+        if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & WRITABLE_BY_OTHERS != 0 {
+            return Err(io::Error::other("it is another user's, or others may write it: move it away"));
         }
         // A file from the future, of a clock that was set back since, is as good as new.
         let before = meta.created().or_else(|_| meta.modified()).ok().and_then(|at| at.elapsed().ok());
@@ -53,6 +71,7 @@ impl File {
             before: before.filter(|_| meta.len() > 0).unwrap_or_default(),
             synced: now,
             dirty: false,
+            stuck: false,
         })
     }
 
@@ -68,7 +87,7 @@ impl File {
         if self.spec.path.try_exists()? {
             self.make_way()?;
         }
-        *self = Self::open(self.spec.clone())?;
+        *self = Self::open_new(self.spec.clone())?;
         Ok(())
     }
 
@@ -101,8 +120,14 @@ impl Sink for File {
     fn write(&mut self, record: &Record) -> io::Result<()> {
         let line = format!("{}\n", Format::Json.line(record));
         let len = line.len() as u64;
-        if self.is_due(len) {
-            self.rotate()?;
+        if self.is_due(len)
+            && let Err(e) = self.rotate()
+        {
+            // Nothing is lost for it: the file that there is grows on.
+            if !self.stuck {
+                tracing::warn!("{}: it cannot be rotated: {e}", self.spec.path.display());
+            }
+            self.stuck = true;
         }
         if let Err(e) = self.handle.write_all(line.as_bytes()) {
             self.handle.set_len(self.size)?;
@@ -158,6 +183,37 @@ mod tests {
         std::thread::sleep(wait);
         assert_eq!(file.settle().expect("the disk has it"), None);
         assert!(!file.dirty);
+    }
+
+    #[test]
+    fn what_lies_in_the_way_costs_no_event() {
+        let (dir, mut file) = file(",max_size=1,keep=1");
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("log.1")).expect("a directory");
+        for _ in 0..3 {
+            file.write(&record()).expect("there is room");
+        }
+        assert_eq!(fs::read_to_string(at("log")).expect("text").lines().count(), 3);
+        fs::remove_dir(at("log.1")).expect("it is there");
+        file.write(&record()).expect("there is room");
+        assert_eq!(fs::read_to_string(at("log.1")).expect("text").lines().count(), 3);
+        // Nor is what somebody else put in its place followed or written.
+        fs::rename(at("log"), at("moved")).expect("it is there");
+        fs::write(at("other"), "").expect("a file");
+        std::os::unix::fs::symlink(at("other"), at("log")).expect("a link");
+        assert!(File::open_new(file.spec.clone()).is_err());
+        assert_eq!(fs::metadata(at("other")).expect("it is there").len(), 0);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused() {
+        let (dir, file) = file("");
+        let mode =
+            |mode| fs::set_permissions(dir.path().join("log"), std::os::unix::fs::PermissionsExt::from_mode(mode));
+        mode(0o620).expect("it is ours");
+        assert!(File::open(file.spec.clone()).is_err());
+        mode(0o640).expect("it is ours");
+        assert!(File::open(file.spec.clone()).is_ok());
     }
 
     #[test]

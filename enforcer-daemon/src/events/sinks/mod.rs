@@ -106,24 +106,19 @@ impl SinkState {
 pub struct Opened(Vec<(Box<dyn Sink>, Arc<SinkState>)>);
 
 impl Opened {
-    /// Lets every sink take the stream's records, those that are kept included. What the first one is done with, `records`
-    /// counts as handed on.
+    /// Lets every sink take records: those of `records`, one after another, and when there are no more, those that the stream has from
+    /// now on and those that it keeps.
     ///
     /// # Errors
     /// When there is no thread, or no timer for it.
-    pub fn start(self, stream: &Stream, records: Option<Records>) -> io::Result<Sinks> {
+    pub fn start(self, stream: &Stream, records: Vec<Records>) -> io::Result<Sinks> {
         let mut sinks = Sinks { stream: stream.clone(), states: vec![], threads: vec![] };
-        let mut first = records;
+        let mut records = records.into_iter();
         for (sink, state) in self.0 {
             sinks.states.push(Arc::clone(&state));
             // Here, so that it has every record.
-            let (recent, to_come, losses, given) =
-                if let Some(Records { recent, to_come, losses, given }) = first.take() {
-                    (recent, to_come, losses, Some(given))
-                } else {
-                    let (recent, to_come, losses) = stream.listen_watched();
-                    (recent, to_come, losses, None)
-                };
+            let Records { recent, to_come, losses, given } =
+                records.next().unwrap_or_else(|| stream.listen_watched(None));
             losses.name(state.name.clone());
             // This is the one time that it is set.
             let _ = state.missed.set(losses);
@@ -152,7 +147,7 @@ impl Sinks {
         for spec in specs {
             let named = |e: io::Error| io::Error::new(e.kind(), format!("sink {spec}: {e}"));
             let sink: Box<dyn Sink> = match spec {
-                Spec::Stdout => Box::new(Stdout(format)),
+                Spec::Stdout => Box::new(Stdout { format, torn: false }),
                 Spec::File(spec) => Box::new(file::File::open(spec.clone()).map_err(named)?),
                 Spec::Syslog(path) => Box::new(syslog::Syslog::new(path.clone())),
                 Spec::Journald(path) => Box::new(journal::Journal::new(path.clone())?),
@@ -190,11 +185,19 @@ struct Driver {
     stream: Stream,
     /// Has the timer.
     runtime: Runtime,
+    /// What it took last may not stay.
+    unsettled: bool,
 }
 
 impl Driver {
     fn new(sink: Box<dyn Sink>, state: Arc<SinkState>, stream: Stream) -> io::Result<Self> {
-        Ok(Self { sink, state, stream, runtime: Builder::new_current_thread().enable_time().build()? })
+        Ok(Self {
+            sink,
+            state,
+            stream,
+            runtime: Builder::new_current_thread().enable_time().build()?,
+            unsettled: false,
+        })
     }
 
     fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
@@ -212,7 +215,13 @@ impl Driver {
     /// The next record. The sink settles what it has, also when none comes.
     fn next(&mut self, records: &mut Receiver<Arc<Record>>) -> Option<Arc<Record>> {
         loop {
-            let again = self.sink.settle().unwrap_or_else(|e| {
+            let settled = self.sink.settle();
+            match settled {
+                Ok(None) => self.unsettled = false,
+                Ok(Some(_)) => {}
+                Err(_) => self.unsettled = true,
+            }
+            let again = settled.unwrap_or_else(|e| {
                 self.fails(&e);
                 None
             });
@@ -228,7 +237,8 @@ impl Driver {
         if self.state.set_error(Some(e.to_string())) {
             tracing::warn!("sink {} loses events: {e}", self.state.name);
             // Once, when it begins: the others have it then, also while this one has no more room.
-            self.stream.publish(enrich::own("drop", format!("sink {} loses events: {e}", self.state.name)));
+            let what = enrich::own("drop", format!("sink {} loses events: {e}", self.state.name));
+            self.stream.publish_but(what, &self.state.name);
         }
     }
 
@@ -241,7 +251,9 @@ impl Driver {
         match outcome.and_then(|()| self.sink.write(record)) {
             Ok(()) => {
                 self.state.written.fetch_add(1, Ordering::Relaxed);
-                self.state.set_error(None);
+                if !self.unsettled {
+                    self.state.set_error(None);
+                }
             }
             Err(e) => {
                 *untold += record.dropped.unwrap_or(1);
@@ -253,13 +265,21 @@ impl Driver {
 }
 
 /// Standard output.
-struct Stdout(Format);
+struct Stdout {
+    format: Format,
+    /// A line may have been written in part.
+    torn: bool,
+}
 
 impl Sink for Stdout {
     fn write(&mut self, record: &Record) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        out.write_all(format!("{}\n", self.0.line(record)).as_bytes())?;
-        out.flush()
+        let line = format!("{}{}\n", if self.torn { "\n" } else { "" }, self.format.line(record));
+        self.torn = true;
+        out.write_all(line.as_bytes())?;
+        out.flush()?;
+        self.torn = false;
+        Ok(())
     }
 }
 

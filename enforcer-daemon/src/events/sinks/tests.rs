@@ -21,7 +21,7 @@ fn event(n: u64) -> Record {
 }
 
 fn start(specs: &[Spec], stream: &Stream) -> Sinks {
-    Sinks::open(specs, Format::Json).and_then(|sinks| sinks.start(stream, None)).expect("they open")
+    Sinks::open(specs, Format::Json).and_then(|sinks| sinks.start(stream, vec![])).expect("they open")
 }
 
 /// Publishes `count` records and ends the sinks, so that everything has been written or counted.
@@ -134,7 +134,8 @@ fn a_full_disk_loses_whole_lines_is_counted_and_slows_nobody() {
     let sink = Box::new(Bounded { room: Arc::clone(&room), taken: Arc::clone(&taken) });
     let driver = Driver::new(sink, Arc::clone(&state), stream.clone()).expect("a timer");
     let watched = Arc::clone(&state);
-    let (recent, to_come) = stream.listen();
+    let Records { recent, to_come, losses, .. } = stream.listen_watched(None);
+    losses.name(state.name.clone());
     let thread = thread::spawn(move || driver.run(recent, to_come, None));
     let settled = |count: u64| {
         let until = Instant::now() + Duration::from_secs(20);
@@ -145,20 +146,20 @@ fn a_full_disk_loses_whole_lines_is_counted_and_slows_nobody() {
     for n in 1..=50 {
         stream.publish(event(n));
     }
-    // Fifty, and the record that says that it loses.
-    settled(51);
+    // What says that it loses is for the others.
+    settled(50);
     let status = state.status();
-    assert_eq!((status.written, status.lost), (0, 51), "{status:?}");
+    assert_eq!((status.written, status.lost), (0, 50), "{status:?}");
     assert!(status.error.is_some());
     room.store(u64::MAX, Ordering::Relaxed);
     stream.publish(event(51));
-    settled(52);
+    settled(51);
     stream.close();
     thread.join().expect("it ended");
     good.end();
     let taken = taken.lock().expect("a list").clone();
     let told: u64 = taken.iter().filter_map(|record: &Record| record.dropped).sum();
-    assert_eq!((told, taken.len()), (51, 2), "it is told what it lost, then goes on: {taken:?}");
+    assert_eq!((told, taken.len()), (50, 2), "it is told what it lost, then goes on: {taken:?}");
     assert!(taken[0].reason.contains("sink full"), "{}", taken[0].reason);
     assert_eq!(state.status().error, None);
     let other = lines(&path);
@@ -247,4 +248,60 @@ fn syslog_and_the_journal_get_datagrams_also_after_a_restart() {
     let states = sinks.states();
     sinks.end();
     assert!(states.iter().all(|s| s.status().lost == 0 && s.status().written == 2));
+}
+
+#[test]
+fn every_sink_has_what_happened_before_it_began() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let paths = [dir.path().join("a"), dir.path().join("b")];
+    let stream = Stream::default();
+    let records = paths.iter().map(|_| stream.listen_watched(None)).collect();
+    // More than the stream keeps for who comes later.
+    for n in 1..=5000 {
+        stream.publish(event(n));
+    }
+    let specs: Vec<Spec> = paths.iter().map(|path| file(path, "")).collect();
+    let sinks = Sinks::open(&specs, Format::Json).and_then(|sinks| sinks.start(&stream, records)).expect("they open");
+    let states = sinks.states();
+    let until = Instant::now() + Duration::from_mins(2);
+    while states.iter().any(|state| state.status().written < 5000) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    sinks.end();
+    assert!(paths.iter().all(|path| lines(path).len() == 5000));
+}
+
+#[test]
+fn a_disk_that_does_not_keep_what_it_took_is_told_once() {
+    /// Takes all and keeps nothing.
+    struct Forgetful;
+    impl Sink for Forgetful {
+        fn write(&mut self, _: &Record) -> io::Result<()> {
+            Ok(())
+        }
+        fn settle(&mut self) -> io::Result<Option<Duration>> {
+            Err(io::Error::from(io::ErrorKind::QuotaExceeded))
+        }
+    }
+    let stream = Stream::default();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("log");
+    let good = start(&[file(&path, "")], &stream);
+    let state = Arc::new(SinkState::new("forgetful".into()));
+    let driver = Driver::new(Box::new(Forgetful), Arc::clone(&state), stream.clone()).expect("a timer");
+    let Records { recent, to_come, losses, .. } = stream.listen_watched(None);
+    losses.name(state.name.clone());
+    let thread = thread::spawn(move || driver.run(recent, to_come, None));
+    for n in 1..=100 {
+        stream.publish(event(n));
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while state.status().written < 100 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(state.status().error.is_some(), "it says so as long as it is so");
+    stream.close();
+    thread.join().expect("it ended");
+    good.end();
+    assert_eq!(lines(&path).iter().filter(|record| record.kind == "drop").count(), 1);
 }
