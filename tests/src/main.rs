@@ -1,6 +1,6 @@
 //! The guest suite: scenarios and attacks, run for real on the kernel under test.
 //!
-//! `enforcer-tests run [--place plain|upgrades|agents|systemd] [--attacks] [--filter SUBSTR] [--list]` is the suite;
+//! `enforcer-tests run [--place plain|loads|agents|systemd] [--attacks] [--filter SUBSTR] [--list]` is the suite;
 //! `enforcer-tests mutate` leaves one program after another unattached and looks for an attack that notices. `enforcer-tests attacks` prints the catalogue of attacks, which are tests of the suite. `enforcer-tests act ACT…`
 //! is the attacker: one act, done with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an
 //! attacker that takes acts on its standard input; the suite starts it inside a skill. `enforcer-tests bench` measures what

@@ -28,6 +28,8 @@ use crate::{
 /// Compiling the tests included.
 const UNIT_LIMIT: Duration = Duration::from_mins(30);
 
+/// The tests that need a second build of the daemon.
+const UPGRADES: &str = "upgrade::";
 /// How often the storms of the suite do what they do, if it is set.
 const ROUNDS: &str = "ENFORCER_STORM_ROUNDS";
 
@@ -95,7 +97,7 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         None
     } else {
         let mut binaries = build::all(paths)?;
-        if places(args, &binaries)?.contains(&Place::Upgrades) {
+        if !args.mutants && list(args, &binaries, Place::Loads)?.lines().any(|test| test.starts_with(UPGRADES)) {
             binaries.next = Some(build::next(paths)?);
         }
         Some(binaries)
@@ -153,21 +155,21 @@ type Boot = (Series, Place);
 enum Place {
     /// This machine's own programs.
     Plain,
-    /// The same, with the second build of the daemon and CPUs that run in turns.
-    Upgrades,
+    /// The same, for what loads programs again and again, with CPUs that run in turns; it has the second build of the daemon.
+    Loads,
     /// A root on a disk.
     Root(Root),
 }
 
 impl Place {
     fn all() -> impl Iterator<Item = Self> {
-        [Self::Plain, Self::Upgrades].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
+        [Self::Plain, Self::Loads].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
     }
 
     fn root(self) -> Option<Root> {
         match self {
             Self::Root(root) => Some(root),
-            Self::Plain | Self::Upgrades => None,
+            Self::Plain | Self::Loads => None,
         }
     }
 
@@ -175,7 +177,7 @@ impl Place {
     fn name(self) -> String {
         match self {
             Self::Plain => "plain".to_owned(),
-            Self::Upgrades => "upgrades".to_owned(),
+            Self::Loads => "loads".to_owned(),
             Self::Root(root) => root.to_string(),
         }
     }

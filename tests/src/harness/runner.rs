@@ -43,8 +43,8 @@ pub(crate) enum Place {
     /// An initramfs with the build machine's own programs.
     #[default]
     Plain,
-    /// The same, for what attaches and detaches programs under attack; it has the second build, too.
-    Upgrades,
+    /// The same, for what attaches and detaches programs again and again, under attack, too; it has the second build.
+    Loads,
     /// Debian with agents' runtimes and servers.
     Agents,
     /// Debian with systemd as the first process, and a container engine.
@@ -73,10 +73,10 @@ impl Options {
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
-                        Some(&"upgrades") => Place::Upgrades,
+                        Some(&"loads") => Place::Loads,
                         Some(&"agents") => Place::Agents,
                         Some(&"systemd") => Place::Systemd,
-                        _ => return Err("--place needs plain, upgrades, agents or systemd".to_owned()),
+                        _ => return Err("--place needs plain, loads, agents or systemd".to_owned()),
                     };
                 }
                 "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),

@@ -45,20 +45,29 @@ use crate::harness::runner::{Place, Suite};
 pub(crate) fn of(place: Place) -> &'static [Suite] {
     match place {
         Place::Plain => PLAIN,
-        Place::Upgrades => UPGRADES,
+        Place::Loads => LOADS,
         Place::Agents => AGENTS,
         Place::Systemd => SYSTEMD,
     }
 }
 
-const UPGRADES: &[Suite] = &[storm::UPGRADES, kernel::SUITE];
-
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, kernel::SUITE];
 
-// Where one ends enforcement, the next has to load all programs anew, which takes as long as a hundred tests: these come last, each behind
-// what may leave its programs to it.
+// Where one ends enforcement, the next has to load all programs anew, which takes as long as a hundred tests: each is behind what may leave its
+// programs to it.
+const LOADS: &[Suite] = &[
+    lifecycle::SUITE,
+    pins::SUITE,
+    start::SUITE,
+    storm::SUITE,
+    unload::SUITE,
+    full::SUITE,
+    storm::UPGRADES,
+    kernel::SUITE,
+];
+
 const PLAIN: &[Suite] = &[
     delete::SUITE,
     places::SUITE,
@@ -85,11 +94,5 @@ const PLAIN: &[Suite] = &[
     mapping::SUITE,
     jit::SUITE,
     parents::SUITE,
-    full::SUITE,
-    lifecycle::SUITE,
-    pins::SUITE,
-    start::SUITE,
-    storm::SUITE,
-    unload::SUITE,
     kernel::SUITE,
 ];
