@@ -44,8 +44,8 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
     }
     deny(paths)?;
     let mut tests = TestArgs::default();
-    // Under emulation, a container engine takes as long as all the rest of a kernel's tests: `cargo xtask test` has the time.
-    tests.systemd_on = Some(Series::V6_12);
+    // Under emulation, a container engine and its like take as long as all the rest of a kernel's tests: `cargo xtask test` has the time.
+    tests.rootfs_on = Some(Series::V6_12);
     suite::run(paths, &tests)
 }
 

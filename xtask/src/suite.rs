@@ -57,9 +57,9 @@ pub(crate) struct TestArgs {
     /// Of the guests with a root of Debian's, only those with this one.
     #[arg(long, value_name = "NAME")]
     rootfs: Option<Root>,
-    /// With systemd as the root, only on this kernel.
+    /// Guests with a root of Debian's only on this kernel.
     #[arg(long, value_name = "KERNEL")]
-    pub(crate) systemd_on: Option<Series>,
+    pub(crate) rootfs_on: Option<Series>,
     /// Guests that run at the same time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -211,9 +211,7 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     kernels.dedup();
     let boots =
         places(args, binaries)?.into_iter().flat_map(|place| kernels.iter().map(move |series| (*series, place)));
-    let wanted = |(series, place): &Boot| {
-        *place != Place::Root(Root::Systemd) || args.systemd_on.is_none_or(|only| only == *series)
-    };
+    let wanted = |(series, place): &Boot| place.root().is_none() || args.rootfs_on.is_none_or(|only| only == *series);
     Ok(boots.filter(wanted).collect())
 }
 
