@@ -97,7 +97,9 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         None
     } else {
         let mut binaries = build::all(paths)?;
-        if !args.mutants && list(args, &binaries, Place::Loads)?.lines().any(|test| test.starts_with(UPGRADES)) {
+        if places(args, &binaries)?.contains(&Place::Loads)
+            && list(args, &binaries, Place::Loads)?.lines().any(|test| test.starts_with(UPGRADES))
+        {
             binaries.next = Some(build::next(paths)?);
         }
         Some(binaries)

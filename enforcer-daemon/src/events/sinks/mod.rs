@@ -201,7 +201,7 @@ impl Driver {
     }
 
     fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
-        // Lost since the sink last took a record, the record that tells of it included.
+        // Lost since the sink last took a record. The record that tells the others of it is not given to this one.
         let mut untold = 0;
         let mut recent = recent.into_iter();
         while let Some(record) = recent.next().or_else(|| self.next(&mut records)) {
