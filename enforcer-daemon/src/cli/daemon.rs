@@ -77,6 +77,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         let origin = &running.origin;
         eprintln!("enforcer: enforcing {} (process {}){origin}", policy.display(), std::process::id());
+        let engine = running.service.engine.clone();
+        let sinks = sinks.guarded_by(|| {
+            let engine = engine.clone();
+            Box::new(move |sink, files| engine.hold(sink, files))
+        });
         let sinks = sinks.start(&running.service.stream, std::mem::take(&mut running.records))?;
         running.service.watch_sinks(sinks.states());
         notify::ready(&format!("enforcing {}", policy.display()));

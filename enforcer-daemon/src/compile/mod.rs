@@ -26,10 +26,13 @@ use enforcer_common::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::world::{NoObject, World};
 use self::{
     own::OwnObject,
     ruleset::{RuleText, Ruleset, SkillText},
+};
+pub use self::{
+    own::hold,
+    world::{NoObject, World},
 };
 use crate::manifest::{
     Action, AuditLevel, Binary, BinaryEntry, DeleteBudget, Digest, KeyPath, Listed, Manifest, ManifestPath, Mode,

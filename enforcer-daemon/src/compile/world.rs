@@ -101,6 +101,10 @@ pub trait World {
     fn own(&self) -> Vec<PathBuf> {
         vec![]
     }
+    /// What is Enforcer's own, whatever it is called by now, with the name that events give it.
+    fn held(&self) -> Vec<(PathBuf, ObjectId)> {
+        vec![]
+    }
     /// The containers and units of a skill.
     fn workloads(&mut self, _skill: &str) -> Vec<Governed> {
         vec![]
@@ -138,6 +142,7 @@ pub struct Host<'a> {
     pub(super) inside: Option<u64>,
     home: PathBuf,
     own: Vec<PathBuf>,
+    held: Vec<(PathBuf, ObjectId)>,
     loaded: &'a mut Loaded,
     /// The mounts there are now.
     mounts: Vec<Mount>,
@@ -212,7 +217,12 @@ impl<'a> Host<'a> {
         if !loaded.again {
             loaded.mounts.clone_from(&mounts);
         }
-        Ok(Self { resolver, members, inside: None, home, own, loaded, mounts })
+        Ok(Self { resolver, members, inside: None, home, own, held: vec![], loaded, mounts })
+    }
+
+    /// Adds what is Enforcer's own whatever it is called by now.
+    pub fn hold(&mut self, held: Vec<(PathBuf, ObjectId)>) {
+        self.held = held;
     }
 
     /// Measures the binaries of a manifest, those that are not measured yet, all at once.
@@ -345,6 +355,10 @@ impl World for Host<'_> {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    fn held(&self) -> Vec<(PathBuf, ObjectId)> {
+        self.held.clone()
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {

@@ -5,6 +5,7 @@
 //! that no two policies are ever applied at once.
 
 mod first;
+mod hold;
 mod left;
 pub mod members;
 mod owner;
@@ -15,6 +16,7 @@ mod workloads;
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, RwLock, mpsc},
     thread,
@@ -287,6 +289,7 @@ enum Request {
     Status(oneshot::Sender<Status>),
     Dropped(oneshot::Sender<u64>),
     Unload(oneshot::Sender<Result<(), PinError>>),
+    Hold(PathBuf, Vec<(PathBuf, OwnedFd)>, mpsc::Sender<Result<(), String>>),
 }
 
 /// A handle on the engine, which ends when the last one is dropped. What is in force stays.
@@ -479,5 +482,17 @@ impl Engine {
     /// When a pin cannot be removed.
     pub async fn unload(&self) -> Option<Result<(), PinError>> {
         self.ask(Request::Unload).await
+    }
+
+    /// Makes files Enforcer's own, those of the sink at `sink` instead of those that it held before; see
+    /// [`Guard`](crate::events::sinks::Guard). Never waits: the answer comes later.
+    #[must_use]
+    pub fn hold(&self, sink: PathBuf, files: Vec<(PathBuf, OwnedFd)>) -> mpsc::Receiver<Result<(), String>> {
+        let (say, hear) = mpsc::channel();
+        if self.requests.try_send(Request::Hold(sink, files, say.clone())).is_err() {
+            // Who asks is there: it has the other end.
+            let _ = say.send(Err("the engine is busy".into()));
+        }
+        hear
     }
 }

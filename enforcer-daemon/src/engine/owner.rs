@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{MapData, PerCpuArray};
 use enforcer_common::{
-    ids::{Generation, RuleId, SkillId},
+    ids::{Generation, ObjectId, RuleId, SkillId},
     names::map,
     net::FoundSocket,
 };
@@ -54,7 +54,7 @@ pub(super) struct Owner {
     pub(super) members: Members,
     drops: PerCpuArray<MapData, u64>,
     measurements: PerCpuArray<MapData, u64>,
-    ids: Ids,
+    pub(super) ids: Ids,
     loaded: Loaded,
     site: Site,
     host: HostMap,
@@ -62,9 +62,11 @@ pub(super) struct Owner {
     manifest: Arc<ValidManifest>,
     /// Cgroups that were attached by hand, with their skills; they stay over reloads.
     attached: BTreeMap<String, String>,
-    keeper: Keeper,
+    pub(super) keeper: Keeper,
+    /// The files of sinks, by the sink's path, with the names they had.
+    pub(super) held: BTreeMap<PathBuf, Vec<(PathBuf, ObjectId)>>,
     warnings: Vec<Remark>,
-    directory: Arc<RwLock<Directory>>,
+    pub(super) directory: Arc<RwLock<Directory>>,
     told: Told,
     /// What is known of the policy's names, and what its author should know of that.
     names: Addresses,
@@ -132,6 +134,7 @@ impl Owner {
             manifest: Arc::new(manifest),
             attached: BTreeMap::new(),
             keeper: if is_adopted { Keeper::new(kept.clone(), names.clone()) } else { Keeper::new(None, None) },
+            held: BTreeMap::new(),
             warnings: vec![],
             directory,
             told,
@@ -220,6 +223,9 @@ impl Owner {
                 Request::Cgroups(_, reply) if unloaded => {
                     let _ = reply.send(Ok(()));
                 }
+                Request::Hold(_, _, reply) if unloaded => {
+                    let _ = reply.send(Ok(()));
+                }
                 Request::Apply(manifest, file, reply) => {
                     let before = std::mem::replace(&mut self.file, file);
                     let outcome = self.apply(Arc::new(*manifest));
@@ -257,6 +263,9 @@ impl Owner {
                 }
                 Request::Status(reply) => {
                     let _ = reply.send(self.status());
+                }
+                Request::Hold(sink, files, reply) => {
+                    let _ = reply.send(self.hold(sink, &files));
                 }
                 Request::Dropped(reply) => {
                     let _ = reply.send(self.dropped());
@@ -378,6 +387,7 @@ impl Owner {
         let own = self.own();
         let mut host = Host::new(&mut self.resolver, &mut self.members, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
+        host.hold(self.held.values().flatten().cloned().collect());
         host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.

@@ -5,6 +5,11 @@ use std::{
     os::unix::{net::UnixDatagram, process::CommandExt as _},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -64,6 +69,41 @@ fn state(status: &Value, name: &str) -> anyhow::Result<(u64, u64, Option<String>
         sinks.iter().find(|s| s["sink"].as_str().is_some_and(|n| n.starts_with(name))).context("no such sink")?;
     let number = |key: &str| sink[key].as_u64().unwrap_or_default();
     Ok((number("written"), number("lost"), sink["error"].as_str().map(str::to_owned)))
+}
+
+/// How often a log was rotated.
+fn rotations(log: &Path) -> usize {
+    (1..=50).take_while(|n| log.with_file_name(format!("log.{n}")).exists()).count()
+}
+
+/// A governed process that tries to write a log all the time.
+struct Forger {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<u32>>,
+}
+
+impl Forger {
+    fn start(log: &Path) -> anyhow::Result<Self> {
+        let (worker, end) = (Worker::start(&Entry::Run(SKILL))?, Arc::new(AtomicBool::new(false)));
+        let (log, ended) = (log.to_string_lossy().into_owned(), Arc::clone(&end));
+        let thread = std::thread::spawn(move || {
+            let mut tried = 0;
+            while !ended.load(Ordering::Relaxed) {
+                let outcome = worker.act(&["append", &log, "forged"])?;
+                // Between two files there is none of that name.
+                ensure!([libc::EPERM, libc::ENOENT].contains(&outcome.status), "{outcome:?}");
+                tried += 1;
+            }
+            Ok(tried)
+        });
+        Ok(Self { end, thread })
+    }
+
+    /// How often it was refused.
+    fn end(self) -> anyhow::Result<u32> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the forger died"))?
+    }
 }
 
 fn full(scene: &Scene) -> anyhow::Result<()> {
@@ -142,6 +182,14 @@ fn full(scene: &Scene) -> anyhow::Result<()> {
     let (deletes, dropped, _) = told();
     // Every delete is there or among the lost, beside which are few records of other kinds.
     ensure!(deletes + dropped > EVENTS && deletes + dropped < EVENTS + 60, "{deletes} and {dropped} of {EVENTS}");
+    // Nor is there an instant at which a new file can be written.
+    let (forger, before) = (Forger::start(&rotated)?, rotations(&rotated));
+    for _ in 0..EVENTS / 40 {
+        worker.act(&["unlink-many", &victim, "4", "10"])?.refused()?;
+    }
+    ensure!(eventually(Duration::from_secs(20), || rotations(&rotated) > before + 3), "{}", rotations(&rotated));
+    let tried = forger.end()?;
+    ensure!(tried > 20, "{tried} attempts to forge");
     group_of(&daemon)?;
     drop(deaf);
     Ok(())

@@ -2,21 +2,37 @@
 //!
 //! What is written is handed to the kernel at once, and to the disk (`fdatasync`) once a second while there is something new, and
 //! before the file is rotated or closed. A line that does not fit on the disk is taken back as a whole.
+//!
+//! The next file is made without a name and gets one when it is Enforcer's own: at no instant could a governed process open it for
+//! writing.
 
 use std::{
     fs::{self, File as Handle, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, linkat, open},
+    io::Errno,
+};
 
-use super::{FileSpec, Sink};
+use super::{FileSpec, Guard, Sink};
 use crate::events::{Record, text::Format};
 
 /// How often the disk is waited for, at most.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a write waits for the next file, once for each. Then the file that there is grows on.
+const GUARD_WAIT: Duration = Duration::from_secs(1);
+/// How long after the next file could not be made Enforcer's own it is tried again.
+const GUARD_AGAIN: Duration = Duration::from_secs(10);
 
 /// Group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -34,6 +50,52 @@ pub(super) struct File {
     dirty: bool,
     /// It could not be rotated when it was due.
     stuck: bool,
+    guard: Option<Guard>,
+    next: Option<Next>,
+    /// Not before is the next file tried again.
+    again: Option<Instant>,
+}
+
+/// The next file, which has no name yet.
+struct Next {
+    handle: Handle,
+    /// Says when it is Enforcer's own; gone when it is.
+    answer: Option<Receiver<Result<(), String>>>,
+    waited: bool,
+}
+
+impl Next {
+    /// Makes it in a directory. `None` when the filesystem has no files without names.
+    fn make(dir: &Path) -> io::Result<Option<Handle>> {
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+        match open(dir, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(Some(fd.into())),
+            // The last two are what kernels and filesystems say that do not know the flag (open(2)).
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether it is Enforcer's own by now.
+    fn is_own(&mut self) -> io::Result<bool> {
+        let Some(answer) = &self.answer else { return Ok(true) };
+        let wait = if self.waited { Duration::ZERO } else { GUARD_WAIT };
+        self.waited = true;
+        match answer.recv_timeout(wait) {
+            Ok(Ok(())) => {
+                self.answer = None;
+                Ok(true)
+            }
+            Ok(Err(e)) => Err(io::Error::other(e)),
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the engine has ended")),
+        }
+    }
+
+    fn name(&self, path: &Path) -> io::Result<()> {
+        let itself = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
+        Ok(linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    }
 }
 
 impl File {
@@ -46,10 +108,9 @@ impl File {
         Self::begin(spec, handle)
     }
 
-    /// Begins the next one: whatever lies or is linked there by now is somebody else's.
-    fn open_new(spec: FileSpec) -> io::Result<Self> {
-        let handle = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&spec.path)?;
-        Self::begin(spec, handle)
+    /// The next one: whatever lies or is linked there by now is somebody else's.
+    fn make_named(spec: &FileSpec) -> io::Result<Handle> {
+        OpenOptions::new().append(true).create_new(true).mode(0o600).open(&spec.path)
     }
 
     fn begin(spec: FileSpec, handle: Handle) -> io::Result<Self> {
@@ -72,23 +133,72 @@ impl File {
             synced: now,
             dirty: false,
             stuck: false,
+            guard: None,
+            next: None,
+            again: None,
         })
     }
 
     fn is_due(&self, more: u64) -> bool {
+        if self.again.is_some_and(|again| Instant::now() < again) {
+            return false;
+        }
         let too_old = self.spec.max_age.is_some_and(|limit| self.before + self.begun.elapsed() >= limit);
         self.size > 0 && (self.size + more > self.spec.max_size || too_old)
     }
 
-    /// Renames the files, oldest first, and begins a new one.
-    fn rotate(&mut self) -> io::Result<()> {
+    /// Renames the files, oldest first, and goes on in the next one. `false` when that one is not there yet.
+    fn rotate(&mut self) -> io::Result<bool> {
+        let unnamed = self.prepare().inspect_err(|_| self.put_off())?;
+        let is_own = self.next.as_mut().map(Next::is_own).transpose();
+        if is_own.inspect_err(|_| self.put_off())? == Some(false) {
+            return Ok(false);
+        }
         self.sync()?;
         // When a new one could not be begun the last time, for want of room, the others have moved already.
         if self.spec.path.try_exists()? {
             self.make_way()?;
         }
-        *self = Self::open_new(self.spec.clone())?;
-        Ok(())
+        let begun = match &self.next {
+            Some(next) if unnamed => next.name(&self.spec.path).and_then(|()| next.handle.try_clone()),
+            _ => Self::make_named(&self.spec),
+        };
+        let mut file = Self::begin(self.spec.clone(), begun?)?;
+        file.guard = self.guard.take();
+        *self = file;
+        Ok(true)
+    }
+
+    /// Makes the next file, and asks for it and for those before it to be Enforcer's own, which their names say only once
+    /// somebody has looked. `false` when it can only be made with a name.
+    fn prepare(&mut self) -> io::Result<bool> {
+        if self.next.is_some() {
+            return Ok(true);
+        }
+        let dir = self.spec.path.parent().unwrap_or(Path::new("/"));
+        let Some(handle) = Next::make(dir)? else { return Ok(false) };
+        let answer = match &self.guard {
+            None => None,
+            Some(guard) => {
+                let mut files = vec![(self.spec.path.clone(), OwnedFd::from(handle.try_clone()?))];
+                let kept = usize::try_from(self.spec.keep).unwrap_or(usize::MAX);
+                for name in self.spec.names().take(kept) {
+                    match open(&name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+                        Ok(fd) => files.push((name, fd)),
+                        Err(Errno::NOENT) => {}
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+                Some(guard(self.spec.path.clone(), files))
+            }
+        };
+        self.next = Some(Next { handle, answer, waited: false });
+        Ok(true)
+    }
+
+    fn put_off(&mut self) {
+        self.next = None;
+        self.again = Some(Instant::now() + GUARD_AGAIN);
     }
 
     fn make_way(&self) -> io::Result<()> {
@@ -117,6 +227,10 @@ impl File {
 }
 
 impl Sink for File {
+    fn guarded_by(&mut self, guard: Guard) {
+        self.guard = Some(guard);
+    }
+
     fn write(&mut self, record: &Record) -> io::Result<()> {
         let line = format!("{}\n", Format::Json.line(record));
         let len = line.len() as u64;
@@ -159,6 +273,8 @@ impl Drop for File {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
     use crate::events::enrich;
 
@@ -201,7 +317,12 @@ mod tests {
         fs::rename(at("log"), at("moved")).expect("it is there");
         fs::write(at("other"), "").expect("a file");
         std::os::unix::fs::symlink(at("other"), at("log")).expect("a link");
-        assert!(File::open_new(file.spec.clone()).is_err());
+        assert!(File::make_named(&file.spec).is_err());
+        assert!(
+            Next::make(dir.path())
+                .expect("it is made")
+                .is_some_and(|handle| { Next { handle, answer: None, waited: true }.name(&file.spec.path).is_err() })
+        );
         assert_eq!(fs::metadata(at("other")).expect("it is there").len(), 0);
     }
 
@@ -226,9 +347,38 @@ mod tests {
         fs::remove_file(dir.path().join("log")).expect("it is there");
         let before = [text("log.1"), text("log.2")];
         assert!(before.iter().all(Option::is_some));
-        file.rotate().expect("there is room");
+        assert!(file.rotate().expect("there is room"));
         assert_eq!([text("log.1"), text("log.2")], before);
         file.write(&record()).expect("there is room");
         assert!(text("log").is_some_and(|text| text.lines().count() == 1));
+    }
+
+    #[test]
+    fn the_next_one_has_no_name_before_it_is_guarded() {
+        let (dir, mut file) = file(",max_size=1,keep=2");
+        let (say, hear) = mpsc::channel();
+        let (asked, questions) = mpsc::channel();
+        let hear = std::sync::Mutex::new(Some(hear));
+        file.guarded_by(Box::new(move |sink, files| {
+            let names: Vec<_> = files.iter().map(|(name, _)| name.clone()).collect();
+            asked.send((sink, names)).expect("it is heard");
+            hear.lock().expect("whole").take().unwrap_or_else(|| mpsc::channel().1)
+        }));
+        let lines = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default().lines().count();
+        for _ in 0..3 {
+            file.write(&record()).expect("there is room");
+        }
+        assert_eq!((lines("log"), lines("log.1")), (3, 0), "nobody has answered");
+        let log = dir.path().join("log");
+        assert_eq!(questions.try_iter().collect::<Vec<_>>(), [(log.clone(), vec![log.clone(), log])]);
+        say.send(Ok(())).expect("it waits");
+        file.write(&record()).expect("there is room");
+        assert_eq!((lines("log"), lines("log.1")), (1, 3));
+        // A guard that has gone away costs no event.
+        for _ in 0..3 {
+            file.write(&record()).expect("there is room");
+        }
+        assert_eq!((lines("log"), lines("log.1"), lines("log.2")), (4, 3, 0));
+        assert!(questions.try_iter().count() == 1, "it is not asked again and again");
     }
 }

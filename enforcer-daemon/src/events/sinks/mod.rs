@@ -11,9 +11,12 @@ mod syslog;
 
 use std::{
     io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -37,6 +40,10 @@ use super::{
 /// How long the sinks may take to write what is waiting when the daemon ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
+/// Makes files Enforcer's own, whatever they are called from then on: those of the sink at a path, with the names that events give
+/// them, instead of those of before. The answer says when they are, or why not.
+pub type Guard = Box<dyn Fn(PathBuf, Vec<(PathBuf, OwnedFd)>) -> mpsc::Receiver<Result<(), String>> + Send>;
+
 /// Takes records, one after another. An error means that this record is not there, not even in part.
 trait Sink: Send {
     /// Writes one record.
@@ -47,6 +54,9 @@ trait Sink: Send {
     fn settle(&mut self) -> io::Result<Option<Duration>> {
         Ok(None)
     }
+
+    /// From now on, what it makes is to be made Enforcer's own before others can reach it.
+    fn guarded_by(&mut self, _guard: Guard) {}
 }
 
 /// What has become of a sink's records.
@@ -106,6 +116,15 @@ impl SinkState {
 pub struct Opened(Vec<(Box<dyn Sink>, Arc<SinkState>)>);
 
 impl Opened {
+    /// Lets every sink have what it makes guarded.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: impl Fn() -> Guard) -> Self {
+        for (sink, _) in &mut self.0 {
+            sink.guarded_by(guard());
+        }
+        self
+    }
+
     /// Lets every sink take records: those of `records`, one after another, and when there are no more, those that the stream has from
     /// now on and those that it keeps.
     ///

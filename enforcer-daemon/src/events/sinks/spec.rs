@@ -42,6 +42,8 @@ pub struct FileSpec {
 impl FileSpec {
     const MAX_SIZE: u64 = 64 << 20;
     const KEEP: u32 = 8;
+    /// All are open for a moment when the file is rotated, and a process may have 1,024 files open.
+    const MOST_KEPT: u32 = 400;
 
     /// The name of the `n`th file before this one.
     #[must_use]
@@ -112,7 +114,7 @@ fn option(spec: &mut FileSpec, part: &str) -> Option<()> {
             let seconds = scaled(value, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86400)]).filter(|n| *n > 0)?;
             spec.max_age = Some(Duration::from_secs(seconds));
         }
-        ("keep", value) => spec.keep = value.parse().ok().filter(|n| *n <= 1000)?,
+        ("keep", value) => spec.keep = value.parse().ok().filter(|n| *n <= FileSpec::MOST_KEPT)?,
         _ => return None,
     }
     Some(())
