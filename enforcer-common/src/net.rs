@@ -34,6 +34,21 @@ impl Address {
         u128::from_ne_bytes(self.0) == u128::from_ne_bytes(Self::from_v4([0; 4]).0)
     }
 
+    /// Its bytes as two numbers, the first eight in the first.
+    #[must_use]
+    #[inline(always)]
+    pub const fn halves(&self) -> (u64, u64) {
+        let whole = u128::from_ne_bytes(self.0);
+        (whole as u64, (whole >> 64) as u64)
+    }
+
+    /// The address of two such numbers.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_halves([low, high]: [u64; 2]) -> Self {
+        Self(((high as u128) << 64 | low as u128).to_ne_bytes())
+    }
+
     /// `127.0.0.1`.
     pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
     /// `::1`.

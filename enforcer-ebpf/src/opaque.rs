@@ -29,10 +29,8 @@ pub fn truth(truth: bool) -> bool {
 /// The same address: the families' bytes differ in what is known of them.
 #[inline(always)]
 pub fn address(address: Address) -> Address {
-    const HALF: u32 = 64;
-    let whole = u128::from_ne_bytes(address.0);
-    let (low, high) = (number(whole as u64), number((whole >> HALF) as u64));
-    Address((u128::from(high) << HALF | u128::from(low)).to_ne_bytes())
+    let (low, high) = address.halves();
+    Address::of_halves([number(low), number(high)])
 }
 
 /// The same destination, wherever it lay.

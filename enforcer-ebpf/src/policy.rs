@@ -57,14 +57,12 @@ impl Rules for InForce {
 
     #[inline(always)]
     fn destination(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {
-        let rule = longest_match(&DESTINATIONS, skill, address, wanted(port, protocols), self.generation);
-        if rule.0 == 0 { None } else { Some(rule) }
+        rule(destination_rule, skill, address, port, protocols, self.generation)
     }
 
     #[inline(always)]
     fn listener(&self, skill: SkillId, address: &Address, port: u16, protocols: u16) -> Option<RuleId> {
-        let rule = longest_match(&LISTENERS, skill, address, wanted(port, protocols), self.generation);
-        if rule.0 == 0 { None } else { Some(rule) }
+        rule(listener_rule, skill, address, port, protocols, self.generation)
     }
 
     #[inline(always)]
@@ -97,20 +95,50 @@ impl Rules for InForce {
     }
 }
 
-/// The rule of the longest prefix that covers `address`, if it allows a port (the upper half of `wanted`) with a protocol (the
-/// lower half); else [`RuleId::NONE`].
-///
-/// A function of its own in the object: the verifier follows each way through the set of ports, and here they end in one
-/// number, where inlined they would multiply with those of the next lookup. Such a function takes five arguments at the most.
-#[inline(never)]
-fn longest_match(trie: &PortTrie, skill: SkillId, address: &Address, wanted: u32, generation: Generation) -> RuleId {
-    let key = Key::new(SKILL_BITS + 128, NetKey { skill, address: *address });
-    let ports = trie.get(&key).and_then(|ports| ports.at(generation));
-    decide::port_allowed(ports, (wanted >> 16) as u16, wanted as u16).unwrap_or(RuleId::NONE)
+/// Asks a trie for the rule of the longest prefix that covers `address`.
+type Ask = extern "C" fn(u32, u64, u64, u32, u32) -> u32;
+
+/// The rule of the longest prefix that covers `address`, if it allows the port with the protocol.
+#[inline(always)]
+fn rule(
+    ask: Ask,
+    skill: SkillId,
+    address: &Address,
+    port: u16,
+    protocols: u16,
+    in_force: Generation,
+) -> Option<RuleId> {
+    let (low, high) = address.halves();
+    let wanted = u32::from(port) << 16 | u32::from(protocols);
+    match ask(skill.0, low, high, wanted, in_force.0) {
+        0 => None,
+        rule => Some(RuleId(rule)),
+    }
 }
 
-/// Port and protocols in one number.
+/// [`longest_match`] in `DESTINATIONS`.
+///
+/// A global function of the object, which takes numbers alone: the verifier looks at it once, and where it is called knows nothing of
+/// what it returns (`kernel/bpf/verifier.c: do_check_subprogs`, since 5.6). Inlined, each way through the set of ports would be
+/// followed through the rest of the program, and through the next lookup.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn destination_rule(skill: u32, low: u64, high: u64, wanted: u32, generation: u32) -> u32 {
+    longest_match(&DESTINATIONS, skill, [low, high], wanted, generation)
+}
+
+/// [`longest_match`] in `LISTENERS`; as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn listener_rule(skill: u32, low: u64, high: u64, wanted: u32, generation: u32) -> u32 {
+    longest_match(&LISTENERS, skill, [low, high], wanted, generation)
+}
+
+/// The rule of the longest prefix that covers an address, if it allows a port (the upper half of `wanted`) with a protocol (the
+/// lower half); else [`RuleId::NONE`].
 #[inline(always)]
-fn wanted(port: u16, protocols: u16) -> u32 {
-    u32::from(port) << 16 | u32::from(protocols)
+fn longest_match(trie: &PortTrie, skill: u32, address: [u64; 2], wanted: u32, generation: u32) -> u32 {
+    let key = Key::new(SKILL_BITS + 128, NetKey { skill: SkillId(skill), address: Address::of_halves(address) });
+    let ports = trie.get(&key).and_then(|ports| ports.at(Generation(generation)));
+    decide::port_allowed(ports, (wanted >> 16) as u16, wanted as u16).unwrap_or(RuleId::NONE).0
 }

@@ -278,10 +278,10 @@ pub extern "C" fn inspect_sockets(ctx: *const IterTaskFile) -> i32 {
     }
     let label = sock.label().filter(|label| label.skill == skill);
     // The standard streams are the operator's choice, unless they are the skill's own work.
-    let concerned = match label {
+    let concerned = opaque::truth(match label {
         None => fd > 2,
         Some(label) => !is_entering && label.kind != socket_kind::WITHIN,
-    };
+    });
     let refused = concerned
         && if sock.family() == AF_UNIX {
             unix::refuses_found(skill, sock, task, is_entering)
