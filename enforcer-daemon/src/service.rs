@@ -260,7 +260,7 @@ impl Service {
     }
 
     /// Waits for the names of the policy in force, within bounds; returns what its author should know.
-    async fn settled(&self) -> Vec<String> {
+    pub async fn settled(&self) -> Vec<String> {
         let serial = self.engine.names().borrow().serial;
         self.names.settle(serial, NAMES_PATIENCE).await;
         let mut warnings = self.engine.status().await.map(|status| status.warnings).unwrap_or_default();

@@ -106,7 +106,8 @@ fn print_name(name: &Value) {
     let address = |a: &Value| format!("{}{}", a["address"].as_str().unwrap_or_default(), left(a));
     let addresses: Vec<String> = name["addresses"].as_array().into_iter().flatten().map(address).collect();
     let addresses = if addresses.is_empty() { "no address".into() } else { addresses.join(", ") };
-    println!("name     {:<30} {:<8} {addresses}", text("name"), text("state"));
+    let container = name["container"].as_str().map(|path| format!(" in {path}")).unwrap_or_default();
+    println!("name     {:<30} {:<8} {addresses}{container}", text("name"), text("state"));
 }
 
 /// Whether what was asked for is in force.

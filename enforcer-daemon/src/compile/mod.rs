@@ -348,6 +348,7 @@ impl Compiler<'_> {
                 Ok(()) => {
                     self.inside = true;
                     self.lists(name, id, at, skill, conf);
+                    self.guard_resolving(name, id, skill);
                     self.inside = false;
                     // The host can always be reached.
                     let _ = self.world.look_into(None);

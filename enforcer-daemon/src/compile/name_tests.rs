@@ -21,7 +21,11 @@ fn compiled(yaml: &str) -> (Ruleset, Ids) {
 fn known(names: &[(&str, &[&str])], source: Source) -> Addresses {
     let addresses = |list: &[&str]| list.iter().map(|text| (text.parse().expect("an address"), source)).collect();
     let names = names.iter().map(|(name, list)| (name.parse().expect("a name"), addresses(list)));
-    Addresses { names: names.collect(), resolvers: ["127.0.0.53".parse().expect("an address")].into() }
+    Addresses {
+        names: names.collect(),
+        resolvers: ["127.0.0.53".parse().expect("an address")].into(),
+        ..Addresses::default()
+    }
 }
 
 /// The text of the rule that allows it.
@@ -62,6 +66,34 @@ fn a_name_opens_its_addresses_with_its_ports_and_nothing_before_it_resolves() {
     assert_eq!(rule(&ruleset, S, "203.0.113.1", 443, protocol::TCP), None);
     assert_eq!(rule(&ruleset, S, "203.0.113.2", 80, protocol::UDP), None);
     assert!(rule(&ruleset, S, "203.0.113.9", 443, protocol::TCP).is_some());
+}
+
+#[test]
+fn what_a_containers_resolvers_say_opens_its_skill_alone() {
+    let (mut ruleset, _) = compiled("skills: {s: {network_scope: [a.example]}, t: {network_scope: [a.example]}}");
+    let inside = |names: &[(&str, &[&str])]| {
+        let Addresses { names, .. } = known(names, Source::Dns);
+        crate::names::Inside { skill: "t".into(), names, resolvers: ["10.88.0.1".parse().expect("an address")].into() }
+    };
+    let mut found = known(&[("a.example", &["203.0.113.1"])], Source::Dns);
+    found.containers = [
+        (7, inside(&[("a.example", &["203.0.113.7", "203.0.113.1"]), ("b.example", &["203.0.113.8"])])),
+        (8, inside(&[("a.example", &["203.0.113.7", "127.0.0.1"])])),
+    ]
+    .into();
+    let remarks = ruleset.resolve_names(&found);
+    let of = |skill| {
+        let open = |address: &str, port| rule(&ruleset, skill, address, port, protocol::TCP).is_some();
+        ["203.0.113.1", "203.0.113.7", "203.0.113.8", "127.0.0.1"]
+            .map(|address| open(address, 80))
+            .into_iter()
+            .chain([open("10.88.0.1", 53), open("127.0.0.53", 53)])
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(S), [true, false, false, false, false, true]);
+    assert_eq!(of(T), [true, true, false, false, true, true]);
+    assert!(remarks.len() == 1 && remarks[0].text.contains("127.0.0.1"), "{remarks:?}");
+    assert_eq!(names::by_address(&found)[&"203.0.113.7".parse().expect("an address")].as_str(), "a.example");
 }
 
 #[test]

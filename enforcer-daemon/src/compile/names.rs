@@ -1,7 +1,7 @@
 //! Names of `network_scope` with the addresses that they have now → network rules.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     manifest::HostName,
-    names::{Addresses, DNS_PORT, Source, special},
+    names::{Addresses, DNS_PORT, Known, Source, special},
 };
 
 /// The text of the rule that lets a skill that lists names ask the configured resolvers.
@@ -63,18 +63,34 @@ impl Ruleset {
         let mut remarks = vec![];
         self.destinations.retain(|prefix, _| !self.scopes.contains_key(&prefix.key.skill));
         for (skill, scope) in &self.scopes {
-            self.destinations.extend(scope.resolve(*skill, known, &mut remarks));
+            let name = self.names.get(skill).map_or("", |text| text.name.as_str());
+            let inside = known.containers.values().filter(|inside| inside.skill == name);
+            let said: Vec<_> = std::iter::once((&known.names, &known.resolvers))
+                .chain(inside.map(|inside| (&inside.names, &inside.resolvers)))
+                .collect();
+            self.destinations.extend(scope.resolve(*skill, &said, &mut remarks));
         }
         remarks
     }
 }
 
 impl Scope {
-    fn resolve(&self, skill: SkillId, known: &Addresses, remarks: &mut Vec<Remark>) -> HashMap<NetPrefix, PortSet> {
+    /// `said` is what the host's resolvers say and what those of the skill's containers do, each with the resolvers.
+    fn resolve(
+        &self,
+        skill: SkillId,
+        said: &[(&Known, &BTreeSet<IpAddr>)],
+        remarks: &mut Vec<Remark>,
+    ) -> HashMap<NetPrefix, PortSet> {
         let mut named: HashMap<NetPrefix, Vec<PortRule>> = HashMap::new();
         let mut places: HashMap<NetPrefix, &NameRule> = HashMap::new();
         for rule in &self.names {
-            for (address, source) in known.names.get(&rule.name).into_iter().flatten() {
+            // Several may say the same; the better word counts.
+            let mut addresses: BTreeMap<&IpAddr, &Source> = BTreeMap::new();
+            for (address, source) in said.iter().filter_map(|(names, _)| names.get(&rule.name)).flatten() {
+                addresses.entry(address).and_modify(|known| *known = (*known).min(source)).or_insert(source);
+            }
+            for (address, source) in addresses {
                 let prefix = net_prefix(skill, &IpNet::from(*address));
                 if *source == Source::Dns {
                     let listed = covers(&self.listed, &prefix);
@@ -95,7 +111,8 @@ impl Scope {
                 places.insert(prefix, rule);
             }
         }
-        for resolver in &known.resolvers {
+        let resolvers: BTreeSet<&IpAddr> = said.iter().flat_map(|(_, resolvers)| *resolvers).collect();
+        for resolver in resolvers {
             named.entry(net_prefix(skill, &IpNet::from(*resolver))).or_default().push(self.dns_port());
         }
         let mut all = self.listed.clone();
@@ -134,7 +151,8 @@ impl NameRule {
 #[must_use]
 pub fn by_address(known: &Addresses) -> HashMap<IpAddr, HostName> {
     let mut names = HashMap::new();
-    for (name, addresses) in &known.names {
+    let inside = known.containers.values().flat_map(|inside| &inside.names);
+    for (name, addresses) in known.names.iter().chain(inside) {
         for address in addresses.keys() {
             names.entry(*address).or_insert_with(|| name.clone());
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{ObjectId, SkillId},
+    ids::{ObjectId, RuleId, SkillId},
     rules::{ObjectKey, Own, SkillConf, skill_flag},
 };
 
@@ -14,7 +14,10 @@ use super::{
     Compiler, Ids, NoObject, World,
     ruleset::{RuleText, Ruleset, SkillText},
 };
-use crate::manifest::SkillName;
+use crate::{
+    engine::resolving::FILES,
+    manifest::{Destination, Listed, Skill, SkillName},
+};
 
 /// An object of Enforcer's own, or a directory on the way to one.
 pub(super) struct OwnObject {
@@ -75,6 +78,22 @@ impl Compiler<'_> {
             let kind = if own.way { Own::way(rule) } else { Own::all(rule) };
             self.ruleset.objects.entry(ObjectKey::new(skill, own.object)).or_default().own = kind;
             conf.flags |= skill_flag::GUARDS;
+        }
+    }
+
+    /// In a container of a skill that lists names: the files by which they get their addresses.
+    pub(super) fn guard_resolving(&mut self, name: &SkillName, skill: SkillId, listed: &Skill) {
+        let scope = listed.network_scope.iter().flat_map(Listed::entries);
+        if !scope.into_iter().any(|destination| matches!(destination, Destination::Name { .. })) {
+            return;
+        }
+        let way = ("/etc", Own::way as fn(RuleId) -> Own);
+        for (path, own) in [way].into_iter().chain(FILES.map(|path| (path, Own::all as fn(RuleId) -> Own))) {
+            let rule = self.rule(name, text(Path::new(path)));
+            // What cannot be reached cannot be read either.
+            for (object, _) in self.world.objects(Path::new(path), false).unwrap_or_default().into_iter().take(1) {
+                self.ruleset.objects.entry(ObjectKey::new(skill, object)).or_default().own = own(rule);
+            }
         }
     }
 }

@@ -137,7 +137,7 @@ pub struct Governed {
 /// The host that the daemon runs on.
 pub struct Host<'a> {
     resolver: &'a mut Resolver,
-    pub(super) members: &'a mut Members,
+    pub(crate) members: &'a mut Members,
     /// The container that paths mean.
     pub(super) inside: Option<u64>,
     home: PathBuf,

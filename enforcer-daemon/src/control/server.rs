@@ -187,6 +187,10 @@ async fn carry_out(service: &Service, request: Request, peer: Option<u32>) -> Re
         Request::Attach { .. } => Err(ONE_TARGET.into()),
         Request::Container { id, pid, bundle, skill } => {
             let skill = service.engine.container(id, pid, bundle, skill).await.map_err(|e| e.to_string())?;
+            if skill.is_some() {
+                // Its first program finds its names open, if its resolvers answer soon.
+                service.settled().await;
+            }
             Ok(json!({ "skill": skill }))
         }
         Request::Reload { policy } => service.reload(policy).await,

@@ -187,6 +187,8 @@ impl Owner {
         self.loaded.clone_from(&kept.loaded);
         self.loaded.settle();
         self.members.first = kept.first;
+        self.members.first_files = kept.first_files;
+        self.members.expect_networks(kept.networks);
         self.members.want(manifest.manifest());
         self.put_in_force(&manifest)?;
         self.keep()?;
@@ -204,6 +206,8 @@ impl Owner {
             attached: self.attached.clone(),
             members: self.members.by_hand(),
             first: self.members.first.clone(),
+            first_files: self.members.first_files.clone(),
+            networks: self.members.network_numbers(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())?;
@@ -407,6 +411,7 @@ impl Owner {
         if curious {
             compiled.ruleset.launchers = launchers(&mut host);
         }
+        let containers = Self::asking(&mut host, &compiled.ruleset);
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
@@ -421,7 +426,8 @@ impl Owner {
         self.told.watched.send_replace(watched);
         let report = manifest.manifest().audit_level != AuditLevel::Basic;
         self.told.wanted.send_modify(|wanted| {
-            *wanted = Wanted { serial: wanted.serial + 1, names: Arc::new(names), report };
+            let (serial, names) = (wanted.serial + 1, Arc::new(names));
+            *wanted = Wanted { serial, names, containers: Arc::new(containers), report };
         });
         self.inspect_cgroups(&new_cgroups);
         if network_differs {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::first::FirstDigests;
+use super::{first::FirstDigests, resolving::FirstFiles};
 use crate::{
     compile::{Ids, world::Loaded},
     kernel::{
@@ -38,6 +38,10 @@ pub(super) struct State {
     pub(super) members: BTreeMap<u64, String>,
     /// What the binaries of containers were when they were first measured.
     pub(super) first: FirstDigests,
+    /// What their resolver files said first.
+    pub(super) first_files: FirstFiles,
+    /// The numbers of their network namespaces, by the id of their cgroup.
+    pub(super) networks: BTreeMap<u64, u64>,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }

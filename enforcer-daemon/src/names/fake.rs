@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::sources::Sources;
+use super::{Source, sources::Sources};
 
 /// What the server does with a query.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ pub(super) fn sources(servers: &[SocketAddr]) -> Sources {
     let mut options = ResolverOpts::default();
     options.timeout = Duration::from_millis(700);
     options.attempts = 1;
-    Sources::new(config, options, Hosts::default())
+    Sources::new(config, options, Hosts::default(), Source::Host)
 }
 
 /// A name without a dot at its end.

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use hickory_resolver::{
-    TokioResolver,
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    Resolver,
+    net::{DnsError, NetError},
     proto::{
         op::{Query, ResponseCode},
         rr::{Name, RData, Record, RecordType},
@@ -16,6 +16,7 @@ use super::{
     Source,
     sources::Sources,
     table::{Answer, Outcome},
+    within::Network,
 };
 use crate::manifest::HostName;
 
@@ -25,23 +26,24 @@ const LIMIT: Duration = Duration::from_secs(20);
 const MAX_ALIASES: usize = 16;
 /// For how long the hosts file's word is taken. It is read again when it changes.
 const HOSTS_TTL: Duration = Duration::from_hours(24);
+/// The same of a container's, of which that is not known.
+const INSIDE_TTL: Duration = Duration::from_mins(1);
 /// Both kinds of address.
 const TYPES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 
 /// Asks the host's files, then its resolvers.
 pub struct Lookup {
-    resolver: TokioResolver,
+    resolver: Resolver<Network>,
     sources: Sources,
 }
 
 impl Lookup {
-    /// With these sources.
+    /// With these sources, in this network.
     ///
     /// # Errors
     /// When the resolvers cannot be asked as the options say.
-    pub fn new(sources: Sources) -> Result<Self, String> {
-        let provider = TokioRuntimeProvider::default();
-        let builder = TokioResolver::builder_with_config(sources.config.clone(), provider);
+    pub fn new(sources: Sources, network: Network) -> Result<Self, String> {
+        let builder = Resolver::builder_with_config(sources.config.clone(), network);
         let mut resolver =
             builder.with_options(sources.options.clone()).build().map_err(|e| format!("the resolvers: {e}"))?;
         // The hosts file is looked at here, so that it is known whose word an address is.
@@ -126,12 +128,15 @@ impl Lookup {
             .flat_map(hickory_resolver::lookup::Lookup::answers)
             .filter_map(|record| record.data.ip_addr())
             .collect();
+        let mut source = self.sources.hosts_word;
         if addresses.is_empty() && name.is_localhost() {
             let loopback = |address: IpAddr| address.is_ipv4() == (kind == RecordType::A);
             addresses = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])].into();
             addresses.retain(|address| loopback(*address));
+            source = Source::Host;
         }
-        addresses.into_iter().map(|address| Answer { address, ttl: HOSTS_TTL, source: Source::Host }).collect()
+        let ttl = if source == Source::Host { HOSTS_TTL } else { INSIDE_TTL };
+        addresses.into_iter().map(|address| Answer { address, ttl, source }).collect()
     }
 }
 

@@ -11,7 +11,7 @@ async fn ask(server: &Server, name: &str) -> Outcome {
 
 async fn ask_with(sources: Sources, name: &str) -> Outcome {
     let name = name.parse().expect("a name");
-    Lookup::new(sources).expect("a resolver").ask(&name).await
+    Lookup::new(sources, Network::default()).expect("a resolver").ask(&name).await
 }
 
 /// The addresses with their TTLs in seconds, sorted.

@@ -4,6 +4,9 @@
 //! its TTL and a grace → [`Addresses`] → the compiler ([`crate::compile`]), which gives them the name's ports. A name that does
 //! not resolve is closed; one that did stays open as long as its last answers hold. [`service`] keeps all of it going and
 //! asks again before an answer ends. [`special`] says which addresses a name server may not hand out.
+//!
+//! A container asks the resolvers of its own resolv.conf, in its own network ([`within`]). What these say opens addresses for its
+//! skill alone.
 
 #[cfg(test)]
 mod fake;
@@ -12,10 +15,12 @@ pub mod service;
 pub mod sources;
 pub mod special;
 pub mod table;
+pub mod within;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
 };
 
@@ -35,13 +40,83 @@ pub enum Source {
     Dns,
 }
 
+/// Who asks for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// The host.
+    Host,
+    /// A container, by the id of its cgroup.
+    Container(u64),
+}
+
+/// A name, and who asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Question {
+    /// Who asks.
+    pub place: Place,
+    /// The name.
+    pub name: HostName,
+}
+
+/// The addresses of each name that has any.
+pub type Known = BTreeMap<HostName, BTreeMap<IpAddr, Source>>;
+
 /// What the policy knows of names at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
-    /// The addresses of each name that has any.
-    pub names: BTreeMap<HostName, BTreeMap<IpAddr, Source>>,
-    /// The configured resolvers.
+    /// What the host's resolvers say.
+    pub names: Known,
+    /// The host's resolvers.
     pub resolvers: BTreeSet<IpAddr>,
+    /// What each container's own resolvers say, by the id of its cgroup.
+    #[serde(default)]
+    pub containers: BTreeMap<u64, Inside>,
+}
+
+/// What a container's own resolvers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// Its skill.
+    pub skill: String,
+    /// The addresses.
+    pub names: Known,
+    /// The resolvers.
+    pub resolvers: BTreeSet<IpAddr>,
+}
+
+/// A container whose skill lists names.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its cgroup, for messages.
+    pub path: String,
+    /// Its skill.
+    pub skill: String,
+    /// The names that this lists.
+    pub names: BTreeSet<HostName>,
+    /// The text of its resolv.conf.
+    pub resolv_conf: String,
+    /// The text of its hosts file.
+    pub hosts: String,
+    /// Its network namespace.
+    pub network: Arc<OwnedFd>,
+}
+
+impl PartialEq for Container {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.skill == other.skill && self.names == other.names && self.asks_as(other)
+    }
+}
+
+impl Eq for Container {}
+
+impl Container {
+    /// Whether the same servers are asked, in the same way.
+    #[must_use]
+    pub fn asks_as(&self, other: &Self) -> bool {
+        self.resolv_conf == other.resolv_conf
+            && self.hosts == other.hosts
+            && self.network.as_raw_fd() == other.network.as_raw_fd()
+    }
 }
 
 /// The names of the policy in force.
@@ -51,6 +126,24 @@ pub struct Wanted {
     pub serial: u64,
     /// The names, each with the first place of the manifest that has it.
     pub names: Arc<BTreeMap<HostName, String>>,
+    /// The containers that ask for themselves, by the id of their cgroup.
+    pub containers: Arc<BTreeMap<u64, Container>>,
     /// Whether changes of their addresses become events.
     pub report: bool,
+}
+
+impl Wanted {
+    /// All that is to be asked, with the place of each name in the manifest.
+    #[must_use]
+    pub fn questions(&self) -> BTreeMap<Question, String> {
+        let of_host =
+            self.names.iter().map(|(name, at)| (Question { place: Place::Host, name: name.clone() }, at.clone()));
+        let inside = self.containers.iter().flat_map(|(id, container)| {
+            container.names.iter().map(|name| {
+                let at = self.names.get(name).cloned().unwrap_or_default();
+                (Question { place: Place::Container(*id), name: name.clone() }, at)
+            })
+        });
+        of_host.chain(inside).collect()
+    }
 }

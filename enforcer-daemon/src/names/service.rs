@@ -1,7 +1,7 @@
 //! Keeps the table: asks for names when their time comes, and hands changes on.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     hash::{BuildHasher as _, RandomState},
     io,
@@ -18,10 +18,11 @@ use tokio::{
 };
 
 use super::{
-    Addresses, Source, Wanted,
+    Addresses, Container, Inside, Known, Place, Question, Source, Wanted,
     lookup::Lookup,
     sources::{Changes, Files, Sources},
     table::{Limits, Line, Outcome, State, Table},
+    within::Network,
 };
 use crate::manifest::HostName;
 
@@ -39,10 +40,21 @@ pub trait Policy: Send + Sync + 'static {
 /// The table at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The names, the place of each in the manifest, and how it stands.
-    lines: Vec<(HostName, String, Line)>,
+    /// The names, and how it stands with each.
+    lines: Vec<Told>,
     /// The configured resolvers.
     pub resolvers: BTreeSet<IpAddr>,
+}
+
+/// A name in a report.
+#[derive(Clone, Debug)]
+struct Told {
+    name: HostName,
+    /// Its place in the manifest.
+    at: String,
+    /// The cgroup of the container that asks for itself.
+    container: Option<String>,
+    line: Line,
 }
 
 impl Report {
@@ -54,9 +66,10 @@ impl Report {
             Source::Host => json!({ "address": address, "source": "hosts" }),
             Source::Dns => json!({ "address": address, "source": "dns", "seconds_left": seconds(*end) }),
         };
-        let line = |(name, _, line): &(HostName, String, Line)| {
+        let line = |Told { name, container, line, .. }: &Told| {
             json!({
                 "name": name.as_str(),
+                "container": container,
                 "state": line.state,
                 "addresses": line.addresses.iter().map(address).collect::<Vec<Value>>(),
                 "left_out": line.left_out,
@@ -71,7 +84,11 @@ impl Report {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = vec![];
-        for (name, place, line) in &self.lines {
+        for Told { name, at: place, container, line } in &self.lines {
+            let name = match container {
+                Some(container) => format!("{name}, as {container} asks for it,"),
+                None => name.to_string(),
+            };
             let error = line.error.as_deref().unwrap_or("no answer came yet");
             match line.state {
                 _ if line.addresses.is_empty() => {
@@ -131,10 +148,11 @@ impl Names {
             files,
             adapt,
             settled,
-            table: Table::with(limits, &known, Instant::now()),
+            table: table(limits, &known),
             put: known,
             version: None,
             resolvers: BTreeSet::new(),
+            inside: BTreeMap::new(),
         };
         let task = tokio::spawn(async move {
             if let Err(e) = service.run(inbox).await {
@@ -171,8 +189,10 @@ struct Service<P> {
     files: Files,
     adapt: Box<dyn Fn(&mut Sources) + Send>,
     settled: watch::Sender<u64>,
-    table: Table,
+    table: Table<Question>,
     resolvers: BTreeSet<IpAddr>,
+    /// The containers that ask for themselves, and how.
+    inside: BTreeMap<u64, (Container, Arc<Lookup>)>,
     /// What the policy was given last.
     put: Addresses,
     /// Of which version of the table that was.
@@ -185,16 +205,27 @@ impl<P: Policy> Service<P> {
         // Watched before they are read, so that no change is missed.
         let mut edits = Changes::of(&self.files).map_err(failed)?;
         let mut lookup = self.read()?;
-        let mut asked: JoinSet<(HostName, Outcome)> = JoinSet::new();
+        let mut asked: JoinSet<(Question, Outcome)> = JoinSet::new();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let now = Instant::now();
-            self.table.want(&wanted.names, now);
+            if self.enter(&wanted)? {
+                // What was asked of other servers says nothing any more.
+                asked = JoinSet::new();
+                self.table.ask_again(now);
+            }
+            self.table.want(&wanted.questions(), now);
             self.table.advance(now);
             while asked.len() < CONCURRENT
-                && let Some(name) = self.table.take_ready()
+                && let Some(question) = self.table.take_ready()
             {
-                asked.spawn(ask(Arc::clone(&lookup), name));
+                let lookup = match question.place {
+                    Place::Host => Some(&lookup),
+                    Place::Container(id) => self.inside.get(&id).map(|(_, lookup)| lookup),
+                };
+                if let Some(lookup) = lookup {
+                    asked.spawn(ask(Arc::clone(lookup), question));
+                }
             }
             if !self.hand_on(&wanted).await {
                 return Ok(());
@@ -230,12 +261,57 @@ impl<P: Policy> Service<P> {
         let mut sources = self.files.read();
         (self.adapt)(&mut sources);
         self.resolvers = sources.resolvers();
-        Ok(Arc::new(Lookup::new(sources)?))
+        Ok(Arc::new(Lookup::new(sources, Network::default())?))
     }
 
-    fn take_in(&mut self, outcome: Result<(HostName, Outcome), tokio::task::JoinError>) {
+    /// Follows the containers that come and go. True when one that stays asks others than before.
+    fn enter(&mut self, wanted: &Wanted) -> Result<bool, String> {
+        self.inside.retain(|id, _| wanted.containers.contains_key(id));
+        let mut asks_others = false;
+        for (id, container) in wanted.containers.iter() {
+            match self.inside.get_mut(id) {
+                Some((known, _)) if known.asks_as(container) => known.clone_from(container),
+                before => {
+                    asks_others |= before.is_some();
+                    let mut sources = Sources::of_container(container);
+                    (self.adapt)(&mut sources);
+                    let lookup = Lookup::new(sources, Network::of(Arc::clone(&container.network)))?;
+                    self.inside.insert(*id, (container.clone(), Arc::new(lookup)));
+                }
+            }
+        }
+        Ok(asks_others)
+    }
+
+    /// What holds now.
+    fn addresses(&self) -> Addresses {
+        let inside = |(id, (container, lookup)): (&u64, &(Container, Arc<Lookup>))| {
+            let resolvers = lookup.sources().resolvers();
+            (*id, Inside { skill: container.skill.clone(), names: Known::new(), resolvers })
+        };
+        let mut addresses = Addresses {
+            names: Known::new(),
+            resolvers: self.resolvers.clone(),
+            containers: self.inside.iter().map(inside).collect(),
+        };
+        for (Question { place, name }, known) in self.table.known() {
+            let names = match place {
+                Place::Host => Some(&mut addresses.names),
+                Place::Container(id) => addresses.containers.get_mut(id).map(|inside| &mut inside.names),
+            };
+            if let Some(names) = names {
+                names.insert(name.clone(), known);
+            }
+        }
+        addresses
+    }
+
+    fn take_in(&mut self, outcome: Result<(Question, Outcome), tokio::task::JoinError>) {
         match outcome {
-            Ok((name, outcome)) => self.table.answer(&name, outcome, Instant::now(), jitter(&name)),
+            Ok((question, outcome)) => {
+                let jitter = jitter(&question.name);
+                self.table.answer(&question, outcome, Instant::now(), jitter);
+            }
             Err(e) => tracing::error!("a query ended: {e}"),
         }
     }
@@ -243,8 +319,15 @@ impl<P: Policy> Service<P> {
     /// Gives the policy what has changed; false when it wants no more.
     async fn hand_on(&mut self, wanted: &Wanted) -> bool {
         let version = self.table.version();
-        if self.version != Some(version) || self.put.resolvers != self.resolvers {
-            let addresses = self.table.addresses(self.resolvers.clone());
+        let same = |(id, (container, lookup)): (&u64, &(Container, Arc<Lookup>))| {
+            let put = self.put.containers.get(id);
+            put.is_some_and(|put| put.skill == container.skill && put.resolvers == lookup.sources().resolvers())
+        };
+        let same_places = self.put.resolvers == self.resolvers
+            && self.put.containers.len() == self.inside.len()
+            && self.inside.iter().all(same);
+        if self.version != Some(version) || !same_places {
+            let addresses = self.addresses();
             if wanted.report {
                 for line in differences(&self.put, &addresses) {
                     self.policy.tell(line);
@@ -262,11 +345,16 @@ impl<P: Policy> Service<P> {
     }
 
     fn report(&self, wanted: &Wanted) -> Report {
-        let place = |name: &HostName| wanted.names.get(name).cloned().unwrap_or_default();
-        Report {
-            lines: self.table.lines().map(|(name, line)| (name.clone(), place(name), line.clone())).collect(),
-            resolvers: self.resolvers.clone(),
-        }
+        let told = |(Question { place, name }, line): (&Question, &Line)| Told {
+            name: name.clone(),
+            at: wanted.names.get(name).cloned().unwrap_or_default(),
+            container: match place {
+                Place::Host => None,
+                Place::Container(id) => self.inside.get(id).map(|(container, _)| container.path.clone()),
+            },
+            line: line.clone(),
+        };
+        Report { lines: self.table.lines().map(told).collect(), resolvers: self.resolvers.clone() }
     }
 }
 
@@ -279,12 +367,12 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// Asks for a name, in a task of its own: whatever becomes of it, there is an outcome.
-async fn ask(lookup: Arc<Lookup>, name: HostName) -> (HostName, Outcome) {
-    let asked = name.clone();
+async fn ask(lookup: Arc<Lookup>, question: Question) -> (Question, Outcome) {
+    let asked = question.name.clone();
     let outcome = tokio::spawn(async move { lookup.ask(&asked).await }).await;
     let outcome =
         outcome.unwrap_or_else(|e| Outcome { error: Some(format!("the query ended: {e}")), ..Outcome::default() });
-    (name, outcome)
+    (question, outcome)
 }
 
 /// A number from 0 to 1 that differs from name to name and from call to call.
@@ -293,28 +381,56 @@ fn jitter(name: &HostName) -> f64 {
     f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
 }
 
+/// A table with what a service before this one knew.
+fn table(limits: Limits, known: &Addresses) -> Table<Question> {
+    let of_host = known.names.iter().map(|(name, addresses)| (Place::Host, name, addresses));
+    let inside = known
+        .containers
+        .iter()
+        .flat_map(|(id, inside)| inside.names.iter().map(|(name, addresses)| (Place::Container(*id), name, addresses)));
+    let questions =
+        of_host.chain(inside).map(|(place, name, addresses)| (Question { place, name: name.clone() }, addresses));
+    Table::with(limits, questions, Instant::now())
+}
+
 /// What has changed, a line for each name.
 fn differences(before: &Addresses, after: &Addresses) -> Vec<String> {
-    let nothing = std::collections::BTreeMap::new();
-    let mut names: Vec<&HostName> = before.names.keys().chain(after.names.keys()).collect();
-    names.sort();
-    names.dedup();
+    let mut lines = differences_at("", (&before.names, &before.resolvers), (&after.names, &after.resolvers));
+    let nothing = Inside::default();
+    let containers: BTreeSet<&u64> = before.containers.keys().chain(after.containers.keys()).collect();
+    for id in containers {
+        let old = before.containers.get(id).unwrap_or(&nothing);
+        let new = after.containers.get(id).unwrap_or(&nothing);
+        let skill = if new.skill.is_empty() { &old.skill } else { &new.skill };
+        let at = format!("a container of {skill}: ");
+        lines.extend(differences_at(&at, (&old.names, &old.resolvers), (&new.names, &new.resolvers)));
+    }
+    lines
+}
+
+fn differences_at(
+    at: &str,
+    (before, asked_before): (&Known, &BTreeSet<IpAddr>),
+    (after, asked): (&Known, &BTreeSet<IpAddr>),
+) -> Vec<String> {
+    let nothing = BTreeMap::new();
+    let names: BTreeSet<&HostName> = before.keys().chain(after.keys()).collect();
     let mut lines = vec![];
     for name in names {
-        let old = before.names.get(name).unwrap_or(&nothing);
-        let new = after.names.get(name).unwrap_or(&nothing);
+        let old = before.get(name).unwrap_or(&nothing);
+        let new = after.get(name).unwrap_or(&nothing);
         let plus = new.keys().filter(|address| !old.contains_key(address)).map(|address| format!(" +{address}"));
         let minus = old.keys().filter(|address| !new.contains_key(address)).map(|address| format!(" -{address}"));
         let changes: String = plus.chain(minus).collect();
         if !changes.is_empty() {
-            lines.push(format!("{name}:{changes}"));
+            lines.push(format!("{at}{name}:{changes}"));
         }
     }
-    let added = after.resolvers.difference(&before.resolvers).map(|address| format!(" +{address}"));
-    let removed = before.resolvers.difference(&after.resolvers).map(|address| format!(" -{address}"));
+    let added = asked.difference(asked_before).map(|address| format!(" +{address}"));
+    let removed = asked_before.difference(asked).map(|address| format!(" -{address}"));
     let changes: String = added.chain(removed).collect();
     if !changes.is_empty() {
-        lines.push(format!("resolvers:{changes}"));
+        lines.push(format!("{at}resolvers:{changes}"));
     }
     lines
 }

@@ -107,7 +107,68 @@ impl Stage {
 
 fn wanted(serial: u64, names: &[&str]) -> Wanted {
     let names = names.iter().map(|name| (name.parse().expect("a name"), format!("p.yaml: {name}"))).collect();
-    Wanted { serial, names: Arc::new(names), report: true }
+    Wanted { serial, names: Arc::new(names), report: true, ..Wanted::default() }
+}
+
+/// A container in the network of the test.
+fn container(hosts: &str, names: &[&str]) -> Container {
+    let network = fs::File::open("/proc/self/ns/net").expect("a network");
+    Container {
+        path: "/c.scope".into(),
+        skill: "inside".into(),
+        names: names.iter().map(|name| name.parse().expect("a name")).collect(),
+        resolv_conf: "nameserver 127.0.0.9\n".into(),
+        hosts: hosts.into(),
+        network: Arc::new(network.into()),
+    }
+}
+
+#[tokio::test]
+async fn a_container_asks_for_itself() {
+    let server = Server::start(zone(vec![record("a.example", "10.0.0.1", 600)])).await;
+    let stage = Stage::set(&server, &["a.example", "b.example"]);
+    stage.settle(1).await;
+    let want = |serial, containers: BTreeMap<u64, Container>| {
+        let wanted = Wanted { containers: Arc::new(containers), ..wanted(serial, &["a.example", "b.example"]) };
+        stage.wanted.send_replace(wanted);
+    };
+    let inside = || {
+        let notes = stage.notes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.0.last().and_then(|known| known.containers.get(&7)).cloned()
+    };
+    let open = |name: &str| {
+        let name: HostName = name.parse().expect("a name");
+        let addresses = inside().and_then(|inside| inside.names.get(&name).cloned());
+        addresses.into_iter().flatten().map(|(address, source)| (address.to_string(), source)).collect::<Vec<_>>()
+    };
+    want(2, [(7, container("10.9.9.9 b.example\n", &["a.example", "b.example"]))].into());
+    stage.settle(2).await;
+    // Nobody answers at the container's resolver, and its hosts file's word is no better than one's.
+    assert_eq!(open("b.example"), [("10.9.9.9".to_owned(), Source::Dns)]);
+    assert_eq!((open("a.example"), stage.notes.open("b.example")), (vec![], vec![]));
+    assert_eq!(stage.notes.open("a.example"), ["10.0.0.1"]);
+    let known = inside().expect("it is known");
+    assert_eq!((known.skill.as_str(), known.resolvers), ("inside", [IpAddr::from([127, 0, 0, 9])].into()));
+    let warnings = stage.warnings().await;
+    assert!(
+        warnings.iter().any(|line| line.contains("a.example, as /c.scope asks for it, does not resolve")),
+        "{warnings:?}"
+    );
+    // Another file: the server of the test's answers.
+    let other = Container { resolv_conf: "nameserver 127.0.0.1\n".into(), ..container("", &["a.example"]) };
+    want(3, [(7, other)].into());
+    let answered = async {
+        while open("a.example") != [("10.0.0.1".to_owned(), Source::Dns)] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), answered).await.is_ok(), "{:?}", open("a.example"));
+    assert_eq!(open("b.example"), []);
+    want(4, BTreeMap::new());
+    stage.settle(4).await;
+    assert_eq!(inside(), None);
+    assert_eq!(stage.notes.open("a.example"), ["10.0.0.1"]);
+    assert!(stage.notes.told().iter().any(|line| line == "a container of inside: b.example: +10.9.9.9"));
 }
 
 fn write(path: &Path, text: &str) {

@@ -19,6 +19,7 @@ use hickory_resolver::{
 use inotify::WatchMask;
 use tokio::time::sleep;
 
+use super::{Container, Source};
 use crate::watch::Watches;
 
 /// The longest file that is read, in bytes; both are a few lines, and a hosts file that blocks advertisers a few megabytes.
@@ -47,21 +48,9 @@ impl Files {
     /// Reads them. Without a resolv.conf, or with none that can be understood, the resolver is 127.0.0.1, as for libc.
     #[must_use]
     pub fn read(&self) -> Sources {
-        let text = read(&self.resolv_conf);
-        let parsed = parse_resolv_conf(&text).inspect_err(|e| {
-            tracing::info!("{}: {e}; the resolver is 127.0.0.1", self.resolv_conf.display());
-        });
-        let (mut config, mut options) = parsed.unwrap_or_default();
-        if config.name_servers().is_empty() {
-            let this_host = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
-            config = ResolverConfig::from_parts(None, config.search().to_vec(), vec![this_host]);
-        }
-        options.timeout = options.timeout.min(MAX_TIMEOUT);
-        let mut hosts = Hosts::default();
-        if let Err(e) = hosts.read_hosts_conf(read(&self.hosts).as_slice()) {
-            tracing::warn!("{}: {e}; names in it are asked for", self.hosts.display());
-        }
-        Sources::new(config, options, hosts)
+        let path = |path: &Path| path.display().to_string();
+        let resolv_conf = (path(&self.resolv_conf), read(&self.resolv_conf));
+        Sources::of_texts(&resolv_conf, &(path(&self.hosts), read(&self.hosts)), Source::Host)
     }
 }
 
@@ -85,18 +74,51 @@ pub struct Sources {
     pub options: ResolverOpts,
     /// What nobody is asked for.
     pub hosts: Hosts,
+    /// Whose word that is.
+    pub hosts_word: Source,
 }
 
 impl Sources {
     /// These, asked so that every answer comes from a resolver and is looked at as it came.
     #[must_use]
-    pub fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts) -> Self {
+    pub fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts, hosts_word: Source) -> Self {
         // The table is the cache.
         options.cache_size = 0;
         options.preserve_intermediates = true;
         options.try_tcp_on_error = true;
         options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-        Self { config, options, hosts }
+        Self { config, options, hosts, hosts_word }
+    }
+
+    /// Those of a resolv.conf and a hosts file, each with its name.
+    #[must_use]
+    pub fn of_texts(
+        (resolv_conf, resolv_text): &(String, Vec<u8>),
+        (hosts_path, hosts_text): &(String, Vec<u8>),
+        hosts_word: Source,
+    ) -> Self {
+        let parsed = parse_resolv_conf(resolv_text).inspect_err(|e| {
+            tracing::info!("{resolv_conf}: {e}; the resolver is 127.0.0.1");
+        });
+        let (mut config, mut options) = parsed.unwrap_or_default();
+        if config.name_servers().is_empty() {
+            let this_host = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+            config = ResolverConfig::from_parts(None, config.search().to_vec(), vec![this_host]);
+        }
+        options.timeout = options.timeout.min(MAX_TIMEOUT);
+        let mut hosts = Hosts::default();
+        if let Err(e) = hosts.read_hosts_conf(hosts_text.as_slice()) {
+            tracing::warn!("{hosts_path}: {e}; names in it are asked for");
+        }
+        Self::new(config, options, hosts, hosts_word)
+    }
+
+    /// A container's. Its hosts file is its engine's or its image's, and no more to be trusted than a name server.
+    #[must_use]
+    pub fn of_container(container: &Container) -> Self {
+        let named = |file: &str, text: &str| (format!("{file} of {}", container.path), text.as_bytes().to_vec());
+        let resolv_conf = named("/etc/resolv.conf", &container.resolv_conf);
+        Self::of_texts(&resolv_conf, &named("/etc/hosts", &container.hosts), Source::Dns)
     }
 
     /// The resolvers' addresses.

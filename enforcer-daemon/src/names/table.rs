@@ -9,8 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Addresses, Source};
-use crate::manifest::HostName;
+use super::Source;
 
 /// How long a name waits after its first failure before it is asked for again; each further failure doubles it.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -118,18 +117,18 @@ impl Line {
     }
 }
 
-/// The names, their addresses, and what is to be done when.
+/// The names, their addresses, and what is to be done when. `K` is what a name is known by.
 #[derive(Debug)]
-pub struct Table {
+pub struct Table<K> {
     limits: Limits,
-    lines: BTreeMap<HostName, Line>,
-    queue: BTreeSet<(Instant, HostName)>,
-    ready: VecDeque<HostName>,
+    lines: BTreeMap<K, Line>,
+    queue: BTreeSet<(Instant, K)>,
+    ready: VecDeque<K>,
     kept: usize,
     version: u64,
 }
 
-impl Table {
+impl<K: Clone + Ord> Table<K> {
     /// An empty table.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
@@ -138,22 +137,26 @@ impl Table {
 
     /// A table with what was known before: it stays for the grace, by the end of which each name was asked for.
     #[must_use]
-    pub fn with(limits: Limits, known: &Addresses, now: Instant) -> Self {
+    pub fn with<'a>(
+        limits: Limits,
+        known: impl IntoIterator<Item = (K, &'a BTreeMap<IpAddr, Source>)>,
+        now: Instant,
+    ) -> Self {
         let mut table = Self::new(limits);
-        for (name, addresses) in &known.names {
+        for (name, addresses) in known {
             let mut line = Line::new(now);
             line.addresses =
                 addresses.iter().map(|(address, source)| (*address, (*source, now + limits.grace))).collect();
             table.kept += line.addresses.len();
             table.lines.insert(name.clone(), line);
-            table.queue.insert((now, name.clone()));
+            table.queue.insert((now, name));
         }
         table
     }
 
     /// From now on these names are wanted, and no other. What is known of those that stay is kept.
-    pub fn want<P>(&mut self, names: &BTreeMap<HostName, P>, now: Instant) {
-        let gone: Vec<HostName> = self.lines.keys().filter(|name| !names.contains_key(name)).cloned().collect();
+    pub fn want<P>(&mut self, names: &BTreeMap<K, P>, now: Instant) {
+        let gone: Vec<K> = self.lines.keys().filter(|name| !names.contains_key(name)).cloned().collect();
         for name in gone {
             if let Some(line) = self.lines.remove(&name) {
                 self.kept -= line.addresses.len();
@@ -208,7 +211,7 @@ impl Table {
     }
 
     /// A name that is to be asked for now. Its outcome is told with [`Self::answer`].
-    pub fn take_ready(&mut self) -> Option<HostName> {
+    pub fn take_ready(&mut self) -> Option<K> {
         // One that was wanted when its time came may have gone since, or gone and come back.
         while let Some(name) = self.ready.pop_front() {
             if self.lines.get(&name).is_some_and(|line| line.next.is_none()) {
@@ -219,7 +222,7 @@ impl Table {
     }
 
     /// Takes in what came of asking for a name; `jitter`, from 0 to 1, spreads what would otherwise come at one time.
-    pub fn answer(&mut self, name: &HostName, outcome: Outcome, now: Instant, jitter: f64) {
+    pub fn answer(&mut self, name: &K, outcome: Outcome, now: Instant, jitter: f64) {
         let Some(line) = self.lines.get_mut(name) else { return };
         let Limits { min_ttl, max_ttl, grace, per_name, total } = self.limits;
         self.kept -= line.addresses.len();
@@ -265,7 +268,7 @@ impl Table {
         self.requeue(name.clone());
     }
 
-    fn requeue(&mut self, name: HostName) {
+    fn requeue(&mut self, name: K) {
         if let Some(line) = self.lines.get_mut(&name)
             && let Some(wake) = line.next_wake()
         {
@@ -275,7 +278,7 @@ impl Table {
     }
 
     /// The lines, by name.
-    pub fn lines(&self) -> impl Iterator<Item = (&HostName, &Line)> {
+    pub fn lines(&self) -> impl Iterator<Item = (&K, &Line)> {
         self.lines.iter()
     }
 
@@ -285,15 +288,13 @@ impl Table {
         self.lines.values().all(|line| line.state != State::Waiting)
     }
 
-    /// What the policy may let through.
-    #[must_use]
-    pub fn addresses(&self, resolvers: BTreeSet<IpAddr>) -> Addresses {
+    /// What is known: the names that have any address.
+    pub fn known(&self) -> impl Iterator<Item = (&K, BTreeMap<IpAddr, Source>)> {
         let with_any = self.lines.iter().filter(|(_, line)| !line.addresses.is_empty());
-        let names = with_any.map(|(name, line)| (name.clone(), line.of().collect()));
-        Addresses { names: names.collect(), resolvers }
+        with_any.map(|(name, line)| (name, line.of().collect()))
     }
 
-    /// A number that changes whenever [`Self::addresses`] does.
+    /// A number that changes whenever [`Self::known`] does.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version

@@ -3,6 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::manifest::HostName;
 
 fn name(text: &str) -> HostName {
     text.parse().expect("a name")
@@ -28,7 +29,7 @@ const NONE: [IpAddr; 0] = [];
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A table with these names, and the moment at which they were wanted.
-fn table(limits: Limits, names: &[&str]) -> (Table, Instant) {
+fn table(limits: Limits, names: &[&str]) -> (Table<HostName>, Instant) {
     let now = Instant::now();
     let mut table = Table::new(limits);
     table.want(&names.iter().map(|text| (name(text), ())).collect(), now);
@@ -40,13 +41,13 @@ fn table(limits: Limits, names: &[&str]) -> (Table, Instant) {
     (table, now)
 }
 
-fn open(table: &Table, text: &str) -> Vec<IpAddr> {
-    let known = table.addresses(BTreeSet::new());
-    known.names.get(&name(text)).map(|addresses| addresses.keys().copied().collect()).unwrap_or_default()
+fn open(table: &Table<HostName>, text: &str) -> Vec<IpAddr> {
+    let known: BTreeMap<_, _> = table.known().collect();
+    known.get(&name(text)).map(|addresses| addresses.keys().copied().collect()).unwrap_or_default()
 }
 
 /// How long after `now` the name is asked for again.
-fn next(table: &Table, text: &str, now: Instant) -> Duration {
+fn next(table: &Table<HostName>, text: &str, now: Instant) -> Duration {
     let (_, line) = table.lines().find(|(known, _)| known.as_str() == text).expect("a line");
     line.next.expect("a time").duration_since(now)
 }
@@ -155,7 +156,7 @@ fn a_name_that_is_not_wanted_any_more_is_forgotten() {
     table.answer(&name("a.example"), outcome(&[answer(1, 60)]), t0, 0.5);
     table.want(&[(name("b.example"), ())].into(), t0);
     table.answer(&name("a.example"), outcome(&[answer(1, 60)]), t0, 0.5);
-    assert_eq!(table.addresses(BTreeSet::new()), Addresses::default());
+    assert_eq!(table.known().count(), 0);
     assert!(!table.all_asked());
     table.answer(&name("b.example"), failure("no such name"), t0, 0.5);
     assert!(table.all_asked());
@@ -221,9 +222,9 @@ proptest! {
             }
             table.advance(now);
             while table.take_ready().is_some() {}
-            let known = table.addresses(BTreeSet::new());
+            let known: BTreeMap<_, _> = table.known().collect();
             for (of, name) in (0_u8..).zip(&names) {
-                let open: BTreeSet<IpAddr> = known.names.get(name).into_iter().flat_map(BTreeMap::keys).copied().collect();
+                let open: BTreeSet<IpAddr> = known.get(name).into_iter().flat_map(BTreeMap::keys).copied().collect();
                 let expected: BTreeSet<IpAddr> =
                     live.get(&of).into_iter().flatten().filter(|(_, end)| *end > now).map(|(address, _)| *address).collect();
                 prop_assert_eq!(open, expected, "{} after {:?}", name, now - start);

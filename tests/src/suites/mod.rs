@@ -24,6 +24,7 @@ mod pin;
 mod pins;
 mod places;
 mod resolve;
+mod resolving;
 mod runtime;
 mod servers;
 mod sinks;
@@ -53,7 +54,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
-const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, kernel::SUITE];
+const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, resolving::SUITE, kernel::SUITE];
 
 // Where one ends enforcement, the next has to load all programs anew, which takes as long as a hundred tests: each is behind what may leave its
 // programs to it.

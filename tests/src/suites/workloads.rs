@@ -34,7 +34,7 @@ pub(super) const SUITE: Suite = Suite {
     ],
 };
 
-const IMAGE: &str = "localhost/agent:1";
+pub(super) const IMAGE: &str = "localhost/agent:1";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How long the daemon may take to notice, under emulation.
 const SOON: Duration = Duration::from_secs(20);
@@ -57,7 +57,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
 }
 
 /// An image with a busybox and files to try.
-fn image(scene: &Scene) -> anyhow::Result<()> {
+pub(super) fn image(scene: &Scene) -> anyhow::Result<()> {
     if command(&["podman", "image", "exists", IMAGE])?.status == 0 {
         return Ok(());
     }
@@ -153,10 +153,10 @@ fn by_name(scene: &Scene) -> anyhow::Result<()> {
     none_left(scene)
 }
 
-const HOOKS: &str = "/run/enforcer-hooks";
+pub(super) const HOOKS: &str = "/run/enforcer-hooks";
 
 /// A directory with the hook, as an operator has it in `/usr/share/containers/oci/hooks.d`.
-fn hooks() -> anyhow::Result<()> {
+pub(super) fn hooks() -> anyhow::Result<()> {
     fs::create_dir_all(HOOKS)?;
     let hook = "{\"version\": \"1.0.0\", \"when\": {\"always\": true}, \"stages\": [\"createRuntime\"], \
                 \"hook\": {\"path\": \"/usr/bin/enforcer\", \"args\": [\"enforcer\", \"oci-hook\"]}}";
