@@ -97,6 +97,28 @@ fn what_a_containers_resolvers_say_opens_its_skill_alone() {
 }
 
 #[test]
+fn who_may_answer_in_the_place_of_a_resolver_is_known() {
+    let answers = |listen: &str, at: &str| {
+        let (ruleset, _) = compiled(&format!("skills: {{s: {{network_scope: [a.example]{listen}}}}}"));
+        ruleset.may_listen(S, at.parse().expect("an address"), 53)
+    };
+    assert!(!answers("", "10.88.0.1"));
+    assert!(answers(", listen: ['*']", "10.88.0.1"));
+    for (listen, v4, v6) in [
+        ("10.88.0.1:53", true, false),
+        ("10.88.0.1:53/udp", true, false),
+        ("10.88.0.1:54", false, false),
+        ("10.88.0.2:53", false, false),
+        ("0.0.0.0:53", true, true),
+        ("'[::]:53'", true, true),
+        ("'[fd00::53]:53'", false, true),
+    ] {
+        let of = |at| answers(&format!(", listen: [{listen}]"), at);
+        assert_eq!((of("10.88.0.1"), of("fd00::53")), (v4, v6), "{listen}");
+    }
+}
+
+#[test]
 fn only_who_lists_a_name_may_ask_the_resolvers() {
     let (mut ruleset, _) = compiled("skills: {s: {network_scope: [a.example]}, t: {network_scope: [203.0.113.0/24]}}");
     ruleset.resolve_names(&known(&[("a.example", &["203.0.113.1"])], Source::Dns));

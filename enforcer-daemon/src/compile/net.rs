@@ -2,20 +2,20 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use enforcer_common::{
     ids::{RuleId, SkillId},
     net::{AbstractKey, AbstractRule, Address, NetKey, PORTS_PER_PREFIX, PortRule, PortSet, protocol},
-    rules::ObjectKey,
+    rules::{ObjectKey, skill_flag},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Compiler, Slot,
     names::{DNS_RULE, NameRule, Scope},
-    ruleset::NetPrefix,
+    ruleset::{NetPrefix, Ruleset},
 };
 use crate::manifest::{Destination, KeyPath, ListenAddress, Protocol, SkillName};
 
@@ -179,6 +179,26 @@ pub(super) fn merge(skill: SkillId, named: &HashMap<NetPrefix, Vec<PortRule>>) -
         merged.entry(v4_root).or_default();
     }
     merged
+}
+
+impl Ruleset {
+    /// Whether the skill may take connections or datagrams that are sent to this address: there, or at every address of the host.
+    #[must_use]
+    pub fn may_listen(&self, skill: SkillId, at: IpAddr, port: u16) -> bool {
+        if self.skills.get(&skill).is_some_and(|conf| conf.flags & skill_flag::LISTEN_ANY != 0) {
+            return true;
+        }
+        let places = [at, Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        places.into_iter().any(|place| {
+            let whole = net_prefix(skill, &IpNet::from(place));
+            // As the kernel does: the longest prefix has the ports of all that cover it.
+            let nearest = (0..=whole.len).rev().find_map(|len| {
+                self.listeners
+                    .get(&NetPrefix { key: NetKey { address: truncate(whole.key.address, len), ..whole.key }, len })
+            });
+            nearest.is_some_and(|ports| ports.find(port, protocol::ANY).is_some())
+        })
+    }
 }
 
 /// Whether a prefix of this family in `named` holds all of `prefix`.

@@ -12,13 +12,13 @@ use std::{
     sync::Arc,
 };
 
-use enforcer_common::ids::ObjectId;
+use enforcer_common::ids::{ObjectId, SkillId};
 use serde::{Deserialize, Serialize};
 
 use super::{members::Members, owner::Owner};
 use crate::{
     compile::{ruleset::Ruleset, world::Host},
-    names::Container,
+    names::{Container, DNS_PORT, sources::Sources},
     workload::Workload,
 };
 
@@ -111,8 +111,9 @@ impl Owner {
     /// The containers whose skills list names.
     pub(super) fn asking(host: &mut Host<'_>, ruleset: &Ruleset) -> BTreeMap<u64, Container> {
         let mut asking = BTreeMap::new();
-        for (skill, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
-            let Some(skill) = ruleset.names.get(skill).map(|text| text.name.clone()) else { continue };
+        for (id, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
+            let id = *id;
+            let Some(skill) = ruleset.names.get(&id).map(|text| text.name.clone()) else { continue };
             let names: BTreeSet<_> = scope.names.iter().map(|rule| rule.name.clone()).collect();
             let members = host.members.of(&skill);
             let containers: Vec<(Workload, String)> = members
@@ -124,11 +125,28 @@ impl Owner {
                 let Some((files, network)) = files.zip(host.members.network(&workload)) else { continue };
                 let [resolv_conf, hosts] = files.map(|file| file.text);
                 let (path, skill, names) = (workload.path.clone(), skill.clone(), names.clone());
-                asking.insert(workload.id, Container { path, skill, names, resolv_conf, hosts, network });
+                let container = Container { path, skill, names, resolv_conf, hosts, network };
+                if may_be_asked(ruleset, id, &container) {
+                    asking.insert(workload.id, container);
+                }
             }
         }
         asking
     }
+}
+
+/// Whether a container has resolvers, in whose place its own processes could not answer.
+fn may_be_asked(ruleset: &Ruleset, skill: SkillId, container: &Container) -> bool {
+    let resolvers = Sources::of_container(container).resolvers();
+    let taken = resolvers.iter().find(|resolver| ruleset.may_listen(skill, **resolver, DNS_PORT));
+    if let Some(resolver) = taken {
+        tracing::warn!(
+            "{}: its resolver {resolver} is not asked, because `listen` lets its skill {} answer there",
+            container.path,
+            container.skill
+        );
+    }
+    !resolvers.is_empty() && taken.is_none()
 }
 
 /// What a container's files say. `None` while they cannot be reached.

@@ -97,11 +97,12 @@ impl Sources {
         (hosts_path, hosts_text): &(String, Vec<u8>),
         hosts_word: Source,
     ) -> Self {
+        let is_host = hosts_word == Source::Host;
         let parsed = parse_resolv_conf(resolv_text).inspect_err(|e| {
-            tracing::info!("{resolv_conf}: {e}; the resolver is 127.0.0.1");
+            tracing::info!("{resolv_conf}: {e}{}", if is_host { "; the resolver is 127.0.0.1" } else { "" });
         });
         let (mut config, mut options) = parsed.unwrap_or_default();
-        if config.name_servers().is_empty() {
+        if is_host && config.name_servers().is_empty() {
             let this_host = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
             config = ResolverConfig::from_parts(None, config.search().to_vec(), vec![this_host]);
         }
@@ -113,7 +114,8 @@ impl Sources {
         Self::new(config, options, hosts, hosts_word)
     }
 
-    /// A container's. Its hosts file is its engine's or its image's, and no more to be trusted than a name server.
+    /// A container's. Its hosts file is its engine's or its image's, and no more to be trusted than a name server. Where its resolv.conf
+    /// names no resolver there is none: at 127.0.0.1 a process of the container might answer.
     #[must_use]
     pub fn of_container(container: &Container) -> Self {
         let named = |file: &str, text: &str| (format!("{file} of {}", container.path), text.as_bytes().to_vec());

@@ -131,7 +131,7 @@ fn inside(script: &str) -> anyhow::Result<Output> {
 }
 
 fn send(to: &str) -> anyhow::Result<Output> {
-    inside(&format!("busybox printf {TOKEN} | busybox nc -w 5 {to} {PORT}"))
+    inside(&format!("busybox printf '{TOKEN}' | busybox nc -w 5 {to} {PORT}"))
 }
 
 /// Waits until the daemon has the address by the container's resolver.
