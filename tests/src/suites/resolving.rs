@@ -237,7 +237,10 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
     let manifest = policy(scene)?;
     scene.daemon(|d| d.reload(&manifest))?;
     meant("after a reload")?;
-    scene.daemon(crate::harness::daemon::Daemon::restart)?;
+    scene.daemon(|d| {
+        d.kill()?;
+        d.restart()
+    })?;
     meant("after a restart of the daemon")?;
     succeed(&["podman", "restart", "-t", "0", BOX])?;
     is_meant(scene, "after a restart of the container")
