@@ -10,7 +10,7 @@ use aya_ebpf::{
 use enforcer_common::{
     decide::{self, Decision},
     event::{Kind, Reason, Verdict},
-    ids::RuleId,
+    ids::{RuleId, SkillId},
     task::{CGROUP_PATH_CAPACITY, CgroupLabel, CgroupName, Enrolment, Origin, cgroup_filter_slot, cgroup_flag, stage},
 };
 
@@ -45,6 +45,8 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
 /// ([`enrol`], [`inherit`]) may have come to the parent after the child was made and before it was in the list, however many
 /// passes are made: the child has no label then, and gets it here. A parent that is labelled later than this has its child looked at
 /// by the next pass.
+///
+/// A child that is born into another cgroup (`CLONE_INTO_CGROUP`) was moved as much as one that is moved later.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let (parent, child) = (Task::new(ctx.arg(0)), Task::new(ctx.arg(1)));
@@ -53,7 +55,19 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
         let _ = label::give(child, skill, Origin::Parent, lineage);
     }
+    let cgroup = |task: Task| task.cgroup().and_then(Cgroup::id).unwrap_or(0);
+    let (from, to) = (cgroup(parent), cgroup(child));
+    if from != to {
+        tell_of_move(Kind::Move, skill, Reason::LabelStays, child, to);
+    }
     0
+}
+
+/// Tells that a task came into a cgroup.
+#[inline(always)]
+fn tell_of_move(kind: Kind, skill: SkillId, reason: Reason, task: Task, to: u64) {
+    let decision = Decision { verdict: Verdict::Allow, reason: reason.into(), rule: RuleId::NONE, report: true };
+    report::moved(kind, skill, InForce::now().generation, &decision, task, to);
 }
 
 /// `security_task_free(task)`: the address may become another task's.
@@ -181,8 +195,7 @@ pub fn cgroup_attach_task(ctx: BtfTracePointContext) -> i32 {
             (skill, Kind::Enter, Reason::Entered)
         }
     };
-    let decision = Decision { verdict: Verdict::Allow, reason: reason.into(), rule: RuleId::NONE, report: true };
-    report::moved(kind, skill, InForce::now().generation, &decision, task, to);
+    tell_of_move(kind, skill, reason, task, to);
     0
 }
 

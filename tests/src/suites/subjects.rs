@@ -1,6 +1,6 @@
 //! Subjects: who is governed, from when on, and that there is no way out.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
@@ -169,7 +169,16 @@ fn moved_out(scene: &Scene) -> anyhow::Result<()> {
         // It cannot move itself, but be born elsewhere, which is no use either.
         let outcome = worker.act(&["put", &format!("{}/cgroup.procs", cgroup("tests-free")), "0"])?;
         ensure!(outcome.status == libc::EPERM, "{outcome:?}");
+        let mark = scene.mark();
         governed(scene, &worker, &["born-in-cgroup", &cgroup("tests-free")], SKILL)?;
+        let id = fs::metadata(cgroup("tests-free"))?.ino();
+        scene.events().wait(mark, "the birth elsewhere", |e| {
+            e.text("kind") == "move" && e.text("skill") == SKILL && e.0["object"]["ino"] == id
+        })?;
+        let mark = scene.mark();
+        governed(scene, &worker, &["fork"], SKILL)?;
+        let moves = scene.events().since(mark).into_iter().filter(|e| e.text("kind") == "move").count();
+        ensure!(moves == 0, "a birth in the same cgroup was told as a move");
     }
     // A thread alone, within a threaded subtree.
     let (domain, threads) = (cgroup("tests-domain"), cgroup("tests-domain/threads"));
