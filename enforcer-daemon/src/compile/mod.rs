@@ -18,7 +18,7 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{RuleId, SkillId},
+    ids::{ObjectId, RuleId, SkillId},
     rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
     unit::UnitRule,
@@ -189,6 +189,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         libraries: libraries::Memory::default(),
         own: Rc::new(own),
         own_paths,
+        resolving: vec![],
         warnings: vec![],
         errors: vec![],
         inside: false,
@@ -199,7 +200,8 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
     }
     compiler.mark_loaders();
     compiler.ruleset.parents.clone_from(&compiler.ids.parents);
-    let Compiler { ruleset, warnings, errors, .. } = compiler;
+    let Compiler { mut ruleset, warnings, errors, resolving, ids, .. } = compiler;
+    hold(&mut ruleset, ids, &resolving);
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
 
@@ -211,6 +213,8 @@ struct Compiler<'a> {
     libraries: libraries::Memory,
     own: Rc<Vec<OwnObject>>,
     own_paths: Vec<PathBuf>,
+    /// The files of containers by which names get their addresses.
+    resolving: Vec<(PathBuf, ObjectId)>,
     warnings: Vec<Remark>,
     errors: Vec<Remark>,
     /// Whether paths mean those of a container.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{ObjectId, RuleId, SkillId},
+    ids::{ObjectId, SkillId},
     rules::{ObjectKey, Own, SkillConf, skill_flag},
 };
 
@@ -81,19 +81,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// In a container of a skill that lists names: the files by which they get their addresses.
+    /// In a container of a skill that lists names: the files by which they get their addresses. They are for no skill to change, and
+    /// may lie on the host, where others reach them; for the container's own the way to them is guarded, too.
     pub(super) fn guard_resolving(&mut self, name: &SkillName, skill: SkillId, listed: &Skill) {
-        let scope = listed.network_scope.iter().flat_map(Listed::entries);
-        if !scope.into_iter().any(|destination| matches!(destination, Destination::Name { .. })) {
+        let mut scope = listed.network_scope.iter().flat_map(Listed::entries);
+        if !scope.any(|destination| matches!(destination, Destination::Name { .. })) {
             return;
         }
-        let way = ("/etc", Own::way as fn(RuleId) -> Own);
-        for (path, own) in [way].into_iter().chain(FILES.map(|path| (path, Own::all as fn(RuleId) -> Own))) {
-            let rule = self.rule(name, text(Path::new(path)));
-            // What cannot be reached cannot be read either.
-            for (object, _) in self.world.objects(Path::new(path), false).unwrap_or_default().into_iter().take(1) {
-                self.ruleset.objects.entry(ObjectKey::new(skill, object)).or_default().own = own(rule);
-            }
+        // What cannot be reached cannot be read either.
+        let mut top = |path: &str| self.world.objects(Path::new(path), false).ok()?.first().map(|(object, _)| *object);
+        let (way, files) = (top("/etc"), FILES.map(|path| Some((PathBuf::from(path), top(path)?))));
+        if let Some(way) = way {
+            let rule = self.rule(name, text(Path::new("/etc")));
+            self.ruleset.objects.entry(ObjectKey::new(skill, way)).or_default().own = Own::way(rule);
         }
+        self.resolving.extend(files.into_iter().flatten());
     }
 }

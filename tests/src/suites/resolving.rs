@@ -220,6 +220,11 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
             && e.text("skill") == "netted"
             && e.text("reason") == "it is Enforcer's own"
     })?;
+    // Nor may another skill, which reaches the engine's files on the host.
+    let write = format!("echo nameserver {FALSE_RESOLVER} > {}", boxed.resolv_conf);
+    let outcome = command(&[ENFORCER, "run", "--skill", "outside", "--", "/bin/sh", "-c", &write])?;
+    ensure!(outcome.status != 0, "{outcome:?}");
+    holds(&boxed.resolv_conf, &format!("nameserver {RESOLVER}\n"))?;
     // Its programs ask whom they like, and are refused; the daemon asks whom it asked before.
     let meant = |when: &str| -> anyhow::Result<()> {
         is_known(scene).context(when.to_owned())?;
