@@ -40,6 +40,7 @@ fn no_cgroup(scene: &Scene) -> anyhow::Result<()> {
         refused(&play, &[], &["/sys/fs/cgroup", "cgroup v2", "enforcer doctor"])?;
         let outcome = command(&[ENFORCER, "doctor"])?;
         ensure!(outcome.status == 2 && outcome.out.contains("mount -t cgroup2"), "{outcome:?}");
+        ensure!(outcome.out.contains("not tried: cgroup v2 comes first"), "{outcome:?}");
     }
     play.in_force()?;
     play.daemon.restart()?;
