@@ -1,8 +1,8 @@
 //! Connect: two nets, one core.
 //!
 //! The LSM hooks see the acting task, every family, and `io_uring`; the cgroup programs see the final address, TCP fast open
-//! and datagrams. Both ask the same function. Only the cgroup programs' refusals are reported, so that an allowed
-//! connection that both see makes one event.
+//! and datagrams. Both ask the same function. Of TCP and UDP the LSM hook reports what it refuses alone: what it lets pass comes to
+//! the cgroup programs, as fast open does that no LSM hook sees, so that a connection makes one event.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
@@ -15,7 +15,7 @@ use enforcer_common::{
     decide::{self, Destination},
     event::{Kind, Verdict},
     ids::SkillId,
-    net::{AF_INET, AF_INET6, Address, IPPROTO_TCP},
+    net::{AF_INET, AF_INET6, Address, IPPROTO_TCP, IPPROTO_UDP},
 };
 
 use crate::{
@@ -40,7 +40,8 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
     }
     let Some((family, address, port)) = read_sockaddr(ctx.arg(1), ctx.arg(2)) else { return verdict::pass() };
     let destination = Destination { address, port, protocol: sock.protocol() };
-    verdict::of(refuses_connect(skill, &destination, family, false))
+    let comes_again = matches!(destination.protocol, IPPROTO_TCP | IPPROTO_UDP);
+    verdict::of(refuses_connect(skill, &destination, family, comes_again))
 }
 
 /// Reads an IPv4 or IPv6 socket address. `None` for other families and for what is too short to be one, which the
@@ -76,7 +77,7 @@ pub fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, 
 fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refusals_only: bool) -> bool {
     let rules = InForce::now();
     let mut decision = decide::connect(&rules, skill, destination);
-    if refusals_only && matches!(decision.verdict, Verdict::Allow) {
+    if refusals_only && !matches!(decision.verdict, Verdict::Deny) {
         decision.report = false;
     }
     report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
@@ -90,7 +91,7 @@ fn admit(ctx: &SockAddrContext, family: u16, address: Address, connects: bool) -
     // SAFETY: the context is valid while the program runs.
     let (port, protocol) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).protocol) };
     let destination = Destination { address, port: u16::from_be(port as u16), protocol: protocol as u16 };
-    let refused = refuses_connect(skill, &destination, family, connects);
+    let refused = refuses_connect(skill, &destination, family, false);
     if connects && !refused && destination.protocol == IPPROTO_TCP {
         // SAFETY: the context is valid while the program runs, and has a socket (`net/core/filter.c: sock_addr_is_valid_access`).
         Sock::new(unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }.cast_const().cast()).note_outbound();
@@ -130,7 +131,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     admit(&ctx, AF_INET6, v6(&ctx), true)
 }
 
-/// Datagrams without a connect pass no LSM connect hook, so that this is where they are reported.
+/// Datagrams without a connect pass no LSM connect hook.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     admit(&ctx, AF_INET, v4(&ctx), false)

@@ -9,6 +9,7 @@ mod dns;
 mod exec;
 mod file;
 mod net;
+mod network;
 mod odd;
 mod passing;
 mod process;
@@ -77,6 +78,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         file::perform,
         code::perform,
         net::perform,
+        network::perform,
         exec::perform,
         process::perform,
         passing::perform,

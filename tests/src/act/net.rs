@@ -140,7 +140,7 @@ impl Target {
         self.connect_and_send_on(socket.as_raw_fd())
     }
 
-    fn connect_and_send_on(&self, fd: i32) -> Act {
+    pub(super) fn connect_and_send_on(&self, fd: i32) -> Act {
         // SAFETY: the address lives through the call.
         check(unsafe { libc::connect(fd, self.as_ptr(), self.len) })?;
         send(fd)

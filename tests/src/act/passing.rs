@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Read as _,
     mem,
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     os::{
         fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -38,12 +38,24 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("offer-unix", [socket, name]) => super::unix::connected(name).and_then(|fd| give(socket, &fd)),
         ("offer-raw", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
         ("offer-packet", [socket]) => offered(socket, || made(libc::AF_PACKET, libc::SOCK_RAW, 0x0300)),
+        ("offer-listening", [socket, address]) => super::socket::listening(address).and_then(|fd| give(socket, &fd)),
+        ("offer-bound-udp", [socket, address]) => {
+            UdpSocket::bind(address).map_err(Failure::broken).and_then(|fd| give(socket, &fd))
+        }
         ("offer-plain", [socket]) => offered(socket, || made(libc::AF_INET, libc::SOCK_STREAM, 0)),
         ("receive-and-send", [socket]) => receive(socket).and_then(|file| net::send(file.as_raw_fd())),
+        ("receive-and-serve", [socket]) => receive(socket).and_then(|file| super::socket::serve_one(file.into())),
+        ("receive-and-print", [socket]) => {
+            receive(socket).and_then(|file| super::socket::print_one(&OwnedFd::from(file).into()))
+        }
         ("serve-by-passing", [address]) => serve_by_passing(address),
-        ("take-from-child", ["ring"]) => uring::new_ring().and_then(|ring| take_from_child(&ring)),
+        ("take-from-child", ["ring"]) => uring::new_ring().and_then(|ring| take_from_child(&ring)).map(drop),
+        ("take-from-child", ["input"]) => take_from_child(&std::io::stdin()).map(drop),
         ("take-from-child", [path]) => {
-            File::open(path).map_err(Failure::broken).and_then(|file| take_from_child(&file))
+            File::open(path).map_err(Failure::broken).and_then(|file| take_from_child(&file)).map(drop)
+        }
+        ("take-from-child-and-send", []) => {
+            take_from_child(&std::io::stdin()).and_then(|taken| net::send(taken.as_raw_fd()))
         }
         ("receive", [socket]) => receive(socket).map(drop),
         ("receive-and-append", [socket, text]) => receive(socket).and_then(|file| file::write(file.as_raw_fd(), text)),
@@ -152,7 +164,7 @@ fn take(stream: &UnixStream) -> Result<File, Failure> {
 }
 
 /// Takes what a child has inherited back from it by `pidfd_getfd`.
-fn take_from_child(file: &impl AsRawFd) -> Act {
+fn take_from_child(file: &impl AsRawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: an act runs in a process with one thread; the child does nothing until it is killed.
     let child = sys::fd(prepare("fork", unsafe {
         match libc::fork() {
@@ -171,7 +183,8 @@ fn take_from_child(file: &impl AsRawFd) -> Act {
         taken
     };
     wait(child);
-    taken.map(drop)
+    // SAFETY: the descriptor is new and nobody else's.
+    taken.map(|fd| unsafe { OwnedFd::from_raw_fd(sys::fd(fd)) })
 }
 
 /// Takes a connection and hands it to a child over a pair of sockets; the child prints what it is told.

@@ -45,7 +45,11 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
 }
 
 fn wait_readable(fd: i32) -> Act {
-    let mut waiting = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    wait_for(fd, libc::POLLIN)
+}
+
+pub(super) fn wait_for(fd: i32, events: libc::c_short) -> Act {
+    let mut waiting = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one entry, which lives through the call.
     if unsafe { libc::poll(&raw mut waiting, 1, PATIENCE_MS) } == 1 {
         Ok(())
@@ -61,6 +65,11 @@ fn serve_tcp(address: &str) -> Act {
     bind(&socket, &target)?;
     // SAFETY: no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
+    serve_one(socket)
+}
+
+/// Prints what the first client says.
+pub(super) fn serve_one(socket: OwnedFd) -> Act {
     wait_readable(socket.as_raw_fd())?;
     let (mut stream, _) = TcpListener::from(socket).accept().map_err(Failure::broken)?;
     let mut text = String::new();
@@ -72,7 +81,11 @@ fn serve_tcp(address: &str) -> Act {
 /// Binds and prints the first datagram.
 fn serve_udp(address: &str) -> Act {
     let address: SocketAddr = address.parse().map_err(Failure::broken)?;
-    let socket = UdpSocket::bind(address).map_err(|e| Failure::of(&e))?;
+    print_one(&UdpSocket::bind(address).map_err(|e| Failure::of(&e))?)
+}
+
+/// Prints the first datagram.
+pub(super) fn print_one(socket: &UdpSocket) -> Act {
     wait_readable(socket.as_raw_fd())?;
     let mut buffer = [0; 64];
     let len = socket.recv(&mut buffer).map_err(Failure::broken)?;
@@ -88,12 +101,19 @@ fn listen_unbound() -> Act {
 }
 
 fn bind(socket: &OwnedFd, target: &Target) -> Act {
+    reuse(socket)?;
+    // SAFETY: the address lives through the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), target.as_ptr(), target.len()) }).map(drop)
+}
+
+/// Lets it have an address that was in use a moment ago.
+pub(super) fn reuse(socket: &OwnedFd) -> Act {
     let one = 1_i32;
-    // SAFETY: the option and the address live through the calls.
-    unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const one).cast(), 4);
-        check(libc::bind(socket.as_raw_fd(), target.as_ptr(), target.len())).map(drop)
-    }
+    // SAFETY: the option lives through the call.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const one).cast(), 4)
+    };
+    prepare("SO_REUSEADDR", set).map(drop)
 }
 
 fn connect(socket: &OwnedFd, target: &Target) -> Act {
@@ -209,7 +229,7 @@ fn netlink(requests: &[Request]) -> Act {
     Ok(())
 }
 
-fn listening(address: &str) -> Result<OwnedFd, Failure> {
+pub(super) fn listening(address: &str) -> Result<OwnedFd, Failure> {
     let target = Target::parse(address)?;
     let socket = target.socket(libc::SOCK_STREAM)?;
     bind(&socket, &target)?;

@@ -10,8 +10,8 @@ use io_uring::{
 use libc::AT_FDCWD;
 
 use super::{
-    Act, Failure, net,
-    sys::{c, check, fd, prepare},
+    Act, Failure, net, socket,
+    sys::{self, c, check, fd, prepare},
 };
 
 /// Who carries the act out.
@@ -47,7 +47,20 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             submit(how, opcode::RenameAt::new(Fd(AT_FDCWD), from.as_ptr(), Fd(AT_FDCWD), to.as_ptr()).build())
         }),
         ["tcp", address] => tcp(how, address),
-        ["sendmsg", address] => send_message(how, address),
+        ["sendmsg", address] => net::Target::parse(address)
+            .and_then(|target| send_message(how, &target.socket(libc::SOCK_DGRAM)?, &target, 0)),
+        ["fastopen", address] => fast_open(how, address),
+        ["send", address] => send(how, address, |fd, text, len, target| {
+            opcode::Send::new(fd, text, len).dest_addr(target.as_ptr()).dest_addr_len(target.len()).build()
+        }),
+        ["send-zc", address] => send(how, address, |fd, text, len, target| {
+            opcode::SendZc::new(fd, text, len).dest_addr(target.as_ptr()).dest_addr_len(target.len()).build()
+        }),
+        ["serve-tcp", address] => serve(how, address),
+        ["socket", family, kind, protocol] => sys::number(family).and_then(|family| {
+            let entry = opcode::Socket::new(family, sys::number(kind)?, sys::number(protocol)?).build();
+            submit(how, entry)
+        }),
         ["open-write", path] => open(how, path, libc::O_WRONLY).map(drop),
         ["open-read", path] => open(how, path, libc::O_RDONLY).map(drop),
         ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
@@ -70,9 +83,7 @@ fn tcp(how: How, address: &str) -> Act {
     check(sent as i64).map(drop)
 }
 
-fn send_message(how: How, address: &str) -> Act {
-    let target = net::Target::parse(address)?;
-    let socket = target.socket(libc::SOCK_DGRAM)?;
+fn send_message(how: How, socket: &OwnedFd, target: &net::Target, flags: i32) -> Act {
     let mut iov = libc::iovec { iov_base: net::TOKEN.as_ptr().cast_mut().cast(), iov_len: net::TOKEN.len() };
     // SAFETY: all zeroes is a valid message header; the kernel only reads what it points to.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -80,7 +91,39 @@ fn send_message(how: How, address: &str) -> Act {
     message.msg_namelen = target.len();
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
-    submit(how, opcode::SendMsg::new(Fd(socket.as_raw_fd()), &raw const message).build())
+    let flags = u32::try_from(flags).map_err(Failure::broken)?;
+    submit(how, opcode::SendMsg::new(Fd(socket.as_raw_fd()), &raw const message).flags(flags).build())
+}
+
+/// Opens a connection by sending. A ring does not wait for it, where the peer has not said before that it takes such.
+fn fast_open(how: How, address: &str) -> Act {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(libc::SOCK_STREAM)?;
+    match send_message(how, &socket, &target, libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL) {
+        Err(Failure::Errno(libc::EINPROGRESS)) => {
+            socket::wait_for(socket.as_raw_fd(), libc::POLLOUT)?;
+            net::send(socket.as_raw_fd())
+        }
+        sent => sent,
+    }
+}
+
+/// Sends a datagram by an operation that takes an address.
+fn send(how: How, address: &str, entry: impl Fn(Fd, *const u8, u32, &net::Target) -> Entry) -> Act {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(libc::SOCK_DGRAM)?;
+    let len = u32::try_from(net::TOKEN.len()).map_err(Failure::broken)?;
+    submit(how, entry(Fd(socket.as_raw_fd()), net::TOKEN.as_ptr(), len, &target))
+}
+
+/// Binds and listens, both since 6.11, and prints what the first client says.
+fn serve(how: How, address: &str) -> Act {
+    let target = net::Target::parse(address)?;
+    let socket = target.socket(libc::SOCK_STREAM)?;
+    socket::reuse(&socket)?;
+    submit(how, opcode::Bind::new(Fd(socket.as_raw_fd()), target.as_ptr(), target.len()).build())?;
+    submit(how, opcode::Listen::new(Fd(socket.as_raw_fd()), 1).build())?;
+    socket::serve_one(socket)
 }
 
 /// Opens by `openat2`; the descriptor lives as long as this process.

@@ -1,8 +1,8 @@
 //! Servers that note what reached them.
 
 use std::{
-    io::{ErrorKind, Read},
-    net::{SocketAddr, TcpListener, UdpSocket},
+    io::{ErrorKind, Read, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -38,7 +38,8 @@ impl Server {
         Self::start_at(SocketAddr::new(ip.parse()?, port))
     }
 
-    fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
+    /// Starts one at an address that may have a scope.
+    pub(crate) fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).with_context(|| address.to_string())?;
         let address = tcp.local_addr()?;
         let udp = UdpSocket::bind(address).with_context(|| address.to_string())?;
@@ -116,6 +117,22 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
+}
+
+/// Says something to a server, over TCP or UDP; whether it was there to hear it.
+pub(crate) fn say(text: &str, to: &str, tcp: bool) -> bool {
+    if tcp {
+        return TcpStream::connect(to).and_then(|mut stream| stream.write_all(text.as_bytes())).is_ok();
+    }
+    let local = if to.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" };
+    let said = UdpSocket::bind(local).and_then(|client| {
+        // Of a connected socket the second sending tells that nobody was there for the first.
+        client.connect(to)?;
+        client.send(text.as_bytes())?;
+        thread::sleep(Duration::from_millis(20));
+        client.take_error()
+    });
+    matches!(said, Ok(None))
 }
 
 /// Notes a connection, and then what is sent over it until it ends.

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod holder;
 pub(crate) mod listener;
 pub(crate) mod mutation;
+pub(crate) mod network;
 pub(crate) mod runner;
 pub(crate) mod scene;
 pub(crate) mod unix;
@@ -116,6 +117,16 @@ pub(crate) fn bounded(command: &mut Command) -> anyhow::Result<Output> {
     };
     let text = |thread: thread::JoinHandle<String>| thread.join().unwrap_or_default();
     Ok(Output { status: exit_status(status), out: text(out), err: text(err) })
+}
+
+/// The version of the kernel under test: the first two numbers.
+pub(crate) fn kernel() -> anyhow::Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("the release {release:?}"),
+    }
 }
 
 /// Runs a command that must succeed.

@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use crate::{
     act::TOKEN,
-    harness::{act_with, listener::Server, runner::Suite, scene::Scene},
+    harness::{act_with, command, events::Event, listener::Server, runner::Suite, scene::Scene, succeed},
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -22,9 +22,11 @@ pub(super) const SUITE: Suite = Suite {
         ("datagrams_without_a_connect", datagrams),
         ("tcp_fast_open", fast_open),
         ("io_uring", io_uring),
+        ("io_uring_sends_to_an_address", io_uring_sends),
         ("the_unspecified_address", unspecified),
         ("the_unspecified_address_where_it_is_listed", unspecified_listed),
         ("broadcast_multicast_and_link_local", broadcast),
+        ("link_local_addresses_with_a_scope", scoped),
         ("datagrams_by_other_ways", datagram_ways),
         ("datagrams_to_two_at_once", two),
         ("a_hundred_thousand_prefixes", many),
@@ -46,7 +48,8 @@ fn policy(_: &Scene) -> anyhow::Result<String> {
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
          network_scope:\n      - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"\n      - 127.1.2.0/24:{PORT}\n      \
-         - 127.0.0.3:{PORT}/tcp\n      - 127.255.255.255:{PORT}\n      - 127.0.0.4:{PORT}/udp\n    reason: talk to port {PORT} alone\n  \
+         - 127.0.0.3:{PORT}/tcp\n      - 127.255.255.255:{PORT}\n      - 127.0.0.4:{PORT}/udp\n      \
+         - \"[fe80::a1]:{PORT}\"\n    reason: talk to port {PORT} alone\n  \
          open-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"*\"]\n  \
          v4-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"0.0.0.0/0:{PORT}\"]\n  \
          v6-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"[::/0]:{PORT}\"]\n  \
@@ -145,6 +148,22 @@ fn datagrams(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is allowed is in the stream once, whichever programs have seen it.
+fn told_once(scene: &Scene, act: &[&str], server: &Server) -> anyhow::Result<()> {
+    let mark = scene.mark();
+    reaches(scene, act, server)?;
+    let is_it = |e: &Event| e.text("kind") == "connect" && e.port() == u64::from(server.port());
+    let event = scene.events().wait(mark, &format!("the connect of {act:?}"), is_it)?;
+    ensure!(event.text("verdict") == "allow", "{}", event.0);
+    ensure!(event.text("rule") == format!("network_scope: {}", server.at()), "{}", event.0);
+    // A second one would be there when what happened later is.
+    scene.act(SKILL, &["tcp", "127.0.0.2:1"])?.refused()?;
+    scene.events().wait(mark, "what came later", |e| e.port() == 1)?;
+    let all = scene.events().since(mark);
+    ensure!(all.iter().filter(|e| is_it(e)).count() == 1, "{act:?}: {all:?}");
+    Ok(())
+}
+
 fn fast_open(scene: &Scene) -> anyhow::Result<()> {
     let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
     let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
@@ -154,7 +173,15 @@ fn fast_open(scene: &Scene) -> anyhow::Result<()> {
     refused(scene, &["fastopen", &bad6.at()], &bad6, "::1")?;
     // `TCP_FASTOPEN_CONNECT`: the connect is put off until something is sent.
     reaches(scene, &["fastopen-connect", &good.at()], &good)?;
-    refused(scene, &["fastopen-connect", &bad.at()], &bad, "127.0.0.2")
+    refused(scene, &["fastopen-connect", &bad.at()], &bad, "127.0.0.2")?;
+    reaches(scene, &["fastopen-connect", &good6.at()], &good6)?;
+    refused(scene, &["fastopen-connect", &bad6.at()], &bad6, "::1")?;
+    for server in [&good, &good6] {
+        for act in ["tcp", "fastopen", "fastopen-connect", "udp", "sendto"] {
+            told_once(scene, &[act, &server.at()], server)?;
+        }
+    }
+    Ok(())
 }
 
 fn io_uring(scene: &Scene) -> anyhow::Result<()> {
@@ -162,6 +189,25 @@ fn io_uring(scene: &Scene) -> anyhow::Result<()> {
     for way in ["uring", "uring-worker", "uring-sqpoll"] {
         reaches(scene, &[way, "tcp", &good.at()], &good)?;
         refused(scene, &[way, "tcp", &bad.at()], &bad, "127.0.0.2")?;
+    }
+    Ok(())
+}
+
+/// Datagrams by the operations that take an address, and what opens a connection by sending.
+fn io_uring_sends(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
+    for way in ["uring", "uring-worker", "uring-sqpoll"] {
+        for act in ["send", "send-zc", "fastopen"] {
+            let mark = scene.mark();
+            reaches(scene, &[way, act, &good.at()], &good)?;
+            scene.events().wait(mark, "what is allowed", |e| {
+                e.text("verdict") == "allow" && e.text("rule") == format!("network_scope: 127.0.0.1:{PORT}")
+            })?;
+            refused(scene, &[way, act, &bad.at()], &bad, "127.0.0.2")?;
+            reaches(scene, &[way, act, &good6.at()], &good6)?;
+            refused(scene, &[way, act, &bad6.at()], &bad6, "::1")?;
+        }
     }
     Ok(())
 }
@@ -219,6 +265,32 @@ fn broadcast(scene: &Scene) -> anyhow::Result<()> {
     scene.act(SKILL, &["broadcast", &others[0]])?.refused()?;
     ensure!(!got(), "a broadcast that is not listed arrived");
     Ok(())
+}
+
+/// Of two addresses on one link one is listed: every way to write the link is the same to the rules.
+fn scoped(scene: &Scene) -> anyhow::Result<()> {
+    const LINK: &str = "scoped0";
+    command(&["ip", "link", "delete", LINK])?;
+    succeed(&["ip", "link", "add", LINK, "type", "dummy"])?;
+    for ip in ["fe80::a1/64", "fe80::a2/64"] {
+        succeed(&["ip", "address", "add", ip, "dev", LINK, "nodad"])?;
+    }
+    succeed(&["ip", "link", "set", LINK, "up"])?;
+    let scope = std::fs::read_to_string(format!("/sys/class/net/{LINK}/ifindex"))?;
+    let start = |ip: &str| Server::start_at(format!("[{ip}%{}]:{PORT}", scope.trim()).parse()?);
+    let (good, bad) = (start("fe80::a1")?, start("fe80::a2")?);
+    for act in ["tcp", "fastopen", "udp", "sendto", "sendmsg", "sendmmsg"] {
+        let mark = scene.mark();
+        reaches(scene, &[act, &good.at()], &good)?;
+        let event = scene.events().wait(mark, "what is allowed", |e| {
+            e.text("kind") == "connect" && e.text("verdict") == "allow" && e.object("address") == "fe80::a1"
+        })?;
+        ensure!(event.text("rule") == format!("network_scope: [fe80::a1]:{PORT}"), "{}", event.0);
+        refused(scene, &[act, &bad.at()], &bad, "fe80::a2")?;
+        scene.outside(&[act, &bad.at()])?.done()?;
+        bad.got(TOKEN)?;
+    }
+    succeed(&["ip", "link", "delete", LINK]).map(drop)
 }
 
 fn datagram_ways(scene: &Scene) -> anyhow::Result<()> {

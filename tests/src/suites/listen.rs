@@ -12,7 +12,12 @@ use anyhow::ensure;
 
 use crate::{
     act::TOKEN,
-    harness::{eventually, listener::Server, runner::Suite, scene::Scene},
+    harness::{
+        eventually, kernel,
+        listener::{Server, say},
+        runner::Suite,
+        scene::Scene,
+    },
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -27,6 +32,7 @@ pub(super) const SUITE: Suite = Suite {
         ("an_absent_list_allows_nothing", absent),
         ("everything_is_allowed_by_a_star", star),
         ("audit_reports_and_lets_pass", audit),
+        ("io_uring", io_uring),
         ("outside_processes_are_untouched", outside),
     ],
 };
@@ -51,24 +57,23 @@ fn policy(_: &Scene) -> anyhow::Result<String> {
 
 /// The act serves, and what is said to it from outside arrives.
 fn serves(scene: &Scene, skill: &str, act: &str, address: &str, reached_at: &str) -> anyhow::Result<()> {
+    serves_by(&[], scene, skill, act, address, reached_at)
+}
+
+/// The same, done in this way.
+fn serves_by(
+    way: &[&str],
+    scene: &Scene,
+    skill: &str,
+    act: &str,
+    address: &str,
+    reached_at: &str,
+) -> anyhow::Result<()> {
     let worker = scene.worker(skill)?;
-    let (words, server) = ([act.to_owned(), address.to_owned()], Arc::clone(&worker));
-    let serving = thread::spawn(move || server.act(&[&words[0], &words[1]]));
-    let said = eventually(Duration::from_secs(8), || {
-        if act == "serve-udp" {
-            let local = if reached_at.starts_with('[') { "[::1]:0" } else { "127.0.0.1:0" };
-            let said = UdpSocket::bind(local).and_then(|client| {
-                // Of a connected socket the second sending tells that nobody was there for the first.
-                client.connect(reached_at)?;
-                client.send(TOKEN.as_bytes())?;
-                thread::sleep(Duration::from_millis(20));
-                client.take_error()
-            });
-            matches!(said, Ok(None))
-        } else {
-            TcpStream::connect(reached_at).and_then(|mut s| s.write_all(TOKEN.as_bytes())).is_ok()
-        }
-    });
+    let words: Vec<String> = [way, &[act, address]].concat().into_iter().map(str::to_owned).collect();
+    let server = Arc::clone(&worker);
+    let serving = thread::spawn(move || server.act(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+    let said = eventually(Duration::from_secs(8), || say(TOKEN, reached_at, act != "serve-udp"));
     let outcome = serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
     ensure!(said && outcome.done()?.out == TOKEN, "{act} {address}: {outcome:?}");
     Ok(())
@@ -186,6 +191,38 @@ fn audit(scene: &Scene) -> anyhow::Result<()> {
     let mark = scene.mark();
     serves(scene, "audited", "serve-tcp", &at, &at)?;
     scene.events().wait(mark, "the report", |e| e.text("kind") == "listen" && e.text("verdict") == "audit").map(drop)
+}
+
+/// Binding and listening are operations of their own since 6.11.
+fn io_uring(scene: &Scene) -> anyhow::Result<()> {
+    let (listed, other) = (format!("127.0.0.1:{PORT}"), format!("127.0.0.1:{OTHER}"));
+    for way in ["uring", "uring-worker", "uring-sqpoll"] {
+        if kernel()? < (6, 11) {
+            for address in [&listed, &other] {
+                scene.act(SKILL, &[way, "serve-tcp", address])?.failed(libc::EINVAL)?;
+            }
+            continue;
+        }
+        let mark = scene.mark();
+        serves_by(&[way], scene, SKILL, "serve-tcp", &listed, &listed)?;
+        for kind in ["bind", "listen"] {
+            let event = scene.events().wait(mark, kind, |e| e.text("kind") == kind && e.text("verdict") == "allow")?;
+            ensure!(event.text("rule") == format!("listen: {listed}/tcp"), "{}", event.0);
+        }
+        // Port 0 is bound, and what the kernel has chosen is not listed.
+        for (address, kind) in [(other.as_str(), "bind"), ("127.0.0.1:0", "listen")] {
+            let mark = scene.mark();
+            scene.act(SKILL, &[way, "serve-tcp", address])?.refused()?;
+            let event =
+                scene.events().wait(mark, address, |e| e.text("kind") == kind && e.text("verdict") == "deny")?;
+            ensure!(event.text("reason") == "listening is not listed", "{}", event.0);
+            ensure!(event.object("address") == "127.0.0.1", "{}", event.0);
+            ensure!(kind == "listen" || event.port() == u64::from(OTHER), "{}", event.0);
+        }
+        ensure!(TcpStream::connect(&other).is_err(), "somebody listens at {other}");
+        serves_by(&[way], scene, "star", "serve-tcp", &other, &other)?;
+    }
+    Ok(())
 }
 
 fn outside(scene: &Scene) -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ mod listen;
 mod mapping;
 mod modes;
 mod names;
+mod networks;
 mod package;
 mod parents;
 mod pin;
@@ -90,6 +91,7 @@ const PLAIN: &[Suite] = &[
     listen::SUITE,
     sockets::SUITE,
     withdraw::SUITE,
+    networks::SUITE,
     pin::SUITE,
     sinks::SUITE,
     mapping::SUITE,

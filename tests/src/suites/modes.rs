@@ -71,10 +71,12 @@ fn audit(scene: &Scene) -> anyhow::Result<()> {
     scene.act("watched", &["tcp", &server.at()])?.done()?;
     server.got(TOKEN)?;
     ensure!(reason(scene, mark, "connect", "audit")? == "destination not listed", "another reason");
-    let mark = scene.mark();
+    let later = scene.mark();
     scene.act("watched", &["sendto", &server.at()])?.done()?;
     server.got(TOKEN)?;
-    reason(scene, mark, "connect", "audit")?;
+    reason(scene, later, "connect", "audit")?;
+    let told = scene.events().since(mark).iter().filter(|e| e.text("kind") == "connect").count();
+    ensure!(told == 2, "one connect and one datagram are {told} events");
     let mark = scene.mark();
     scene.act("watched", &["socket", "2", "3", "1"])?.done()?;
     reason(scene, mark, "socket", "audit")?;

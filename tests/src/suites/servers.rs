@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use crate::harness::{ENFORCER, Output, command, eventually, runner::Suite, scene::Scene, succeed};
+use crate::harness::{ENFORCER, Output, command, events::Event, eventually, runner::Suite, scene::Scene, succeed};
 
 pub(super) const SUITE: Suite = Suite {
     name: "servers",
@@ -84,7 +84,7 @@ fn policy(_: &Scene) -> anyhow::Result<String> {
         ensure!(outcome.status == 0, "{}", fs::read_to_string(&log)?);
     }
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/bin/curl, /usr/bin/git, /usr/lib/git-core/git-remote-http, \
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/bin/curl, /usr/bin/git, /usr/lib/git-core/git-remote-http, \
          /usr/lib/git-core/git-http-fetch, /usr/bin/python3]\n    allow_delete: [\"*\"]\n    \
          network_scope: [\"good.example:443/tcp\", \"moves.example:443/tcp\"]\n"
     ))
@@ -110,15 +110,43 @@ fn refused(scene: &Scene, words: &[&str], address: &str, name: &str, port: u64) 
         .events()
         .wait(mark, "a refusal", |e| e.text("kind") == "connect" && e.text("verdict") == "deny" && e.port() == port)?;
     ensure!(event.object("address") == address && event.object("name") == name, "{}", event.0);
+    ensure!(event.text("reason") == "destination not listed" && event.text("skill") == SKILL, "{}", event.0);
     let seen = fs::read_to_string(format!("{HOME}/denied.log")).unwrap_or_default();
     ensure!(seen.is_empty(), "the server was reached: {seen}");
     Ok(())
 }
 
+/// Runs a program that must succeed; returns what it said. The events have the program, the name that led to the address and its rule, and
+/// the question to the name server.
+fn allowed(scene: &Scene, words: &[&str], binary: &str, address: &str, name: &str) -> anyhow::Result<String> {
+    let mark = scene.mark();
+    let outcome = agent(words)?;
+    ensure!(outcome.status == 0, "{} failed: {outcome:?}", words.join(" "));
+    let wait = |kind: &str, what: &str, wanted: &dyn Fn(&Event) -> bool| {
+        scene.events().wait(mark, what, |e| {
+            e.text("kind") == kind && e.text("verdict") == "allow" && e.text("skill") == SKILL && wanted(e)
+        })
+    };
+    // Python's is a link to one with a version.
+    wait("exec", binary, &|e| {
+        e.object("path").starts_with(binary) && e.text("rule") == format!("allow_binaries: {binary}")
+    })?;
+    let event = wait("connect", address, &|e| e.object("address") == address)?;
+    ensure!(
+        event.object("name") == name && event.text("rule") == format!("network_scope: {name}:443/tcp"),
+        "{}",
+        event.0
+    );
+    ensure!(event.port() == 443 && event.object("protocol") == "tcp", "{}", event.0);
+    let event = wait("connect", "the name server", &|e| e.port() == 53)?;
+    ensure!(event.object("address") == "10.88.0.53" && event.text("rule") == "network_scope: dns", "{}", event.0);
+    Ok(outcome.out)
+}
+
 fn curl(scene: &Scene) -> anyhow::Result<()> {
     let curl = |url| ["curl", "--silent", "--show-error", "--max-time", "60", "--cacert", CA, url];
-    let outcome = agent(&curl("https://good.example/hello"))?;
-    ensure!(outcome.status == 0 && outcome.out == "hello from the server\n", "{outcome:?}");
+    let out = allowed(scene, &curl("https://good.example/hello"), "/usr/bin/curl", "10.88.0.2", "good.example")?;
+    ensure!(out == "hello from the server\n", "{out:?}");
     refused(scene, &curl("https://bad.example/hello"), "10.88.0.3", "", 443)?;
     refused(scene, &curl("https://10.88.0.3/hello"), "10.88.0.3", "", 443)?;
     // The same outside: the server is there.
@@ -131,8 +159,8 @@ fn git(scene: &Scene) -> anyhow::Result<()> {
     let (into, other) = (scene.dir.join("clone"), scene.dir.join("other"));
     let (into, other) = (into.to_string_lossy(), other.to_string_lossy());
     let ca = format!("http.sslCAInfo={CA}");
-    let outcome = agent(&["git", "-c", &ca, "clone", "--quiet", "https://good.example/repo.git", &into])?;
-    ensure!(outcome.status == 0, "{outcome:?}");
+    let clone = ["git", "-c", &ca, "clone", "--quiet", "https://good.example/repo.git", &into];
+    allowed(scene, &clone, "/usr/lib/git-core/git-remote-http", "10.88.0.2", "good.example")?;
     let file = fs::read_to_string(format!("{into}/file"))?;
     ensure!(file == "content\n", "{file:?}");
     refused(
@@ -151,8 +179,8 @@ const PYTHON: &str =
 
 fn requests(scene: &Scene) -> anyhow::Result<()> {
     let python = |url| ["python3", "-c", PYTHON, url, CA];
-    let outcome = agent(&python("https://good.example/hello"))?;
-    ensure!(outcome.status == 0 && outcome.out == "hello from the server\n", "{outcome:?}");
+    let out = allowed(scene, &python("https://good.example/hello"), "/usr/bin/python3", "10.88.0.2", "good.example")?;
+    ensure!(out == "hello from the server\n", "{out:?}");
     refused(scene, &python("https://bad.example/hello"), "10.88.0.3", "", 443)
 }
 
@@ -190,8 +218,9 @@ fn moves(scene: &Scene) -> anyhow::Result<()> {
     ensure!(at("10.88.0.5")?.status == 0, "the second address is closed");
     let closed = eventually(CLOSED, || at("10.88.0.4").is_ok_and(|outcome| outcome.status != 0));
     ensure!(closed, "the first address is still open: {}", scene.daemon(|d| d.status())?["names"]);
-    let outcome = agent(&["curl", "--silent", "--max-time", "60", "--cacert", CA, "https://moves.example/hello"])?;
-    ensure!(outcome.out == "hello from the server\n", "{outcome:?}");
+    let curl = ["curl", "--silent", "--max-time", "60", "--cacert", CA, "https://moves.example/hello"];
+    let out = allowed(scene, &curl, "/usr/bin/curl", "10.88.0.5", "moves.example")?;
+    ensure!(out == "hello from the server\n", "{out:?}");
     Ok(())
 }
 
@@ -208,8 +237,11 @@ s.send(len(query).to_bytes(2, 'big') + query if kind == socket.SOCK_STREAM else 
 print(s.recv(512)[-4:].hex())
 ";
     for kind in ["udp", "tcp"] {
+        let mark = scene.mark();
         let outcome = agent(&["python3", "-c", ASK, "10.88.0.53", kind])?;
         ensure!(outcome.status == 0 && outcome.out.trim() == "0a580002", "{kind}: {outcome:?}");
+        let event = scene.events().wait(mark, "the question", |e| e.port() == 53 && e.text("verdict") == "allow")?;
+        ensure!(event.text("rule") == "network_scope: dns" && event.object("protocol") == kind, "{}", event.0);
         refused(scene, &["python3", "-c", ASK, "10.88.0.54", kind], "10.88.0.54", "", 53)?;
         let outcome = command(&["python3", "-c", ASK, "10.88.0.54", kind])?;
         ensure!(outcome.out.trim() == "0a580002", "{kind}: {outcome:?}");
