@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     decide::{self, Destination},
-    event::{Kind, Verdict},
+    event::Kind,
     ids::SkillId,
     net::{AF_INET, AF_INET6, Address, IPPROTO_TCP, IPPROTO_UDP},
 };
@@ -77,7 +77,7 @@ pub fn read_sockaddr(address: *const c_void, len: i32) -> Option<(u16, Address, 
 fn refuses_connect(skill: SkillId, destination: &Destination, family: u16, refusals_only: bool) -> bool {
     let rules = InForce::now();
     let mut decision = decide::connect(&rules, skill, destination);
-    if refusals_only && !matches!(decision.verdict, Verdict::Deny) {
+    if refusals_only && !decision.refuses() {
         decision.report = false;
     }
     report::decision(Kind::Connect, skill, rules.generation, &decision, &Object::Destination { destination, family })
