@@ -24,7 +24,15 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("sendmsg", [address]) => target(address).and_then(|t| t.send_msg(false)),
         ("sendmmsg", [address]) => target(address).and_then(|t| t.send_msg(true)),
         ("sendmmsg-two", [first, second]) => send_two(first, second),
-        ("fastopen-connect", [address]) => target(address).and_then(|t| t.connect_later_and_send()),
+        ("fastopen-connect", [address]) => {
+            target(address).and_then(|t| t.connect_later(false)).and_then(|socket| send(socket.as_raw_fd()))
+        }
+        ("put-off", [address]) => {
+            target(address).and_then(|t| t.connect_later(true)).and_then(|socket| send(socket.as_raw_fd()))
+        }
+        ("put-off-then-to", [first, second]) => target(first)
+            .and_then(|t| t.connect_later(true))
+            .and_then(|socket| target(second)?.send_to_by(&socket, libc::MSG_FASTOPEN)),
         ("connect-fd", [fd, address]) => sys::number(fd).and_then(|fd| target(address)?.connect_and_send_on(fd)),
         ("socket", [family, kind, protocol]) => socket(family, kind, protocol),
         _ => return None,
@@ -146,20 +154,28 @@ impl Target {
         send(fd)
     }
 
-    fn connect_later_and_send(&self) -> Act {
+    /// A connect that is put off until something is sent, if the peer has said before that it takes such, or if nobody asks.
+    pub(super) fn connect_later(&self, unasked: bool) -> Result<OwnedFd, Failure> {
         const TCP_FASTOPEN_CONNECT: i32 = 30;
+        const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
         let socket = self.socket(libc::SOCK_STREAM)?;
         let one = 1_i32;
-        // SAFETY: the option lives through the call.
-        let set = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, (&raw const one).cast(), 4)
-        };
-        prepare("TCP_FASTOPEN_CONNECT", set)?;
-        self.connect_and_send_on(socket.as_raw_fd())
+        for option in [Some(TCP_FASTOPEN_CONNECT), unasked.then_some(TCP_FASTOPEN_NO_COOKIE)].into_iter().flatten() {
+            // SAFETY: the option lives through the call.
+            let set =
+                unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, (&raw const one).cast(), 4) };
+            prepare("an option of fast open", set)?;
+        }
+        // SAFETY: the address lives through the call.
+        check(unsafe { libc::connect(socket.as_raw_fd(), self.as_ptr(), self.len) })?;
+        Ok(socket)
     }
 
     fn send_to(&self, kind: i32, flags: i32) -> Act {
-        let socket = self.socket(kind)?;
+        self.send_to_by(&self.socket(kind)?, flags)
+    }
+
+    fn send_to_by(&self, socket: &OwnedFd, flags: i32) -> Act {
         let flags = flags | libc::MSG_NOSIGNAL;
         let text = TOKEN.as_bytes();
         // SAFETY: the buffer and the address live through the call.

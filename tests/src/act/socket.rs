@@ -271,6 +271,7 @@ fn hold(kind: &str, address: &str) -> Act {
             check(unsafe { libc::sendto(fd, std::ptr::null(), 0, flags, target.as_ptr(), target.len()) } as i64)?;
             socket
         }
+        "put-off" => Target::parse(address)?.connect_later(true)?,
         "listen" => listening(address)?,
         "accept" => {
             let socket = listening(address)?;

@@ -123,6 +123,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "send to a denied destination behind an allowed one by sendmmsg",
     },
     Attack {
+        line: 20,
+        variant: 6,
+        test: "connect::a_connect_that_is_put_off",
+        hooks: &["connect4", "connect6"],
+        tries: "put a connect off and name another destination when it sends",
+    },
+    Attack {
         line: 21,
         variant: 1,
         test: "connect::a_socket_from_outside_the_skill",
@@ -247,6 +254,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "networks::a_reload_closes_what_is_connected_there",
         hooks: &["inspect_sockets"],
         tries: "keep a connection in another network namespace, or in one of its own, that a reload no longer allows",
+    },
+    Attack {
+        line: 21,
+        variant: 19,
+        test: "withdraw::a_connection_that_is_put_off",
+        hooks: &["inspect_sockets"],
+        tries: "put a connect off past a reload that no longer allows it",
     },
     Attack {
         line: 22,

@@ -21,6 +21,7 @@ pub(super) const SUITE: Suite = Suite {
         ("v4_mapped_addresses", mapped),
         ("datagrams_without_a_connect", datagrams),
         ("tcp_fast_open", fast_open),
+        ("a_connect_that_is_put_off", put_off),
         ("io_uring", io_uring),
         ("io_uring_sends_to_an_address", io_uring_sends),
         ("the_unspecified_address", unspecified),
@@ -184,11 +185,31 @@ fn fast_open(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The kernel keeps the destination and connects when something is sent, which may name another.
+fn put_off(scene: &Scene) -> anyhow::Result<()> {
+    let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
+    for (good, bad, ip) in [(&good, &bad, "127.0.0.2"), (&good6, &bad6, "::1")] {
+        told_once(scene, &["put-off", &good.at()], good)?;
+        refused(scene, &["put-off", &bad.at()], bad, ip)?;
+        // The other name plays no part.
+        scene.act(SKILL, &["put-off-then-to", &good.at(), &bad.at()])?.done()?;
+        good.got(TOKEN)?;
+        bad.nothing()?;
+        refused(scene, &["put-off-then-to", &bad.at(), &good.at()], bad, ip)?;
+        good.nothing()?;
+    }
+    Ok(())
+}
+
 fn io_uring(scene: &Scene) -> anyhow::Result<()> {
     let (good, bad) = (Server::start("127.0.0.1", PORT)?, Server::start("127.0.0.2", PORT)?);
+    let (good6, bad6) = (Server::start("::1", PORT)?, Server::start("::1", OTHER)?);
     for way in ["uring", "uring-worker", "uring-sqpoll"] {
         reaches(scene, &[way, "tcp", &good.at()], &good)?;
         refused(scene, &[way, "tcp", &bad.at()], &bad, "127.0.0.2")?;
+        reaches(scene, &[way, "tcp", &good6.at()], &good6)?;
+        refused(scene, &[way, "tcp", &bad6.at()], &bad6, "::1")?;
     }
     Ok(())
 }

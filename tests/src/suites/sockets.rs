@@ -313,7 +313,7 @@ fn by_cgroup(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// Numbers that `libc` may not have: `include/linux/socket.h`; and what the kernel says to root where nobody refuses.
-const FAMILIES: [(&str, i32, i32, i32, i32); 15] = [
+const FAMILIES: [(&str, i32, i32, i32, i32); 16] = [
     ("MPTCP", libc::AF_INET, libc::SOCK_STREAM, 262, 0),
     ("SCTP", libc::AF_INET, libc::SOCK_STREAM, 132, 0),
     ("SCTP, one to many", libc::AF_INET6, libc::SOCK_SEQPACKET, 132, 0),
@@ -328,6 +328,7 @@ const FAMILIES: [(&str, i32, i32, i32, i32); 15] = [
     ("ALG", libc::AF_ALG, libc::SOCK_SEQPACKET, 0, 0),
     ("vsock", libc::AF_VSOCK, libc::SOCK_STREAM, 0, 0),
     ("XDP", 44, libc::SOCK_RAW, 0, 0),
+    ("SMC by IP", libc::AF_INET, libc::SOCK_STREAM, 256, libc::EPROTONOSUPPORT),
     ("SMC", 43, libc::SOCK_STREAM, 0, libc::EAFNOSUPPORT),
 ];
 

@@ -9,6 +9,7 @@ use crate::{
     harness::{
         eventually,
         holder::{Holder, Patient},
+        listener::Server,
         runner::Suite,
         scene::Scene,
         unix::UnixServer,
@@ -22,6 +23,7 @@ pub(super) const SUITE: Suite = Suite {
         ("connections_are_closed", connections),
         ("a_connection_from_a_listed_port", from_a_listed_port),
         ("under_listen_star", listen_star),
+        ("a_connection_that_is_put_off", put_off),
         ("descriptors_that_are_a_threads_own", of_a_thread),
         ("listening_ends", listening),
         ("unix_connections_are_closed", unix),
@@ -145,6 +147,23 @@ fn from_a_listed_port(scene: &Scene) -> anyhow::Result<()> {
 /// Every local end is one where the skill may listen.
 fn listen_star(scene: &Scene) -> anyhow::Result<()> {
     only_what_came_stays(scene, TAKING, &[("tcp", ""), ("fastopen", ""), ("tcp-from", "127.0.0.1:18096,")])
+}
+
+/// Nothing was sent yet, so that the server has heard of nobody.
+fn put_off(scene: &Scene) -> anyhow::Result<()> {
+    let (kept, lost) = (Server::start("127.0.0.1", KEPT)?, Server::start("127.0.0.2", LOST)?);
+    let goes_on = Holder::inside(SKILL, "put-off", &kept.at())?;
+    let ends = Holder::inside(SKILL, "put-off", &lost.at())?;
+    kept.nothing()?;
+    let (mark, pid) = (scene.mark(), u64::from(ends.pid()));
+    scene.daemon(|d| d.reload(&manifest(scene, &scope(scene, false), &[LOST])?))?;
+    let event = scene.events().wait(mark, "the end", |e| e.text("kind") == "close" && e.number("target") == pid)?;
+    ensure!(event.object("address") == "127.0.0.2" && event.port() == u64::from(LOST), "{}", event.0);
+    ensure!(ends.send()? != 0, "it is connected after all");
+    lost.nothing()?;
+    ensure!(goes_on.send()? == 0, "what is allowed ended");
+    kept.got(TOKEN)?;
+    restore(scene)
 }
 
 /// Where the kernel gives such a descriptor to nobody, the process ends.
