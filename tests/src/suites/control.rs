@@ -255,7 +255,7 @@ fn flood(scene: &Scene) -> anyhow::Result<()> {
         let dropped: u64 = events.iter().filter(|e| e.text("kind") == "drop").map(|e| e.number("dropped")).sum();
         (shown, dropped)
     };
-    let exact = eventually(Duration::from_secs(40), || {
+    let exact = eventually(Duration::from_mins(2), || {
         thread::sleep(Duration::from_millis(200));
         let (shown, dropped) = counts();
         shown + dropped == THREADS * EACH
