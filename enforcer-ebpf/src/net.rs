@@ -26,6 +26,9 @@ use crate::{
     socket, subject, verdict,
 };
 
+/// A socket of packets, whatever their protocol: no cgroup program sees its connect.
+const SOCK_RAW: u16 = 3;
+
 /// `security_socket_connect(sock, address, addrlen)`; the address is the kernel's copy. What is no IP address is refused by an IP
 /// socket (`net/ipv4/af_inet.c`, `net/ipv6/datagram.c`), or dissolves its association.
 #[lsm(hook = "socket_connect")]
@@ -40,7 +43,7 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
     }
     let Some((family, address, port)) = read_sockaddr(ctx.arg(1), ctx.arg(2)) else { return verdict::pass() };
     let destination = Destination { address, port, protocol: sock.protocol() };
-    let comes_again = matches!(destination.protocol, IPPROTO_TCP | IPPROTO_UDP);
+    let comes_again = sock.kind() != SOCK_RAW && matches!(destination.protocol, IPPROTO_TCP | IPPROTO_UDP);
     verdict::of(refuses_connect(skill, &destination, family, comes_again))
 }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
@@ -54,6 +55,7 @@ pub struct Args {
 /// # Errors
 /// When enforcement cannot be put in force; then what was in force before still is, and nothing else.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    raise_open_files();
     let runtime = super::runtime()?;
     runtime.block_on(async {
         // Before anything is in force, so that a HUP never ends the daemon.
@@ -89,6 +91,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let outcome = run_until_stopped(running, hangup, sinks).await;
         outcome.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// Lets this process have as many files open as it may: each container costs some, and a rotation opens all of a log's files.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // With the one that there is fewer containers find room, and whatever does not is told.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 impl Args {

@@ -1,7 +1,6 @@
 //! Paths within containers: what they mean was looked up when the policy was loaded or the container came.
 
 use std::{
-    io::{self, Read as _},
     os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -9,7 +8,7 @@ use std::{
 use enforcer_common::ids::ObjectId;
 
 use super::world::{Host, NoObject, roots_below};
-use crate::{engine::resolving::FirstFile, hash, manifest::Digest, measure};
+use crate::{manifest::Digest, measure};
 
 /// Where this process has an open file.
 fn by_descriptor(fd: &OwnedFd) -> PathBuf {
@@ -21,32 +20,7 @@ fn name(container: u64, path: &Path) -> PathBuf {
     PathBuf::from(format!("container {container}")).join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The longest file of a container's that is read, in bytes: a few lines.
-const MAX_TEXT: u64 = 16 << 10;
-
 impl Host<'_> {
-    /// What a short file in a container is and says; nothing where there is none.
-    ///
-    /// # Errors
-    /// When it cannot be reached, or is no short regular file to which no symbolic link leads.
-    pub fn read_inside(&mut self, container: u64, path: &Path) -> Result<FirstFile, NoObject> {
-        let refused = |e| NoObject::Refused(format!("{} in the container: {e}", path.display()));
-        let root = self.members.root(container).map_err(refused)?;
-        let (at, within) = (name(container, path), path.to_owned());
-        let read = move || -> io::Result<Option<(OwnedFd, String)>> {
-            let Some(fd) = root.find_unlinked(&within)? else { return Ok(None) };
-            let (file, _) = hash::open_regular(&by_descriptor(&fd)).map_err(io::Error::other)?;
-            let mut text = vec![];
-            if file.take(MAX_TEXT + 1).read_to_end(&mut text)? as u64 > MAX_TEXT {
-                return Err(io::Error::other("it is too long"));
-            }
-            Ok(Some((fd, String::from_utf8_lossy(&text).into_owned())))
-        };
-        let Some((fd, text)) = self.ask(&at, read)?.map_err(refused)? else { return Ok(FirstFile::default()) };
-        let object = self.resolve(&at, &by_descriptor(&fd))?;
-        Ok(object.map_or_else(FirstFile::default, |object| FirstFile::new(object, text)))
-    }
-
     /// Opens a path within a container.
     fn open_inside(&mut self, container: u64, path: &Path) -> Result<Option<OwnedFd>, NoObject> {
         let refused = |e| NoObject::Refused(format!("{} in the container: {e}", path.display()));

@@ -18,7 +18,7 @@ use std::{
 };
 
 use enforcer_common::{
-    ids::{ObjectId, RuleId, SkillId},
+    ids::{RuleId, SkillId},
     rules::{BUDGET_LIMIT, EntrypointRule, ObjectKey, ObjectRule, PARENT_LIMIT, SkillConf, action, skill_flag},
     task::{CGROUP_PATH_CAPACITY, CgroupName},
     unit::UnitRule,
@@ -189,7 +189,6 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
         libraries: libraries::Memory::default(),
         own: Rc::new(own),
         own_paths,
-        resolving: vec![],
         warnings: vec![],
         errors: vec![],
         inside: false,
@@ -200,8 +199,7 @@ pub fn compile(manifest: &Manifest, world: &mut dyn World, ids: &mut Ids) -> Res
     }
     compiler.mark_loaders();
     compiler.ruleset.parents.clone_from(&compiler.ids.parents);
-    let Compiler { mut ruleset, warnings, errors, resolving, ids, .. } = compiler;
-    hold(&mut ruleset, ids, &resolving);
+    let Compiler { ruleset, warnings, errors, .. } = compiler;
     if errors.is_empty() { Ok(Compiled { ruleset, warnings }) } else { Err(CompileErrors(errors)) }
 }
 
@@ -213,8 +211,6 @@ struct Compiler<'a> {
     libraries: libraries::Memory,
     own: Rc<Vec<OwnObject>>,
     own_paths: Vec<PathBuf>,
-    /// The files of containers by which names get their addresses.
-    resolving: Vec<(PathBuf, ObjectId)>,
     warnings: Vec<Remark>,
     errors: Vec<Remark>,
     /// Whether paths mean those of a container.
@@ -352,7 +348,6 @@ impl Compiler<'_> {
                 Ok(()) => {
                     self.inside = true;
                     self.lists(name, id, at, skill, conf);
-                    self.guard_resolving(name, id, skill);
                     self.inside = false;
                     // The host can always be reached.
                     let _ = self.world.look_into(None);

@@ -14,10 +14,7 @@ use super::{
     Compiler, Ids, NoObject, World,
     ruleset::{RuleText, Ruleset, SkillText},
 };
-use crate::{
-    engine::resolving::FILES,
-    manifest::{Destination, Listed, Skill, SkillName},
-};
+use crate::manifest::SkillName;
 
 /// An object of Enforcer's own, or a directory on the way to one.
 pub(super) struct OwnObject {
@@ -79,22 +76,5 @@ impl Compiler<'_> {
             self.ruleset.objects.entry(ObjectKey::new(skill, own.object)).or_default().own = kind;
             conf.flags |= skill_flag::GUARDS;
         }
-    }
-
-    /// In a container of a skill that lists names: the files by which they get their addresses. They are for no skill to change, and
-    /// may lie on the host, where others reach them; for the container's own the way to them is guarded, too.
-    pub(super) fn guard_resolving(&mut self, name: &SkillName, skill: SkillId, listed: &Skill) {
-        let mut scope = listed.network_scope.iter().flat_map(Listed::entries);
-        if !scope.any(|destination| matches!(destination, Destination::Name { .. })) {
-            return;
-        }
-        // What cannot be reached cannot be read either.
-        let mut top = |path: &str| self.world.objects(Path::new(path), false).ok()?.first().map(|(object, _)| *object);
-        let (way, files) = (top("/etc"), FILES.map(|path| Some((PathBuf::from(path), top(path)?))));
-        if let Some(way) = way {
-            let rule = self.rule(name, text(Path::new("/etc")));
-            self.ruleset.objects.entry(ObjectKey::new(skill, way)).or_default().own = Own::way(rule);
-        }
-        self.resolving.extend(files.into_iter().flatten());
     }
 }

@@ -35,7 +35,8 @@ impl Owner {
         Ok(())
     }
 
-    fn identity(&mut self, name: &Path, file: &OwnedFd) -> Result<ObjectId, String> {
+    /// What the kernel calls an open file.
+    pub(super) fn identity(&mut self, name: &Path, file: &OwnedFd) -> Result<ObjectId, String> {
         let question = self.resolver.question(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())));
         let answer = self.resolver.asker().ask(name, question);
         answer

@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{first::FirstDigests, resolving::FirstFiles};
+use super::{first::FirstDigests, resolving::Arrangement};
 use crate::{
     ask::Asker,
     manifest::{Digest, Manifest},
@@ -61,8 +61,6 @@ pub struct Found {
     pub pins: HashMap<PathBuf, Result<Digest, String>>,
     /// The objects that paths named.
     pub objects: HashMap<PathBuf, Vec<(ObjectId, u32)>>,
-    /// Whether its [resolver files](super::resolving::FILES) were looked at.
-    pub resolving: bool,
 }
 
 /// All of them, by the id of their cgroup.
@@ -76,10 +74,8 @@ pub struct Members {
     expected: BTreeMap<u64, String>,
     /// What the binaries of containers were when they were first measured.
     pub first: FirstDigests,
-    /// What the containers' resolver files said first.
-    pub first_files: FirstFiles,
-    /// The network namespaces that the containers came with: their numbers, and themselves once they were found.
-    pub(super) networks: HashMap<u64, (u64, Option<Arc<OwnedFd>>)>,
+    /// How containers ask for names, by the id of their cgroup.
+    pub(super) arranged: HashMap<u64, Arrangement>,
     /// Cgroups with a container's name that are not its, which were told of.
     refused: HashSet<u64>,
     /// Looks at what processes show, which may be of a filesystem that never answers.
@@ -125,7 +121,7 @@ impl Members {
         if !self.is_curious() {
             self.all.clear();
             self.found.clear();
-            self.networks.clear();
+            self.arranged.clear();
             return Ok(());
         }
         for workload in workload::scan()? {
@@ -135,7 +131,7 @@ impl Members {
         self.expected.clear();
         self.all.retain(|id, member| Workload::at_id(&member.workload.path) == Some(*id));
         self.found.retain(|id, _| self.all.contains_key(id));
-        self.networks.retain(|id, _| self.all.contains_key(id));
+        self.arranged.retain(|id, _| self.all.contains_key(id));
         let wanted = std::mem::take(&mut self.wanted);
         for member in self.all.values_mut() {
             member.choose(&wanted);
@@ -247,7 +243,7 @@ impl Members {
     /// Forgets one whose cgroup was removed; true when it was governed.
     pub fn forget(&mut self, id: u64) -> bool {
         self.found.remove(&id);
-        self.networks.remove(&id);
+        self.arranged.remove(&id);
         self.all.remove(&id).is_some_and(|member| member.skill.is_some())
     }
 
@@ -379,13 +375,10 @@ impl Member {
         self.facts.is_some()
     }
 
-    /// The id of a container that root vouches for.
+    /// What is known of a container.
     #[must_use]
-    pub fn container(&self) -> Option<&str> {
-        match &self.workload.kind {
-            Kind::Container(id) if self.vouched => Some(id),
-            _ => None,
-        }
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()
     }
 
     fn files(&self) -> Files {
@@ -446,37 +439,25 @@ impl Root {
     /// # Errors
     /// When the path or a volume cannot be opened.
     pub fn find(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
-        self.look_up(path, ResolveFlags::IN_ROOT)
-    }
-
-    /// The same where no symbolic link leads to it.
-    ///
-    /// # Errors
-    /// As for [`Self::find`], and when there is one.
-    pub fn find_unlinked(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
-        self.look_up(path, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
-    }
-
-    fn look_up(&self, path: &Path, resolve: ResolveFlags) -> io::Result<Option<OwnedFd>> {
         let depth = |at: &Path| at.components().count();
         let volumes = self.volumes.iter().filter_map(|(at, source)| Some((at, source, path.strip_prefix(at).ok()?)));
         let found = match volumes.max_by_key(|(at, ..)| depth(at)) {
-            None => within(&self.dir, path, resolve),
+            None => within(&self.dir, path),
             Some((_, source, rest)) => match openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(volume) if rest.as_os_str().is_empty() => Ok(volume),
-                Ok(volume) => within(&volume, rest, resolve),
+                Ok(volume) => within(&volume, rest),
                 Err(e) => Err(e),
             },
         };
         match found {
             Ok(fd) => Ok(Some(fd)),
-            Err(Errno::LOOP) if resolve.contains(ResolveFlags::NO_SYMLINKS) => Err(Errno::LOOP.into()),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
 }
 
-fn within(dir: &OwnedFd, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
-    openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)
+fn within(dir: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }

@@ -9,7 +9,7 @@ mod hold;
 mod left;
 pub mod members;
 mod owner;
-pub mod resolving;
+mod resolving;
 mod ring;
 mod state;
 mod workloads;

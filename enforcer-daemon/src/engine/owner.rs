@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{
     Closed, DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
     members::Members,
+    resolving,
     ring::Ring,
     state::{Keeper, State},
     workloads::launchers,
@@ -175,6 +176,7 @@ impl Owner {
         self.ids.remember_parents(&self.maps.in_force().parents);
         self.attached.clone_from(&kept.attached);
         self.members.expect(kept.members);
+        self.members.expect_arranged(kept.arranged);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&self.ids.texts());
             directory.names = compile::names::by_address(&self.names);
@@ -187,8 +189,6 @@ impl Owner {
         self.loaded.clone_from(&kept.loaded);
         self.loaded.settle();
         self.members.first = kept.first;
-        self.members.first_files = kept.first_files;
-        self.members.expect_networks(kept.networks);
         self.members.want(manifest.manifest());
         self.put_in_force(&manifest)?;
         self.keep()?;
@@ -206,8 +206,7 @@ impl Owner {
             attached: self.attached.clone(),
             members: self.members.by_hand(),
             first: self.members.first.clone(),
-            first_files: self.members.first_files.clone(),
-            networks: self.members.network_numbers(),
+            arranged: self.members.arranged(),
             skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())?;
@@ -389,9 +388,10 @@ impl Owner {
         self.members.look().map_err(PolicyError::Cgroups)?;
         let curious = self.members.is_curious();
         let own = self.own();
+        let held = self.held.values().flatten().cloned().chain(self.members.guarded()).collect();
         let mut host = Host::new(&mut self.resolver, &mut self.members, self.site.home.clone(), own, &mut self.loaded)
             .map_err(PolicyError::Mounts)?;
-        host.hold(self.held.values().flatten().cloned().collect());
+        host.hold(held);
         host.measure_binaries(manifest.manifest());
         let mut compiled = compile::compile(manifest.manifest(), &mut host, &mut self.ids)?;
         // A cgroup that is gone does not come back: one of that name would be another.
@@ -411,7 +411,7 @@ impl Owner {
         if curious {
             compiled.ruleset.launchers = launchers(&mut host);
         }
-        let containers = Self::asking(&mut host, &compiled.ruleset);
+        let containers = resolving::asking(&mut host, &compiled.ruleset);
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);

@@ -1,14 +1,17 @@
 //! The containers that ask resolvers of their own: what their files say, and in which network they are.
 //!
 //! A process in the container may change both to what it likes: another file, or one mounted over it; a network of its own, with a
-//! resolver that says what it wants said. So both are those that the container came with. The files are Enforcer's own from then
-//! on, and are read again when the policy is loaded if they still are what was protected.
+//! resolver that says what it wants said. So both are those that the engine arranged before any of its processes ran, which the hook
+//! tells. The engine's files are Enforcer's own, whatever they are called by then, as long as the container is there, and are not
+//! read again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -18,185 +21,200 @@ use serde::{Deserialize, Serialize};
 use super::{members::Members, owner::Owner};
 use crate::{
     compile::{ruleset::Ruleset, world::Host},
+    hash,
     names::{Container, DNS_PORT, sources::Sources},
     workload::Workload,
 };
 
-/// How many containers are remembered; of more, those that came last.
-const CONTAINERS: usize = 256;
-
 /// Who is asked (`resolv.conf(5)`), and what nobody is asked for (`hosts(5)`).
-pub const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// The longest of them that is read, in bytes: a few lines.
+const MAX_TEXT: u64 = 16 << 10;
 
-/// A file as the container came with it.
+/// How a container asks for names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstFile {
-    /// Inode, device and generation; `None` when it was not there.
-    object: Option<(u64, u32, u32)>,
-    text: String,
+#[serde(default)]
+pub struct Arranged {
+    /// What the [`FILES`] say.
+    texts: [String; 2],
+    /// The inode, device and generation of each that there is.
+    objects: Vec<(String, u64, u32, u32)>,
+    /// The resolvers.
+    resolvers: BTreeSet<IpAddr>,
+    /// The number of its network namespace.
+    network: u64,
 }
 
-impl FirstFile {
-    /// A file.
-    #[must_use]
-    pub fn new(object: ObjectId, text: String) -> Self {
-        Self { object: Some((object.ino, object.dev, object.generation)), text }
-    }
-
-    /// What it is by now: what it was, unless the very file that was protected says something else.
-    fn now(&self, found: Self) -> Self {
-        if self.object.is_some() && self.object == found.object { found } else { self.clone() }
-    }
-}
-
-/// The [`FILES`] of containers, by the container's id: one that is started again has what its processes left.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FirstFiles(Vec<(String, [FirstFile; 2])>);
-
-impl FirstFiles {
-    /// Takes in what was found, and returns what counts.
-    fn look(&mut self, container: &str, found: [FirstFile; 2]) -> [FirstFile; 2] {
-        if let Some((_, known)) = self.0.iter_mut().find(|(id, _)| id == container) {
-            for (known, found) in known.iter_mut().zip(found) {
-                *known = known.now(found);
-            }
-            return known.clone();
-        }
-        if self.0.len() == CONTAINERS {
-            self.0.remove(0);
-        }
-        self.0.push((container.to_owned(), found.clone()));
-        found
-    }
-
-    fn get(&self, container: &str) -> Option<&[FirstFile; 2]> {
-        self.0.iter().find(|(id, _)| id == container).map(|(_, files)| files)
-    }
+/// The same with what is open of it.
+pub(super) struct Arrangement {
+    what: Arranged,
+    network: Option<Arc<OwnedFd>>,
+    /// Whether it was said that its resolvers are not asked.
+    told: bool,
 }
 
 impl Members {
-    /// The network namespace that a container came with; `None` while it has no process.
-    fn network(&mut self, workload: &Workload) -> Option<Arc<OwnedFd>> {
-        if let Some(network) = self.networks.get(&workload.id).and_then(|(_, network)| network.clone()) {
-            return Some(network);
-        }
-        let expected = self.networks.get(&workload.id).map(|(number, _)| *number);
-        for pid in workload.processes() {
-            let Ok(network) = fs::File::open(format!("/proc/{pid}/ns/net")).map(OwnedFd::from) else { continue };
-            let Ok(stat) = rustix::fs::fstat(&network) else { continue };
-            // Of one that an earlier daemon knew, only that.
-            if expected.is_none_or(|expected| expected == stat.st_ino) {
-                let network = Arc::new(network);
-                self.networks.insert(workload.id, (stat.st_ino, Some(Arc::clone(&network))));
-                return Some(network);
-            }
-        }
-        None
-    }
-
-    /// The numbers of the containers' network namespaces, for the next daemon.
+    /// What is kept of the containers' arrangements for the next daemon.
     #[must_use]
-    pub fn network_numbers(&self) -> BTreeMap<u64, u64> {
-        self.networks.iter().map(|(id, (number, _))| (*id, *number)).collect()
+    pub fn arranged(&self) -> BTreeMap<u64, Arranged> {
+        self.arranged.iter().map(|(id, arrangement)| (*id, arrangement.what.clone())).collect()
     }
 
-    /// Takes over [what an earlier daemon had](Self::network_numbers).
-    pub fn expect_networks(&mut self, numbers: BTreeMap<u64, u64>) {
-        self.networks = numbers.into_iter().map(|(id, number)| (id, (number, None))).collect();
+    /// Takes over [what an earlier daemon had](Self::arranged).
+    pub fn expect_arranged(&mut self, arranged: BTreeMap<u64, Arranged>) {
+        let known = |(id, what)| (id, Arrangement { what, network: None, told: false });
+        self.arranged = arranged.into_iter().map(known).collect();
     }
+
+    /// The containers' files by which names get their addresses.
+    pub fn guarded(&self) -> impl Iterator<Item = (PathBuf, ObjectId)> {
+        let objects = self.arranged.values().flat_map(|arrangement| &arrangement.what.objects);
+        objects.map(|(name, ino, dev, generation)| {
+            (PathBuf::from(name), ObjectId { ino: *ino, dev: *dev, generation: *generation })
+        })
+    }
+
+    /// The network namespace that a container came with; `None` when it cannot be found any more.
+    fn network(&mut self, workload: &Workload) -> Option<Arc<OwnedFd>> {
+        let arrangement = self.arranged.get_mut(&workload.id)?;
+        if arrangement.network.is_none() {
+            // An earlier daemon knew it by its number.
+            let is_its = |network: &OwnedFd| number(network).is_ok_and(|number| number == arrangement.what.network);
+            let found = workload.processes().into_iter().filter_map(|pid| network_of(pid).ok()).find(is_its);
+            arrangement.network = found.map(Arc::new);
+        }
+        arrangement.network.clone()
+    }
+
+    /// The skills of which a process may be in a container's network: that of the container, those of others that share it, and, where it
+    /// is the host's, all.
+    fn neighbours(&self, id: u64, ruleset: &Ruleset) -> BTreeSet<SkillId> {
+        let Some(own) = self.arranged.get(&id).map(|arrangement| arrangement.what.network) else {
+            return BTreeSet::new();
+        };
+        let is_hosts =
+            network_of(std::process::id()).and_then(|network| number(&network)).is_ok_and(|host| host == own);
+        let shares = |name: &str| {
+            is_hosts
+                || self.of(name).iter().any(|member| {
+                    let other = self.arranged.get(&member.workload.id);
+                    other.is_some_and(|other| other.what.network == own)
+                })
+        };
+        ruleset.names.iter().filter(|(_, text)| shares(&text.name)).map(|(skill, _)| *skill).collect()
+    }
+}
+
+fn network_of(pid: u32) -> io::Result<OwnedFd> {
+    fs::File::open(format!("/proc/{pid}/ns/net")).map(OwnedFd::from)
+}
+
+fn number(network: &OwnedFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(network)?.st_ino)
 }
 
 impl Owner {
-    /// The containers whose skills list names.
-    pub(super) fn asking(host: &mut Host<'_>, ruleset: &Ruleset) -> BTreeMap<u64, Container> {
-        let mut asking = BTreeMap::new();
-        for (id, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
-            let id = *id;
-            let Some(skill) = ruleset.names.get(&id).map(|text| text.name.clone()) else { continue };
-            let names: BTreeSet<_> = scope.names.iter().map(|rule| rule.name.clone()).collect();
-            let members = host.members.of(&skill);
-            let containers: Vec<(Workload, String)> = members
-                .iter()
-                .filter_map(|member| Some((member.workload.clone(), member.container()?.to_owned())))
-                .collect();
-            for (workload, container) in containers {
-                let files = resolver_files(host, workload.id, &container);
-                let Some((files, network)) = files.zip(host.members.network(&workload)) else { continue };
-                let [resolv_conf, hosts] = files.map(|file| file.text);
-                let (path, skill, names) = (workload.path.clone(), skill.clone(), names.clone());
-                let container = Container { path, skill, names, resolv_conf, hosts, network };
-                if may_be_asked(ruleset, id, &container) {
-                    asking.insert(workload.id, container);
-                }
+    /// Takes note of how a container will ask for names, of which a runtime's hook tells before any of its processes runs; `pid` is
+    /// the process that will execute its first program.
+    pub(super) fn arrange(&mut self, id: u64, pid: u32) {
+        self.members.arranged.remove(&id);
+        match self.arrangement(id, pid) {
+            Ok(Some(arrangement)) => {
+                self.members.arranged.insert(id, arrangement);
+            }
+            Ok(None) => {}
+            Err(e) => {
+                let path = self.members.get(id).map(|member| member.workload.path.clone()).unwrap_or_default();
+                tracing::warn!("{path}: its own resolvers are not asked: {e}");
             }
         }
-        asking
-    }
-}
-
-/// Whether a container has resolvers, in whose place its own processes could not answer.
-fn may_be_asked(ruleset: &Ruleset, skill: SkillId, container: &Container) -> bool {
-    let resolvers = Sources::of_container(container).resolvers();
-    let taken = resolvers.iter().find(|resolver| ruleset.may_listen(skill, **resolver, DNS_PORT));
-    if let Some(resolver) = taken {
-        tracing::warn!(
-            "{}: its resolver {resolver} is not asked, because `listen` lets its skill {} answer there",
-            container.path,
-            container.skill
-        );
-    }
-    !resolvers.is_empty() && taken.is_none()
-}
-
-/// What a container's files say. `None` while they cannot be reached.
-fn resolver_files(host: &mut Host<'_>, id: u64, container: &str) -> Option<[FirstFile; 2]> {
-    if host.members.found.get(&id).is_some_and(|found| found.resolving) {
-        return host.members.first_files.get(container).cloned();
-    }
-    let mut read = |path: &str| {
-        host.read_inside(id, Path::new(path))
-            .inspect_err(|e| tracing::warn!("{e}; it counts as absent"))
-            .unwrap_or_default()
-    };
-    let found = FILES.map(&mut read);
-    host.members.root(id).ok()?;
-    let files = host.members.first_files.look(container, found);
-    host.members.found.entry(id).or_default().resolving = true;
-    Some(files)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(ino: u64, text: &str) -> FirstFile {
-        FirstFile::new(ObjectId { ino, dev: 1, generation: 1 }, text.into())
     }
 
-    fn look(files: &mut FirstFiles, container: &str, found: FirstFile) -> String {
-        let [resolv_conf, _] = files.look(container, [found, FirstFile::default()]);
-        resolv_conf.text
-    }
-
-    #[test]
-    fn the_file_that_is_protected_may_say_something_else_and_no_other_may() {
-        let mut files = FirstFiles::default();
-        assert_eq!(look(&mut files, "a", file(7, "first")), "first");
-        assert_eq!(look(&mut files, "a", file(7, "its engine's")), "its engine's");
-        assert_eq!(look(&mut files, "a", file(8, "another")), "its engine's");
-        assert_eq!(look(&mut files, "a", FirstFile::default()), "its engine's");
-        assert_eq!(look(&mut files, "b", FirstFile::default()), "");
-        assert_eq!(look(&mut files, "b", file(9, "made by an agent")), "");
-    }
-
-    #[test]
-    fn not_more_are_remembered_than_there_may_be() {
-        let mut files = FirstFiles::default();
-        for n in 0..CONTAINERS + 10 {
-            look(&mut files, &n.to_string(), file(7, "text"));
+    fn arrangement(&mut self, id: u64, pid: u32) -> Result<Option<Arrangement>, String> {
+        let Some(facts) = self.members.get(id).and_then(|member| member.facts()) else { return Ok(None) };
+        let net_admin = facts.net_admin;
+        let source =
+            |file: &str| facts.volumes.iter().find(|(at, _)| at == Path::new(file)).map(|(_, source)| source.clone());
+        let sources = FILES.map(source);
+        // What lies in the image, the container's processes may have written the last time that it ran.
+        if sources[0].is_none() {
+            return Ok(None);
         }
-        assert_eq!(files.0.len(), CONTAINERS);
-        assert!(files.get("9").is_none() && files.get("10").is_some());
+        if net_admin {
+            return Err("its processes may change its network (CAP_NET_ADMIN)".into());
+        }
+        let mut what = Arranged::default();
+        for ((name, source), text) in FILES.into_iter().zip(sources).zip(&mut what.texts) {
+            let Some(source) = source else { continue };
+            let (from, named) = (source.clone(), |e: String| format!("{}: {e}", source.display()));
+            let read = self.resolver.asker().ask(&source, move || read(&from)).map_err(|e| named(e.to_string()))?;
+            let (file, said) = read.map_err(|e| named(e.to_string()))?;
+            let object = self.identity(&source, &file)?;
+            what.objects.push((name.to_owned(), object.ino, object.dev, object.generation));
+            *text = said;
+        }
+        let [resolv_conf, hosts] = &what.texts;
+        what.resolvers = Sources::inside(&format!("container of process {pid}"), resolv_conf, hosts).resolvers();
+        if what.resolvers.is_empty() {
+            return Ok(None);
+        }
+        let network = network_of(pid).map_err(|e| format!("its network: {e}"))?;
+        what.network = number(&network).map_err(|e| format!("its network: {e}"))?;
+        Ok(Some(Arrangement { what, network: Some(Arc::new(network)), told: false }))
     }
+}
+
+/// The text of a short file, and the file.
+fn read(path: &Path) -> io::Result<(OwnedFd, String)> {
+    let (file, _) = hash::open_regular(path).map_err(io::Error::other)?;
+    let mut text = vec![];
+    if (&file).take(MAX_TEXT + 1).read_to_end(&mut text)? as u64 > MAX_TEXT {
+        return Err(io::Error::other("it is too long"));
+    }
+    Ok((file.into(), String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// The containers that ask for themselves: those of skills that list names.
+pub(super) fn asking(host: &mut Host<'_>, ruleset: &Ruleset) -> BTreeMap<u64, Container> {
+    let mut asking = BTreeMap::new();
+    for (id, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
+        let Some(skill) = ruleset.names.get(id).map(|text| text.name.clone()) else { continue };
+        let names: BTreeSet<_> = scope.names.iter().map(|rule| rule.name.clone()).collect();
+        let containers: Vec<Workload> = host.members.of(&skill).iter().map(|member| member.workload.clone()).collect();
+        for workload in containers {
+            if !may_be_asked(host.members, ruleset, &workload) {
+                continue;
+            }
+            let Some(network) = host.members.network(&workload) else { continue };
+            let Some(Arrangement { what, .. }) = host.members.arranged.get(&workload.id) else { continue };
+            let [resolv_conf, hosts] = what.texts.clone();
+            let (path, skill, names) = (workload.path, skill.clone(), names.clone());
+            asking.insert(workload.id, Container { path, skill, names, resolv_conf, hosts, network });
+        }
+    }
+    asking
+}
+
+/// Whether no governed process could answer in the place of a container's resolvers.
+fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -> bool {
+    let neighbours = members.neighbours(workload.id, ruleset);
+    let Some(arrangement) = members.arranged.get_mut(&workload.id) else { return false };
+    let places = arrangement.what.resolvers.iter().flat_map(|resolver| {
+        // The unspecified address is this host.
+        let here: &[IpAddr] = if resolver.is_unspecified() {
+            &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+        } else {
+            &[]
+        };
+        std::iter::once(*resolver).chain(here.iter().copied())
+    });
+    let taken = places.into_iter().find(|at| neighbours.iter().any(|skill| ruleset.may_listen(*skill, *at, DNS_PORT)));
+    if let Some(resolver) = taken.filter(|_| !arrangement.told) {
+        tracing::warn!(
+            "{}: its resolver {resolver} is not asked, because `listen` lets a skill in its network answer there",
+            workload.path
+        );
+        arrangement.told = true;
+    }
+    taken.is_none()
 }

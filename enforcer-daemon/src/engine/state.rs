@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{first::FirstDigests, resolving::FirstFiles};
+use super::{first::FirstDigests, resolving::Arranged};
 use crate::{
     compile::{Ids, world::Loaded},
     kernel::{
@@ -38,10 +38,8 @@ pub(super) struct State {
     pub(super) members: BTreeMap<u64, String>,
     /// What the binaries of containers were when they were first measured.
     pub(super) first: FirstDigests,
-    /// What their resolver files said first.
-    pub(super) first_files: FirstFiles,
-    /// The numbers of their network namespaces, by the id of their cgroup.
-    pub(super) networks: BTreeMap<u64, u64>,
+    /// How they ask for names, by the id of their cgroup.
+    pub(super) arranged: BTreeMap<u64, Arranged>,
     /// The names of skills that are in force.
     pub(super) skills: BTreeSet<String>,
 }

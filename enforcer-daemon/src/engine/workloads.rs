@@ -176,6 +176,7 @@ impl Owner {
         let workload = workload::of_container(id, pid).map_err(EnterError::Cgroup)?;
         let cgroup = workload.id;
         let Some(skill) = self.members.introduce(workload, bundle, skill) else { return Ok(None) };
+        self.arrange(cgroup, pid);
         if !self.govern(cgroup, &skill) {
             return Err(EnterError::Cgroup(format!("container {id} could not be governed by skill {skill}")));
         }

@@ -58,6 +58,12 @@ pub struct Question {
     pub name: HostName,
 }
 
+impl table::Key for Question {
+    fn pool(&self) -> usize {
+        usize::from(self.place != Place::Host)
+    }
+}
+
 /// The addresses of each name that has any.
 pub type Known = BTreeMap<HostName, BTreeMap<IpAddr, Source>>;
 

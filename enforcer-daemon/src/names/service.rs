@@ -26,8 +26,10 @@ use super::{
 };
 use crate::manifest::HostName;
 
-/// How many names are asked for at once.
+/// How many names are asked for at once: of the host's, and of all containers'.
 const CONCURRENT: usize = 16;
+/// How many of one container's: one whose resolver says nothing holds nobody up but itself.
+const CONCURRENT_INSIDE: usize = 2;
 
 /// What the names are resolved for.
 pub trait Policy: Send + Sync + 'static {
@@ -153,6 +155,7 @@ impl Names {
             version: None,
             resolvers: BTreeSet::new(),
             inside: BTreeMap::new(),
+            flying: BTreeMap::new(),
         };
         let task = tokio::spawn(async move {
             if let Err(e) = service.run(inbox).await {
@@ -193,6 +196,8 @@ struct Service<P> {
     resolvers: BTreeSet<IpAddr>,
     /// The containers that ask for themselves, and how.
     inside: BTreeMap<u64, (Container, Arc<Lookup>)>,
+    /// How many names of each place are being asked for.
+    flying: BTreeMap<Place, usize>,
     /// What the policy was given last.
     put: Addresses,
     /// Of which version of the table that was.
@@ -206,24 +211,28 @@ impl<P: Policy> Service<P> {
         let mut edits = Changes::of(&self.files).map_err(failed)?;
         let mut lookup = self.read()?;
         let mut asked: JoinSet<(Question, Outcome)> = JoinSet::new();
+        let mut wanted = self.wanted.borrow().clone();
+        let mut taken_in = None;
         loop {
-            let wanted = self.wanted.borrow_and_update().clone();
             let now = Instant::now();
-            if self.enter(&wanted)? {
-                // What was asked of other servers says nothing any more.
-                asked = JoinSet::new();
-                self.table.ask_again(now);
+            if taken_in != Some(wanted.serial) {
+                taken_in = Some(wanted.serial);
+                if self.enter(&wanted)? {
+                    // What was asked of other servers says nothing any more.
+                    asked = JoinSet::new();
+                    self.flying.clear();
+                    self.table.ask_again(now);
+                }
+                self.table.want(&wanted.questions(), now);
             }
-            self.table.want(&wanted.questions(), now);
             self.table.advance(now);
-            while asked.len() < CONCURRENT
-                && let Some(question) = self.table.take_ready()
-            {
+            while let Some(question) = self.table.take_ready(|question| may_fly(&self.flying, question.place)) {
                 let lookup = match question.place {
                     Place::Host => Some(&lookup),
                     Place::Container(id) => self.inside.get(&id).map(|(_, lookup)| lookup),
                 };
                 if let Some(lookup) = lookup {
+                    *self.flying.entry(question.place).or_default() += 1;
                     asked.spawn(ask(Arc::clone(lookup), question));
                 }
             }
@@ -231,9 +240,12 @@ impl<P: Policy> Service<P> {
                 return Ok(());
             }
             tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() {
-                    return Ok(());
-                },
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    wanted = self.wanted.borrow_and_update().clone();
+                }
                 () = until(self.table.wake()) => {}
                 Some(outcome) = asked.join_next() => {
                     self.take_in(outcome);
@@ -250,6 +262,7 @@ impl<P: Policy> Service<P> {
                     outcome.map_err(failed)?;
                     // What was asked of the old ones says nothing any more.
                     asked = JoinSet::new();
+                    self.flying.clear();
                     lookup = self.read()?;
                     self.table.ask_again(Instant::now());
                 }
@@ -267,13 +280,14 @@ impl<P: Policy> Service<P> {
     /// Follows the containers that come and go. True when one that stays asks others than before.
     fn enter(&mut self, wanted: &Wanted) -> Result<bool, String> {
         self.inside.retain(|id, _| wanted.containers.contains_key(id));
+        self.flying.retain(|place, flying| *place == Place::Host || *flying > 0);
         let mut asks_others = false;
         for (id, container) in wanted.containers.iter() {
             match self.inside.get_mut(id) {
                 Some((known, _)) if known.asks_as(container) => known.clone_from(container),
                 before => {
                     asks_others |= before.is_some();
-                    let mut sources = Sources::of_container(container);
+                    let mut sources = Sources::inside(&container.path, &container.resolv_conf, &container.hosts);
                     (self.adapt)(&mut sources);
                     let lookup = Lookup::new(sources, Network::of(Arc::clone(&container.network)))?;
                     self.inside.insert(*id, (container.clone(), Arc::new(lookup)));
@@ -309,6 +323,9 @@ impl<P: Policy> Service<P> {
     fn take_in(&mut self, outcome: Result<(Question, Outcome), tokio::task::JoinError>) {
         match outcome {
             Ok((question, outcome)) => {
+                if let Some(flying) = self.flying.get_mut(&question.place) {
+                    *flying = flying.saturating_sub(1);
+                }
                 let jitter = jitter(&question.name);
                 self.table.answer(&question, outcome, Instant::now(), jitter);
             }
@@ -355,6 +372,18 @@ impl<P: Policy> Service<P> {
             line: line.clone(),
         };
         Report { lines: self.table.lines().map(told).collect(), resolvers: self.resolvers.clone() }
+    }
+}
+
+/// Whether one more name of a place may be asked for.
+fn may_fly(flying: &BTreeMap<Place, usize>, place: Place) -> bool {
+    let of = |place: &Place| flying.get(place).copied().unwrap_or(0);
+    match place {
+        Place::Host => of(&place) < CONCURRENT,
+        Place::Container(_) => {
+            let all: usize = flying.iter().filter(|(place, _)| **place != Place::Host).map(|(_, count)| count).sum();
+            of(&place) < CONCURRENT_INSIDE && all < CONCURRENT
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use hickory_resolver::{
 use inotify::WatchMask;
 use tokio::time::sleep;
 
-use super::{Container, Source};
+use super::Source;
 use crate::watch::Watches;
 
 /// The longest file that is read, in bytes; both are a few lines, and a hosts file that blocks advertisers a few megabytes.
@@ -114,13 +114,12 @@ impl Sources {
         Self::new(config, options, hosts, hosts_word)
     }
 
-    /// A container's. Its hosts file is its engine's or its image's, and no more to be trusted than a name server. Where its resolv.conf
-    /// names no resolver there is none: at 127.0.0.1 a process of the container might answer.
+    /// A container's, whose place is for messages. Its hosts file is its engine's, and no more to be trusted than a name server. Where its
+    /// resolv.conf names no resolver there is none: at 127.0.0.1 a process of the container might answer.
     #[must_use]
-    pub fn of_container(container: &Container) -> Self {
-        let named = |file: &str, text: &str| (format!("{file} of {}", container.path), text.as_bytes().to_vec());
-        let resolv_conf = named("/etc/resolv.conf", &container.resolv_conf);
-        Self::of_texts(&resolv_conf, &named("/etc/hosts", &container.hosts), Source::Dns)
+    pub fn inside(place: &str, resolv_conf: &str, hosts: &str) -> Self {
+        let named = |file: &str, text: &str| (format!("{file} of {place}"), text.as_bytes().to_vec());
+        Self::of_texts(&named("/etc/resolv.conf", resolv_conf), &named("/etc/hosts", hosts), Source::Dns)
     }
 
     /// The resolvers' addresses.

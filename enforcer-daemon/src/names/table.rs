@@ -27,7 +27,7 @@ pub struct Limits {
     pub grace: Duration,
     /// How many addresses of one name are kept.
     pub per_name: usize,
-    /// How many addresses are kept in all.
+    /// How many addresses are kept in all, of the host's names and of the containers' each.
     pub total: usize,
 }
 
@@ -117,6 +117,14 @@ impl Line {
     }
 }
 
+/// What a name is known by.
+pub trait Key: Clone + Ord {
+    /// Which of the two counts of kept addresses it falls into: neither takes the other's room.
+    fn pool(&self) -> usize {
+        0
+    }
+}
+
 /// The names, their addresses, and what is to be done when. `K` is what a name is known by.
 #[derive(Debug)]
 pub struct Table<K> {
@@ -124,15 +132,22 @@ pub struct Table<K> {
     lines: BTreeMap<K, Line>,
     queue: BTreeSet<(Instant, K)>,
     ready: VecDeque<K>,
-    kept: usize,
+    kept: [usize; 2],
     version: u64,
 }
 
-impl<K: Clone + Ord> Table<K> {
+impl<K: Key> Table<K> {
     /// An empty table.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, lines: BTreeMap::new(), queue: BTreeSet::new(), ready: VecDeque::new(), kept: 0, version: 0 }
+        Self {
+            limits,
+            lines: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            ready: VecDeque::new(),
+            kept: [0; 2],
+            version: 0,
+        }
     }
 
     /// A table with what was known before: it stays for the grace, by the end of which each name was asked for.
@@ -147,7 +162,7 @@ impl<K: Clone + Ord> Table<K> {
             let mut line = Line::new(now);
             line.addresses =
                 addresses.iter().map(|(address, source)| (*address, (*source, now + limits.grace))).collect();
-            table.kept += line.addresses.len();
+            table.kept[name.pool()] += line.addresses.len();
             table.lines.insert(name.clone(), line);
             table.queue.insert((now, name));
         }
@@ -159,10 +174,13 @@ impl<K: Clone + Ord> Table<K> {
         let gone: Vec<K> = self.lines.keys().filter(|name| !names.contains_key(name)).cloned().collect();
         for name in gone {
             if let Some(line) = self.lines.remove(&name) {
-                self.kept -= line.addresses.len();
+                self.kept[name.pool()] -= line.addresses.len();
                 self.version += u64::from(!line.addresses.is_empty());
                 self.queue.remove(&(line.wake, name));
             }
+        }
+        if self.ready.iter().any(|name| !names.contains_key(name)) {
+            self.ready.retain(|name| names.contains_key(name));
         }
         for name in names.keys() {
             if !self.lines.contains_key(name) {
@@ -200,7 +218,7 @@ impl<K: Clone + Ord> Table<K> {
             let before = line.addresses.len();
             line.addresses.retain(|_, (_, end)| *end > now);
             let ended = before - line.addresses.len();
-            self.kept -= ended;
+            self.kept[name.pool()] -= ended;
             self.version += u64::from(ended > 0);
             if line.next.is_some_and(|next| next <= now) {
                 line.next = None;
@@ -210,26 +228,24 @@ impl<K: Clone + Ord> Table<K> {
         }
     }
 
-    /// A name that is to be asked for now. Its outcome is told with [`Self::answer`].
-    pub fn take_ready(&mut self) -> Option<K> {
-        // One that was wanted when its time came may have gone since, or gone and come back.
-        while let Some(name) = self.ready.pop_front() {
-            if self.lines.get(&name).is_some_and(|line| line.next.is_none()) {
-                return Some(name);
-            }
-        }
-        None
+    /// A name that is to be asked for now, and may be. Its outcome is told with [`Self::answer`].
+    pub fn take_ready(&mut self, may: impl Fn(&K) -> bool) -> Option<K> {
+        // One that was wanted when its time came may have gone and come back.
+        let is_due = |name: &K| self.lines.get(name).is_some_and(|line| line.next.is_none());
+        let at = self.ready.iter().position(|name| is_due(name) && may(name))?;
+        self.ready.remove(at)
     }
 
     /// Takes in what came of asking for a name; `jitter`, from 0 to 1, spreads what would otherwise come at one time.
     pub fn answer(&mut self, name: &K, outcome: Outcome, now: Instant, jitter: f64) {
         let Some(line) = self.lines.get_mut(name) else { return };
         let Limits { min_ttl, max_ttl, grace, per_name, total } = self.limits;
-        self.kept -= line.addresses.len();
+        let pool = name.pool();
+        self.kept[pool] -= line.addresses.len();
         let before: Vec<(IpAddr, Source)> = line.of().collect();
         // The hosts file says what holds now; it has no TTL.
         line.addresses.retain(|_, (source, _)| *source == Source::Dns);
-        let room = per_name.min(total.saturating_sub(self.kept));
+        let room = per_name.min(total.saturating_sub(self.kept[pool]));
         let mut seen = BTreeSet::new();
         let mut shortest = max_ttl;
         line.left_out = 0;
@@ -250,7 +266,7 @@ impl<K: Clone + Ord> Table<K> {
             let Some(first) = ends.min_by_key(|(_, (_, end))| *end).map(|(address, _)| *address) else { break };
             line.addresses.remove(&first);
         }
-        self.kept += line.addresses.len();
+        self.kept[pool] += line.addresses.len();
         self.version += u64::from(!line.of().eq(before));
         let wait = if outcome.answers.is_empty() || outcome.error.is_some() {
             let doubled = FIRST_RETRY.saturating_mul(1 << line.failures.min(10));

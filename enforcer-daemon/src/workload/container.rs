@@ -47,6 +47,8 @@ pub struct Facts {
     pub rootfs: Option<PathBuf>,
     /// What its runtime will mount from the host: where in the container, and what.
     pub volumes: Vec<(PathBuf, PathBuf)>,
+    /// Whether its processes may change its network (`CAP_NET_ADMIN` in their bounding set).
+    pub net_admin: bool,
 }
 
 impl Facts {
@@ -91,6 +93,8 @@ impl Facts {
             bound.then(|| (PathBuf::from(at), bundle.join(source)))
         };
         self.volumes = config["mounts"].as_array().into_iter().flatten().filter_map(bind).collect();
+        let bounding = config["process"]["capabilities"]["bounding"].as_array();
+        self.net_admin = bounding.is_some_and(|all| all.iter().any(|one| one == "CAP_NET_ADMIN"));
         self.add_labels(&config["annotations"]);
         // The names that the engines' CRI parts give: containerd's, CRI-O's. What an engine's own files say stays.
         let first = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();

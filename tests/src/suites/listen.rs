@@ -206,7 +206,10 @@ fn io_uring(scene: &Scene) -> anyhow::Result<()> {
         let mark = scene.mark();
         serves_by(&[way], scene, SKILL, "serve-tcp", &listed, &listed)?;
         for kind in ["bind", "listen"] {
-            let event = scene.events().wait(mark, kind, |e| e.text("kind") == kind && e.text("verdict") == "allow")?;
+            // Those of the skill before may be late.
+            let event = scene.events().wait(mark, kind, |e| {
+                e.text("kind") == kind && e.text("verdict") == "allow" && e.text("skill") == SKILL
+            })?;
             ensure!(event.text("rule") == format!("listen: {listed}/tcp"), "{}", event.0);
         }
         // Port 0 is bound, and what the kernel has chosen is not listed.

@@ -204,7 +204,7 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
     let script = format!(
         "(echo nameserver {FALSE_RESOLVER} > /etc/resolv.conf) 2>/dev/null || echo resolv.conf; \
          (echo {OTHER} {NAME} >> /etc/hosts) 2>/dev/null || echo hosts; \
-         busybox mv /etc /moved 2>/dev/null || echo directory; echo x > /etc/other && echo other; \
+         echo x > /etc/other && echo other; \
          echo nameserver {FALSE_RESOLVER} > /tmp/false; \
          busybox mount --bind /tmp/false /etc/resolv.conf && cat /etc/resolv.conf; \
          busybox unshare -n busybox sleep 1000 >/dev/null 2>&1 &"
@@ -212,7 +212,7 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
     let outcome = inside(&script)?;
     let said: Vec<&str> = outcome.out.lines().collect();
     let over = format!("nameserver {FALSE_RESOLVER}");
-    ensure!(said == ["resolv.conf", "hosts", "directory", "other", over.as_str()], "{outcome:?}");
+    ensure!(said == ["resolv.conf", "hosts", "other", over.as_str()], "{outcome:?}");
     holds(&boxed.resolv_conf, &format!("nameserver {RESOLVER}\n"))?;
     scene.events().wait(mark, "the refused write", |e| {
         e.text("kind") == "write"
@@ -242,6 +242,15 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
     let manifest = policy(scene)?;
     scene.daemon(|d| d.reload(&manifest))?;
     meant("after a reload")?;
+    // The file that the engine made stays out of reach, though the path has led elsewhere meanwhile.
+    let script = format!(
+        "busybox umount /etc/resolv.conf && cat /etc/resolv.conf; \
+         (echo nameserver {FALSE_RESOLVER} > /etc/resolv.conf) 2>/dev/null || echo resolv.conf"
+    );
+    let outcome = inside(&script)?;
+    ensure!(outcome.out == format!("nameserver {RESOLVER}\nresolv.conf\n"), "{outcome:?}");
+    scene.daemon(|d| d.reload(&manifest))?;
+    meant("after another one")?;
     scene.daemon(|d| {
         d.kill()?;
         d.restart()

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, linkat, open},
+    fs::{AtFlags, CWD, Mode, OFlags, link, linkat, open},
     io::Errno,
 };
 
@@ -92,9 +92,29 @@ impl Next {
         }
     }
 
+    /// Gives it a name. What lies there is nobody's: this name is only ever this file's for a moment.
     fn name(&self, path: &Path) -> io::Result<()> {
         let itself = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
-        Ok(linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+        let link = || linkat(CWD, &itself, CWD, path, AtFlags::SYMLINK_FOLLOW);
+        match link() {
+            // From an attempt before; without its name it would be gone for good.
+            Err(Errno::EXIST) if is_at(&self.handle, path)? => Ok(()),
+            Err(Errno::EXIST) => {
+                fs::remove_file(path)?;
+                Ok(link()?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+}
+
+/// Whether a file is what lies at a path.
+fn is_at(file: &Handle, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -155,18 +175,59 @@ impl File {
             return Ok(false);
         }
         self.sync()?;
-        // When a new one could not be begun the last time, for want of room, the others have moved already.
-        if self.spec.path.try_exists()? {
-            self.make_way()?;
-        }
-        let begun = match &self.next {
-            Some(next) if unnamed => next.name(&self.spec.path).and_then(|()| next.handle.try_clone()),
-            _ => Self::make_named(&self.spec),
+        let next = match &self.next {
+            Some(next) if unnamed => Some(Self::begin(self.spec.clone(), next.handle.try_clone()?)?),
+            _ => None,
         };
-        let mut file = Self::begin(self.spec.clone(), begun?)?;
+        let mut file = if let (Some(file), Some(next)) = (next, &self.next) {
+            let ready = self.spec.next();
+            if let Err(e) = next.name(&ready) {
+                // Its name was taken away, and it cannot get another one.
+                self.next = None;
+                return Err(e);
+            }
+            self.make_way()?;
+            // In one step: there is always a file of this name, and what somebody else put there goes.
+            fs::rename(ready, &self.spec.path)?;
+            file
+        } else {
+            self.make_way()?;
+            if is_at(&self.handle, &self.spec.path)? {
+                fs::remove_file(&self.spec.path)?;
+            }
+            Self::begin(self.spec.clone(), Self::make_named(&self.spec)?)?
+        };
         file.guard = self.guard.take();
         *self = file;
         Ok(true)
+    }
+
+    /// Renames the files before it, oldest first, and gives this one its second name. It does so once: where this one's name is not
+    /// its own any more, the others have moved already, or are not moved for what somebody else put there.
+    fn make_way(&self) -> io::Result<()> {
+        if self.spec.keep == 0 || !is_at(&self.handle, &self.spec.path)? {
+            return Ok(());
+        }
+        let first = self.spec.rotated(1);
+        if is_at(&self.handle, &first)? {
+            return Ok(());
+        }
+        for n in (2..=self.spec.keep).rev() {
+            match fs::rename(self.spec.rotated(n - 1), self.spec.rotated(n)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        match link(&self.spec.path, &first) {
+            // Made since.
+            Err(Errno::EXIST) => {
+                fs::remove_file(&first)?;
+                Ok(link(&self.spec.path, &first)?)
+            }
+            // Filesystems without second names say either (link(2)).
+            Err(Errno::PERM | Errno::OPNOTSUPP) => fs::rename(&self.spec.path, &first),
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Makes the next file, and asks for it and for those before it to be Enforcer's own, which their names say only once
@@ -181,8 +242,8 @@ impl File {
             None => None,
             Some(guard) => {
                 let mut files = vec![(self.spec.path.clone(), OwnedFd::from(handle.try_clone()?))];
-                let kept = usize::try_from(self.spec.keep).unwrap_or(usize::MAX);
-                for name in self.spec.names().take(kept) {
+                let before = (1..self.spec.keep).map(|n| self.spec.rotated(n));
+                for name in std::iter::once(self.spec.path.clone()).chain(before) {
                     match open(&name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
                         Ok(fd) => files.push((name, fd)),
                         Err(Errno::NOENT) => {}
@@ -199,20 +260,6 @@ impl File {
     fn put_off(&mut self) {
         self.next = None;
         self.again = Some(Instant::now() + GUARD_AGAIN);
-    }
-
-    fn make_way(&self) -> io::Result<()> {
-        if self.spec.keep == 0 {
-            return fs::remove_file(&self.spec.path);
-        }
-        for n in (1..=self.spec.keep).rev() {
-            let from = if n == 1 { self.spec.path.clone() } else { self.spec.rotated(n - 1) };
-            match fs::rename(from, self.spec.rotated(n)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -318,12 +365,20 @@ mod tests {
         fs::write(at("other"), "").expect("a file");
         std::os::unix::fs::symlink(at("other"), at("log")).expect("a link");
         assert!(File::make_named(&file.spec).is_err());
-        assert!(
-            Next::make(dir.path())
-                .expect("it is made")
-                .is_some_and(|handle| { Next { handle, answer: None, waited: true }.name(&file.spec.path).is_err() })
-        );
+        file.write(&record()).expect("there is room");
         assert_eq!(fs::metadata(at("other")).expect("it is there").len(), 0);
+        assert_eq!(fs::read_to_string(at("log")).expect("text").lines().count(), 1);
+        assert!(fs::symlink_metadata(at("log")).expect("it is there").is_file());
+        assert_eq!(fs::read_to_string(at("log.1")).expect("text").lines().count(), 3);
+        // Nor does one that somebody takes away for the moment keep it from going on.
+        fs::remove_file(at("log.1")).and_then(|()| fs::create_dir(at("log.1"))).expect("they are there");
+        file.write(&record()).expect("there is room");
+        fs::remove_file(at("log.next")).and_then(|()| fs::remove_dir(at("log.1"))).expect("they are there");
+        for _ in 0..2 {
+            file.write(&record()).expect("there is room");
+        }
+        assert_eq!(fs::read_to_string(at("log")).expect("text").lines().count(), 1);
+        assert_eq!(fs::read_to_string(at("log.1")).expect("text").lines().count(), 3);
     }
 
     #[test]

@@ -53,9 +53,17 @@ impl FileSpec {
         name.into()
     }
 
+    /// The name of the file after this one, for the moment before it takes this one's.
+    #[must_use]
+    pub fn next(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".next");
+        name.into()
+    }
+
     /// All names that it has, one day.
     pub fn names(&self) -> impl Iterator<Item = PathBuf> {
-        std::iter::once(self.path.clone()).chain((1..=self.keep).map(|n| self.rotated(n)))
+        [self.path.clone(), self.next()].into_iter().chain((1..=self.keep).map(|n| self.rotated(n)))
     }
 }
 
