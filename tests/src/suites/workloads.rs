@@ -388,7 +388,8 @@ fn replaced(scene: &Scene) -> anyhow::Result<()> {
 
 /// A user to whom a cgroup was delegated calls one below it like a container.
 fn borrowed(scene: &Scene) -> anyhow::Result<()> {
-    let outcome = run(scene, &["-d", "--name", "web"], "sleep 1000")?;
+    // Without the hook: what it executes before the daemon knows its paths is refused, and it asks again.
+    let outcome = run(scene, &["-d", "--name", "web"], "until sleep 1000; do :; done")?;
     ensure!(outcome.status == 0, "{outcome:?}");
     let id = succeed(&["podman", "inspect", "--format", "{{.Id}}", "web"])?;
     let users = format!("{CGROUPS}/tests-user");
@@ -401,7 +402,10 @@ fn borrowed(scene: &Scene) -> anyhow::Result<()> {
             last = workloads(scene).unwrap_or(u64::MAX);
             last == 1
         });
-        ensure!(one, "{last} are governed {when}");
+        if !one {
+            let state = command(&["podman", "inspect", "--format", "{{json .State}}", "web"])?;
+            bail!("{last} are governed {when}: {}", state.out);
+        }
         let script =
             "rm -f /keep/f; [ -e /keep/f ] && echo kept; rm /scratch/g 2>/dev/null; [ -e /scratch/g ] || echo removed";
         let outcome = command(&["podman", "exec", "web", "/bin/sh", "-c", script])?;
