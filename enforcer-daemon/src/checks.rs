@@ -83,13 +83,24 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+/// What settles whether the programs can be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// They are loaded for that, and let go.
+    Load,
+    /// What follows will load them, or they are in force.
+    Leave,
+}
+
 /// Looks at everything.
 #[must_use]
-pub fn run() -> Report {
+pub fn run(programs: Programs) -> Report {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut checks = vec![version(&kernel), btf(), lsm(), ima(), cgroup(), lockdown(), capabilities(), namespace()];
-    let first = checks.iter().find(|check| check.state == State::Missing).map(|check| check.name);
-    checks.push(load(first));
+    if programs == Programs::Load {
+        let first = checks.iter().find(|check| check.state == State::Missing).map(|check| check.name);
+        checks.push(load(first));
+    }
     let missing: Vec<Missing> = checks
         .iter()
         .filter(|c| c.state != State::Ok)

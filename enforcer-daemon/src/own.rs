@@ -15,6 +15,8 @@ const FIXED: &[&str] = &[
     "/etc/systemd/system/enforcer.service.d",
     "/usr/lib/systemd/system/enforcer.service",
     "/usr/lib/systemd/system/enforcer-check@.service",
+    // What `doctor --attack` runs as root.
+    "/usr/lib/enforcer",
     "/etc/hosts",
     "/etc/resolv.conf",
 ];

@@ -1,7 +1,8 @@
 //! The guest suite: scenarios and attacks, run for real on the kernel under test.
 //!
 //! `enforcer-tests run [--place plain|loads|agents|systemd] [--attacks] [--filter SUBSTR] [--list]` is the suite;
-//! `enforcer-tests mutate` leaves one program after another unattached and looks for an attack that notices. `enforcer-tests attacks` prints the catalogue of attacks, which are tests of the suite. `enforcer-tests act ACT…`
+//! `enforcer-tests mutate` leaves one program after another unattached and looks for an attack that notices. `enforcer-tests host --scratch DIR` makes the attacks on a
+//! host that is in use, which `enforcer doctor --attack` calls. `enforcer-tests attacks` prints the catalogue of attacks, which are tests of the suite. `enforcer-tests act ACT…`
 //! is the attacker: one act, done with raw system calls, whose exit status is its errno. `enforcer-tests worker` is an
 //! attacker that takes acts on its standard input; the suite starts it inside a skill. `enforcer-tests bench` measures what
 //! enforcement costs.
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
         },
         ["mutate", options @ ..] => match harness::runner::Options::parse(options) {
             Ok(options) => harness::mutation::run(&options, suites::of(options.place)),
+            Err(e) => usage(&e),
+        },
+        ["host", options @ ..] => match harness::host::Options::parse(options) {
+            Ok(options) => harness::host::run(&options, suites::of(harness::runner::Place::Plain)),
             Err(e) => usage(&e),
         },
         ["attacks"] => {

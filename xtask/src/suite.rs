@@ -66,6 +66,9 @@ pub(crate) struct TestArgs {
     /// Instead of running the tests, leave one program after another unattached, each time until an attack gets through.
     #[arg(long)]
     mutants: bool,
+    /// While the tests run, kill the daemon and reload its policy all the time.
+    #[arg(long, conflicts_with = "mutants")]
+    storm: bool,
     /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
@@ -214,7 +217,15 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     let boots =
         places(args, binaries)?.into_iter().flat_map(|place| kernels.iter().map(move |series| (*series, place)));
     let wanted = |(series, place): &Boot| place.root().is_none() || args.rootfs_on.is_none_or(|only| only == *series);
-    Ok(boots.filter(wanted).collect())
+    let mut boots: Vec<Boot> = boots.filter(wanted).collect();
+    // Of systemd's there are few, and it takes as long as the others; that of the agents is short.
+    boots.sort_by_key(|(_, place)| match place {
+        Place::Root(Root::Systemd) => 0,
+        Place::Plain => 1,
+        Place::Loads => 2,
+        Place::Root(Root::Agents) => 3,
+    });
+    Ok(boots)
 }
 
 /// The names of the tests that would run. The suite is static: it knows here as well as there.
@@ -230,6 +241,9 @@ fn suite_words(args: &TestArgs, place: Place) -> Vec<OsString> {
     words.extend(["--place".into(), place.name().into()]);
     if args.only == Some(Part::Attacks) {
         words.push("--attacks".into());
+    }
+    if args.storm {
+        words.push("--storm".into());
     }
     words.extend(args.filters.iter().flat_map(|filter| ["--filter".into(), filter.clone()]));
     words

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod attach;
+pub mod certificate;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;

@@ -139,6 +139,8 @@ pub enum EnterError {
 pub struct Status {
     /// The policy's file.
     pub policy: PathBuf,
+    /// The SHA-256 of its text when it was put in force; empty when nobody knows it.
+    pub manifest: String,
     /// The generation in force.
     pub generation: u32,
     /// The skills.

@@ -583,6 +583,7 @@ impl Owner {
         });
         Status {
             policy: self.file.clone(),
+            manifest: self.manifest.text().map(|text| text.to_string()).unwrap_or_default(),
             generation: self.maps.generation().0,
             skills: skills.collect(),
             workloads: self.members.governed().len(),

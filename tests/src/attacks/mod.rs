@@ -11,7 +11,7 @@ mod network;
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// One attack.
 #[derive(Debug)]
@@ -49,35 +49,50 @@ const WITHOUT: &[(&str, &str)] = &[
     ("inode_getxattr", "resolves the rules; without it no policy comes into force"),
 ];
 
+impl Attack {
+    /// Its number: the line of the list and the variant.
+    pub(crate) fn number(&self) -> String {
+        format!("{}.{}", self.line, self.variant)
+    }
+
+    /// What the catalogue says of it.
+    pub(crate) fn describe(&self) -> Value {
+        let of = |attacks: &[Self]| attacks.iter().any(|attack| std::ptr::eq(attack, self));
+        let section = SECTIONS.iter().find(|(_, attacks)| of(attacks)).map_or("", |(name, _)| *name);
+        json!({
+            "section": section,
+            "number": self.number(),
+            "tries": self.tries,
+            "hooks": self.hooks,
+            "test": self.test,
+        })
+    }
+}
+
+/// All of them, in their order.
+pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
+    SECTIONS.iter().flat_map(|(_, attacks)| *attacks)
+}
+
 /// Whether a test is one of the catalogue's.
 pub(crate) fn includes(test: &str) -> bool {
-    SECTIONS.iter().flat_map(|(_, attacks)| *attacks).any(|attack| attack.test == test)
+    all().any(|attack| attack.test == test)
 }
 
 /// The programs that have attacks.
 pub(crate) fn programs() -> BTreeSet<&'static str> {
-    SECTIONS.iter().flat_map(|(_, attacks)| *attacks).flat_map(|attack| attack.hooks).copied().collect()
+    all().flat_map(|attack| attack.hooks).copied().collect()
 }
 
 /// Whether a test is an attack that this program must stop.
 pub(crate) fn is_on(program: &str, test: &str) -> bool {
-    let mut attacks = SECTIONS.iter().flat_map(|(_, attacks)| *attacks);
-    attacks.any(|attack| attack.test == test && attack.hooks.contains(&program))
+    all().any(|attack| attack.test == test && attack.hooks.contains(&program))
 }
 
 /// Prints the catalogue, a JSON object to a line.
 pub(crate) fn print() {
-    for (section, attacks) in SECTIONS {
-        for attack in *attacks {
-            let line = json!({
-                "section": section,
-                "number": format!("{}.{}", attack.line, attack.variant),
-                "tries": attack.tries,
-                "hooks": attack.hooks,
-                "test": attack.test,
-            });
-            println!("{line}");
-        }
+    for attack in all() {
+        println!("{}", attack.describe());
     }
 }
 
@@ -85,10 +100,6 @@ pub(crate) fn print() {
 mod tests {
     use super::*;
     use crate::{harness::runner::Place, suites};
-
-    fn all() -> impl Iterator<Item = &'static Attack> {
-        SECTIONS.iter().flat_map(|(_, attacks)| *attacks)
-    }
 
     #[test]
     fn every_test_is_there() {

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
+pub(crate) use super::lent::Lent;
 use super::{ENFORCER, command, events::Events, eventually, exit_status};
 
 /// Where the daemon's socket is.
@@ -32,7 +33,9 @@ static LOADED_WITH: Mutex<Environment> = Mutex::new(&[]);
 /// A daemon; it is ended when this is dropped. What it enforces stays in force and is the next one's, which takes it over in
 /// a moment, where loading the programs takes many.
 pub(crate) struct Daemon {
-    child: Child,
+    child: Option<Child>,
+    /// What was in force where the daemon is not ours.
+    lent: Option<Lent>,
     /// What it and those before it printed.
     pub(crate) events: Events,
     policy: PathBuf,
@@ -69,9 +72,23 @@ impl Daemon {
         fs::write(&policy, manifest)?;
         let (events, errors) = (Events::default(), dir.join("daemon.err"));
         let child = spawn(ENFORCER, &policy, options, environment, &errors, &events)?;
-        let mut daemon = Self { child, events, policy, errors };
+        let mut daemon = Self { child: Some(child), lent: None, events, policy, errors };
         daemon.wait_until_it_answers()?;
         Ok(daemon)
+    }
+
+    /// The one that runs already. Its policy goes on beside those of the suites.
+    pub(crate) fn lent(dir: &Path, lent: Lent) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let events = Events::default();
+        follow(&events)?;
+        Ok(Self {
+            child: None,
+            lent: Some(lent),
+            events,
+            policy: dir.join("policy.yaml"),
+            errors: dir.join("daemon.err"),
+        })
     }
 
     /// Starts another daemon after this one has ended, and waits until it answers.
@@ -87,7 +104,7 @@ impl Daemon {
 
     /// Starts another daemon after this one has ended.
     pub(crate) fn spawn_again(&mut self, program: &str) -> anyhow::Result<()> {
-        self.child = spawn(program, &self.policy, &[], &[], &self.errors, &self.events)?;
+        self.child = Some(spawn(program, &self.policy, &[], &[], &self.errors, &self.events)?);
         Ok(())
     }
 
@@ -95,7 +112,7 @@ impl Daemon {
     pub(crate) fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child()?.try_wait()? {
                 bail!("the daemon ended with {}: {}", exit_status(status), self.errors());
             }
             if ask(&json!({"op": "status"})).is_ok_and(|s| s["pid"] == self.pid()) {
@@ -108,7 +125,25 @@ impl Daemon {
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        match (&self.child, &self.lent) {
+            (Some(child), _) => child.id(),
+            (None, Some(lent)) => lent.pid,
+            (None, None) => 0,
+        }
+    }
+
+    /// Whether it was there before.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Puts the policy in force that was there before, where there was one.
+    pub(crate) fn give_back(&self) -> anyhow::Result<()> {
+        self.lent.as_ref().map_or(Ok(()), Lent::give_back)
+    }
+
+    fn child(&mut self) -> anyhow::Result<&mut Child> {
+        self.child.as_mut().context("the daemon is not the suite's")
     }
 
     /// What it wrote to standard error.
@@ -134,7 +169,10 @@ impl Daemon {
 
     /// Puts another manifest in force.
     pub(crate) fn reload(&self, manifest: &str) -> anyhow::Result<u64> {
-        fs::write(&self.policy, manifest)?;
+        match &self.lent {
+            Some(lent) => fs::write(&self.policy, lent.beside(manifest)?)?,
+            None => fs::write(&self.policy, manifest)?,
+        }
         let outcome = ask(&json!({"op": "reload", "policy": self.policy}))?;
         outcome["generation"].as_u64().context("no generation")
     }
@@ -146,20 +184,23 @@ impl Daemon {
 
     /// Ends enforcement and waits until the daemon has gone.
     pub(crate) fn stop(&mut self) -> anyhow::Result<i32> {
+        self.child()?;
         unload().with_context(|| self.errors())?;
         self.wait()
     }
 
     /// Ends it alone: what is in force stays.
     pub(crate) fn terminate(&mut self) -> anyhow::Result<i32> {
+        self.child()?;
         self.signal(libc::SIGTERM);
         self.wait()
     }
 
     /// Kills it: what is in force stays.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
+        let child = self.child()?;
+        child.kill()?;
+        child.wait()?;
         Ok(())
     }
 
@@ -167,7 +208,7 @@ impl Daemon {
     pub(crate) fn wait(&mut self) -> anyhow::Result<i32> {
         let mut status = None;
         let ended = eventually(STOP_LIMIT, || {
-            status = self.child.try_wait().ok().flatten();
+            status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             status.is_some()
         });
         if !ended {
@@ -180,7 +221,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) && self.terminate().is_err() {
+        let runs = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if runs && self.terminate().is_err() {
             let _ = self.kill();
         }
     }
@@ -220,6 +262,19 @@ fn spawn(
         }
     });
     Ok(child)
+}
+
+/// Takes the events of a daemon that somebody else started.
+fn follow(events: &Events) -> anyhow::Result<()> {
+    let mut stream = UnixStream::connect(SOCKET).context("no daemon")?;
+    writeln!(stream, "{}", json!({"op": "events", "follow": true}))?;
+    let taken = events.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            taken.take(&line);
+        }
+    });
+    Ok(())
 }
 
 /// Sends a signal to one process.

@@ -1,13 +1,18 @@
 //! What the tests stand on: the runner, the daemon under test, governed workers, files and listeners.
 
+pub(crate) mod breach;
 pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod events;
 pub(crate) mod files;
+mod gale;
 pub(crate) mod holder;
+pub(crate) mod host;
+pub(crate) mod lent;
 pub(crate) mod listener;
 pub(crate) mod mutation;
 pub(crate) mod network;
+pub(crate) mod random;
 pub(crate) mod runner;
 pub(crate) mod scene;
 pub(crate) mod unix;
@@ -25,8 +30,8 @@ use anyhow::{Context as _, bail};
 
 /// The program under test.
 pub(crate) const ENFORCER: &str = "enforcer";
-/// This program, as the guest has it.
-pub(crate) const SELF: &str = "/usr/bin/enforcer-tests";
+/// This program, where the package and the guests have it.
+pub(crate) const SELF: &str = "/usr/lib/enforcer/enforcer-tests";
 /// How long one helper command may take.
 const COMMAND_LIMIT: Duration = Duration::from_mins(8);
 

@@ -19,7 +19,7 @@ use super::{
 use crate::attacks;
 
 /// Where the daemon pins what is in force.
-const INSTANCE: &str = "/sys/fs/bpf/enforcer";
+pub(super) const INSTANCE: &str = "/sys/fs/bpf/enforcer";
 /// The root of the cgroup hierarchy, where the cgroup programs are attached.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Programs that the daemon runs over tasks or files.
@@ -80,7 +80,7 @@ fn mutant(stage: &mut Stage, program: &str, suites: &[Suite]) -> anyhow::Result<
             }
         }
         for (test, body) in tests {
-            if runner::bounded(&scene, *body).is_err() {
+            if runner::bounded(&scene, *body, runner::limit()).is_err() {
                 scene.abandon();
                 return Ok(Outcome::Killed(name(test)));
             }
@@ -91,7 +91,7 @@ fn mutant(stage: &mut Stage, program: &str, suites: &[Suite]) -> anyhow::Result<
 }
 
 /// A program that is not attached until this is dropped.
-struct Detached {
+pub(crate) struct Detached {
     program: PathBuf,
     link: PathBuf,
     name: String,
@@ -99,7 +99,7 @@ struct Detached {
 
 impl Detached {
     /// `None` when no such program is attached.
-    fn new(program: &str) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(program: &str) -> anyhow::Result<Option<Self>> {
         let set = set_in_force()?;
         // Where a hook's arguments changed, there are two programs for it, of which a kernel takes one.
         for name in [program.to_owned(), format!("{program}_idmap")] {

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::scene::{Scene, Stage};
+use super::{
+    breach::Failure,
+    gale::TRIES,
+    scene::{Scene, Stage},
+};
 use crate::attacks;
 
 /// How long one test may take.
@@ -58,6 +62,7 @@ pub(crate) struct Options {
     pub(crate) place: Place,
     filters: Vec<String>,
     attacks: bool,
+    storm: bool,
     list: bool,
 }
 
@@ -70,6 +75,7 @@ impl Options {
             match *word {
                 "--list" => options.list = true,
                 "--attacks" => options.attacks = true,
+                "--storm" => options.storm = true,
                 "--place" => {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
@@ -120,14 +126,12 @@ pub(crate) fn run(options: &Options, suites: &[Suite]) -> ExitCode {
                 println!("ignored, {missing}");
                 continue;
             }
-            let outcome = match &scene {
-                Some(scene) => Ok(Arc::clone(scene)),
-                None => stage.set(suite),
+            let outcome = if options.storm && suite.policy.is_some() {
+                stormy(&mut stage, suite, &mut scene, *body)
+            } else {
+                once(&mut stage, suite, &mut scene, *body)
             };
-            let outcome = outcome.map_err(|e| format!("the scene could not be set: {e:#}")).and_then(|set| {
-                scene = Some(Arc::clone(&set));
-                bounded(&set, *body)
-            });
+            let outcome = outcome.map_err(|failure| failure.why);
             slowest.push((started.elapsed(), name.clone()));
             ignored = outcome.as_ref().err().and_then(|why| not_built(why));
             if let Some(missing) = &ignored {
@@ -175,6 +179,42 @@ pub(crate) fn run(options: &Options, suites: &[Suite]) -> ExitCode {
     if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Runs a test on its scene, which is set if it is not.
+fn once(stage: &mut Stage, suite: &Suite, scene: &mut Option<Arc<Scene>>, body: Test) -> Result<(), Failure> {
+    let set = match scene {
+        Some(scene) => Arc::clone(scene),
+        None => stage.set(suite).map_err(|e| format!("the scene could not be set: {e:#}"))?,
+    };
+    *scene = Some(Arc::clone(&set));
+    bounded(&set, body, limit())
+}
+
+/// Runs a test while a storm goes on. What fails without showing that an attack got through is tried again: in the end each must
+/// have been whole once, and none got through at any time.
+fn stormy(stage: &mut Stage, suite: &Suite, scene: &mut Option<Arc<Scene>>, body: Test) -> Result<(), Failure> {
+    let mut last = Failure::from(String::new());
+    for _ in 0..TRIES {
+        if scene.is_none() {
+            *scene = Some(stage.set(suite).map_err(|e| format!("the scene could not be set: {e:#}"))?);
+        }
+        let mut gale = stage.storm();
+        let outcome = once(stage, suite, scene, body);
+        let ended = gale.end();
+        let counts = gale.counts();
+        eprintln!("({} kills, {} reloads) ", counts.kills, counts.reloads);
+        match (outcome, ended) {
+            (Ok(()), Ok(())) => return Ok(()),
+            (Err(failure), _) if failure.breach => return Err(failure),
+            (Err(failure), Ok(())) => last = failure,
+            (_, Err(e)) => last = format!("the storm: {e:#}").into(),
+        }
+        if let Some(scene) = scene.take() {
+            scene.abandon();
+        }
+    }
+    Err(last)
+}
+
 /// The line of an error that says that a build lacks what a whole suite is about.
 fn not_built(why: &str) -> Option<String> {
     let scene = why.starts_with("the scene could not be set");
@@ -187,8 +227,13 @@ pub(crate) fn rounds() -> Option<u32> {
     std::env::var("ENFORCER_STORM_ROUNDS").ok().and_then(|text| text.parse().ok())
 }
 
+/// How long a test may take.
+pub(super) fn limit() -> Duration {
+    TEST_LIMIT + ROUND_LIMIT * rounds().unwrap_or(0)
+}
+
 /// Runs one test in a thread of its own.
-pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
+pub(super) fn bounded(scene: &Arc<Scene>, body: Test, limit: Duration) -> Result<(), Failure> {
     let (done, outcome) = mpsc::sync_channel(1);
     let of_test = Arc::clone(scene);
     let thread = thread::spawn(move || {
@@ -196,13 +241,12 @@ pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
         drop(of_test);
         let _ = done.send(result);
     });
-    let limit = TEST_LIMIT + ROUND_LIMIT * rounds().unwrap_or(0);
     match outcome.recv_timeout(limit) {
-        Ok(result) => result.map_err(|e| format!("{e:#}")),
+        Ok(result) => result.map_err(Failure::from),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             // Ending the workers gives the thread an error to end with, wherever it waits for one.
             scene.abandon();
-            Err(format!("took longer than {} s", limit.as_secs()))
+            Err(format!("took longer than {} s", limit.as_secs()).into())
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(match thread.join() {
             Err(panic) => {
@@ -211,7 +255,8 @@ pub(super) fn bounded(scene: &Arc<Scene>, body: Test) -> Result<(), String> {
                 format!("panicked: {}", text.unwrap_or_default())
             }
             Ok(()) => "ended without a result".to_owned(),
-        }),
+        }
+        .into()),
     }
 }
 

@@ -10,9 +10,11 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
-    daemon::Daemon,
+    breach::Breach,
+    daemon::{Daemon, Lent},
     events::{Event, Events, Mark},
     files::Mount,
+    gale::Gale,
     runner::Suite,
     worker::{Entry, Outcome, Worker},
 };
@@ -21,17 +23,29 @@ use super::{
 const ROOT: &str = "/tmp/enforcer-tests";
 
 /// What outlives a suite: starting a daemon takes seconds, a reload does not.
-#[derive(Default)]
 pub(crate) struct Stage {
+    root: PathBuf,
     daemon: Arc<Mutex<Option<Daemon>>>,
     scenes: usize,
 }
 
+impl Default for Stage {
+    fn default() -> Self {
+        Self { root: ROOT.into(), daemon: Arc::default(), scenes: 0 }
+    }
+}
+
 impl Stage {
+    /// One below this directory, with the daemon that runs already, if there is one.
+    pub(crate) fn at(root: &Path, lent: Option<Lent>) -> anyhow::Result<Self> {
+        let daemon = lent.map(|lent| Daemon::lent(&root.join("daemon"), lent)).transpose()?;
+        Ok(Self { root: root.to_owned(), daemon: Arc::new(Mutex::new(daemon)), scenes: 0 })
+    }
+
     /// Sets the scene of a suite.
     pub(crate) fn set(&mut self, suite: &Suite) -> anyhow::Result<Arc<Scene>> {
         self.scenes += 1;
-        let dir = Path::new(ROOT).join(format!("{}-{}", suite.name, self.scenes));
+        let dir = self.root.join(format!("{}-{}", suite.name, self.scenes));
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let mut daemon = lock(&self.daemon);
         let scene = Scene {
@@ -46,15 +60,30 @@ impl Stage {
             return Ok(Arc::new(scene));
         };
         let manifest = policy(&scene).context("the policy")?;
-        let reloaded = daemon.as_ref().is_some_and(|d| d.reload(&manifest).is_ok());
+        let reloaded = match daemon.as_ref() {
+            // Somebody else's is not ours to end.
+            Some(lent) if lent.is_lent() => lent.reload(&manifest).map(|_| true)?,
+            Some(daemon) => daemon.reload(&manifest).is_ok(),
+            None => false,
+        };
         if !reloaded {
             *daemon = None;
-            *daemon = Some(Daemon::start(&Path::new(ROOT).join("daemon"), &manifest)?);
+            *daemon = Some(Daemon::start(&self.root.join("daemon"), &manifest)?);
         }
         if let Some(daemon) = daemon.as_ref() {
             *lock(&scene.events) = daemon.events.clone();
         }
         Ok(Arc::new(scene))
+    }
+
+    /// Lets the daemon be killed and its policy be reloaded all the time.
+    pub(super) fn storm(&self) -> Gale {
+        Gale::begin(Arc::clone(&self.daemon))
+    }
+
+    /// Puts the policy in force that was there before, where there was one.
+    pub(crate) fn give_back(&self) -> anyhow::Result<()> {
+        lock(&self.daemon).as_ref().map_or(Ok(()), Daemon::give_back)
     }
 
     /// Ends the daemon.
@@ -168,7 +197,9 @@ impl Scene {
 
 /// A file that must still be there.
 pub(crate) fn there(path: &str) -> anyhow::Result<()> {
-    ensure!(fs::symlink_metadata(path).is_ok(), "{path} is gone");
+    if fs::symlink_metadata(path).is_err() {
+        return Err(Breach(format!("{path} is gone")).into());
+    }
     Ok(())
 }
 
@@ -181,7 +212,9 @@ pub(crate) fn gone(path: &str) -> anyhow::Result<()> {
 /// A file that must hold this.
 pub(crate) fn holds(path: &str, text: &str) -> anyhow::Result<()> {
     let found = fs::read_to_string(path).with_context(|| path.to_owned())?;
-    ensure!(found == text, "{path} holds {found:?} instead of {text:?}");
+    if found != text {
+        return Err(Breach(format!("{path} holds {found:?} instead of {text:?}")).into());
+    }
     Ok(())
 }
 

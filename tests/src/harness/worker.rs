@@ -8,10 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{ENFORCER, SELF, daemon::signal_process};
+use super::{ENFORCER, SELF, breach::Breach, daemon::signal_process};
 
 /// What came of an act.
 #[derive(Clone, Debug)]
@@ -37,8 +37,11 @@ impl Outcome {
 
     /// It failed with this errno.
     pub(crate) fn failed(&self, errno: i32) -> anyhow::Result<&Self> {
-        ensure!(self.status == errno, "`{}` ended with {} instead of {errno}: {}", self.act, self.status, self.out);
-        Ok(self)
+        if self.status == errno {
+            return Ok(self);
+        }
+        let what = format!("`{}` ended with {} instead of {errno}: {}", self.act, self.status, self.out);
+        if self.status == 0 { Err(Breach(what).into()) } else { bail!(what) }
     }
 }
 

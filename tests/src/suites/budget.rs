@@ -27,7 +27,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.make_dir("denied")?;
     let skill = |(name, budget): &(&str, &str)| {
         format!(
-            "  {name}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}, {{path: /usr/bin/rm}}]\n    \
+            "  {name}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}, {{path: /usr/bin/rm}}]\n    \
              allow_delete: [{allowed}]\n    delete_budget: {budget}\n"
         )
     };

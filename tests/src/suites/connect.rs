@@ -47,14 +47,14 @@ const OTHER: u16 = 18_081;
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
 fn policy(_: &Scene) -> anyhow::Result<String> {
     Ok(format!(
-        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          network_scope:\n      - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"\n      - 127.1.2.0/24:{PORT}\n      \
          - 127.0.0.3:{PORT}/tcp\n      - 127.255.255.255:{PORT}\n      - 127.0.0.4:{PORT}/udp\n      \
          - \"[fe80::a1]:{PORT}\"\n    reason: talk to port {PORT} alone\n  \
-         open-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"*\"]\n  \
-         v4-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"0.0.0.0/0:{PORT}\"]\n  \
-         v6-line:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"[::/0]:{PORT}\"]\n  \
-         both-lines:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+         open-line:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [\"*\"]\n  \
+         v4-line:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [\"0.0.0.0/0:{PORT}\"]\n  \
+         v6-line:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [\"[::/0]:{PORT}\"]\n  \
+         both-lines:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          network_scope: [\"0.0.0.0/0:{PORT}\", \"[::/0]:{PORT}\"]\n"
     ))
 }
@@ -358,7 +358,7 @@ fn two(scene: &Scene) -> anyhow::Result<()> {
 /// A policy with so many prefixes: every second address from 127.64.0.0 on.
 fn prefixes(count: u32) -> String {
     let mut text = format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope:\n"
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope:\n"
     );
     for n in 0..count {
         let [_, b, c, d] = (n * 2).to_be_bytes();

@@ -50,7 +50,7 @@ fn manifest(scene: &Scene, side: &str) -> anyhow::Result<String> {
     scene.make_dir("two")?;
     let allowed = scene.make_dir(side)?;
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    allow_delete: [{allowed}]\n"
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    allow_delete: [{allowed}]\n"
     ))
 }
 

@@ -47,7 +47,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.make_dir("denied")?;
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    \
-         allow_binaries: [{{path: /usr/bin/enforcer-tests}}, {{path: /usr/bin/rm}}]\n    \
+         allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}, {{path: /usr/bin/rm}}]\n    \
          allow_delete: [{allowed}]\n    reason: ask before you delete\n"
     ))
 }
@@ -60,14 +60,14 @@ fn pair(scene: &Scene, test: &str) -> anyhow::Result<(String, String)> {
 /// The same act on an allowed and on a denied object: one is gone, the other is there, and both are in the stream.
 fn twins(scene: &Scene, allowed: (&str, &[&str]), denied: (&str, &[&str])) -> anyhow::Result<()> {
     let mark = scene.mark();
-    scene.act(SKILL, allowed.1)?.done()?;
-    gone(allowed.0)?;
-    scene.event(mark, "delete", "allow", allowed.0)?;
-    let mark = scene.mark();
     scene.act(SKILL, denied.1)?.refused()?;
     there(denied.0)?;
     let event = scene.event(mark, "delete", "deny", denied.0)?;
     ensure!(event.text("reason") == NOT_LISTED, "the reason is {:?}", event.text("reason"));
+    let mark = scene.mark();
+    scene.act(SKILL, allowed.1)?.done()?;
+    gone(allowed.0)?;
+    scene.event(mark, "delete", "allow", allowed.0)?;
     Ok(())
 }
 
@@ -288,7 +288,7 @@ fn keys(scene: &Scene) -> anyhow::Result<()> {
         ensure!(!event.0[key].is_null(), "no {key} in {}", event.0);
     }
     ensure!(event.text("skill") == SKILL && event.text("comm") == "enforcer-tests", "{}", event.0);
-    ensure!(event.text("exe") == "/usr/bin/enforcer-tests", "the program is {:?}", event.text("exe"));
+    ensure!(event.text("exe") == "/usr/lib/enforcer/enforcer-tests", "the program is {:?}", event.text("exe"));
     ensure!(event.text("advice") == "ask before you delete", "the advice is {:?}", event.text("advice"));
     ensure!(event.number("pid") == event.number("tid"), "{}", event.0);
     ensure!(event.number("ppid") == u64::from(scene.worker(SKILL)?.pid()), "{}", event.0);

@@ -97,7 +97,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     scene.keep_mounts(mounts);
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries:\n      \
-         - path: /usr/bin/enforcer-tests\n      - path: {}\n      - path: {}\n",
+         - path: /usr/lib/enforcer/enforcer-tests\n      - path: {}\n      - path: {}\n",
         path("good"),
         path("good-racer")
     ))

@@ -47,7 +47,7 @@ const BRINGING_CGROUP: &str = "/sys/fs/cgroup/tests-bringing";
 /// Where the skill before the entrypoint may connect to; the one behind it, to the first alone.
 const OPEN: u16 = 18_196;
 const SHUT: u16 = 18_197;
-const BINARIES: &str = "{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}";
+const BINARIES: &str = "{path: /usr/lib/enforcer/enforcer-tests}, {path: /usr/bin/bash}";
 
 /// A script that removes the file that it is told, and its digest.
 fn script(scene: &Scene, name: &str, interpreter: &str) -> anyhow::Result<(String, String)> {

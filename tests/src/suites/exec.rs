@@ -52,7 +52,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries:\n      \
-         - path: /usr/bin/enforcer-tests\n      - path: /usr/bin/wc\n      - path: /usr/bin/bash\n      \
+         - path: /usr/lib/enforcer/enforcer-tests\n      - path: /usr/bin/wc\n      - path: /usr/bin/bash\n      \
          - path: {script}\n      - sha256:{digest}\n    allow_delete: [\"*\"]\n  \
          free:\n    allow_binaries: [\"*\"]\n  bound: {{}}\n"
     ))

@@ -58,7 +58,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
         std::os::unix::fs::symlink("real", &link)?;
     }
     ensure!(fs::canonicalize(format!("{link}/kept"))? == fs::canonicalize(&behind)?, "the link leads elsewhere");
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    let binaries = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}]";
     let dir = scene.dir.display();
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    {binaries}\n    allow_write: [{allowed}, {written}, {island}]\n    \

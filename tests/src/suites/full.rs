@@ -32,7 +32,7 @@ const SIZES: &[(&str, &str)] = &[("ENFORCER_MAP_SIZES", "CGROUPS=4,BINARIES=64,T
 
 fn manifest(scene: &Scene, more: &str) -> anyhow::Result<String> {
     let allowed = scene.make_dir("allowed")?;
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    let binaries = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}]";
     Ok(format!(
         "version: 1\nskills:\n  crowded:\n    match: {{cgroup: /tests-full}}\n    {binaries}\n    allow_delete: [{allowed}]\n  \
          late:\n    match: {{cgroup: /tests-full-late}}\n    {binaries}\n    allow_delete: [{allowed}]\n{more}"

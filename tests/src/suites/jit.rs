@@ -34,7 +34,7 @@ const JIT: &str = "jit";
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
 fn policy(_: &Scene) -> anyhow::Result<String> {
-    let binaries = "allow_binaries: [/usr/bin/enforcer-tests, /usr/bin/python3]";
+    let binaries = "allow_binaries: [/usr/lib/enforcer/enforcer-tests, /usr/bin/python3]";
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    {binaries}\n  {JIT}:\n    {binaries}\n    allow_jit: true\n  \
          watched:\n    mode: audit\n    {binaries}\n"

@@ -43,7 +43,7 @@ const OTHER: u16 = 18_083;
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every suite's policy")]
 fn policy(_: &Scene) -> anyhow::Result<String> {
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    let binaries = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}]";
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    {binaries}\n    network_scope: [\"127.0.0.1:{PORT}\"]\n    \
          listen:\n      - 127.0.0.1:{PORT}/tcp\n      - 127.0.0.2:{PORT}/udp\n      - \"[::1]:{PORT}\"\n      - 127.0.1.0/24\n  \

@@ -37,7 +37,7 @@ pub(super) const SUITE: Suite = Suite {
 
 /// Has the default list.
 const SKILL: &str = "plain";
-const BINARIES: &str = "/usr/bin/enforcer-tests, /usr/bin/bash, /usr/bin/python3, /usr/bin/wc";
+const BINARIES: &str = "/usr/lib/enforcer/enforcer-tests, /usr/bin/bash, /usr/bin/python3, /usr/bin/wc";
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 /// What the handler's files begin with; as a command it does nothing.
 const MAGIC: &str = ": enforced";

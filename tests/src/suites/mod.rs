@@ -2,6 +2,7 @@
 
 mod bad;
 mod budget;
+mod certificate;
 mod connect;
 mod control;
 mod delete;
@@ -66,6 +67,7 @@ const LOADS: &[Suite] = &[
     storm::SUITE,
     unload::SUITE,
     full::SUITE,
+    certificate::SUITE,
     storm::UPGRADES,
     kernel::SUITE,
 ];

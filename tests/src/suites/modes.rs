@@ -34,7 +34,7 @@ const APPROVAL: &str = "requires approval and no approver is there";
 fn policy(scene: &Scene) -> anyhow::Result<String> {
     let allowed = scene.make_dir("allowed")?;
     let lists = format!(
-        "allow_binaries: [{{path: /usr/bin/enforcer-tests}}, {{path: /usr/bin/wc}}]\n    allow_delete: [{allowed}]\n    \
+        "allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}, {{path: /usr/bin/wc}}]\n    allow_delete: [{allowed}]\n    \
          network_scope: [127.0.0.1:{PORT}]"
     );
     Ok(format!(

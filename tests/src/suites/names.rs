@@ -87,10 +87,10 @@ fn policy(_: &Scene) -> anyhow::Result<String> {
     })?;
     fs::write(RESOLV_CONF, "nameserver 127.0.0.1\n")?;
     Ok(format!(
-        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          network_scope:\n      - open.test:{PORT}\n      - dual.test:{PORT}/tcp\n      - moves.test:{OTHER}\n      \
          - rebound.test:{PORT}\n      - later.test:{PORT}\n      - written.test:{PORT}\n  \
-         nameless:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [\"10.77.0.1:{PORT}\"]\n"
+         nameless:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [\"10.77.0.1:{PORT}\"]\n"
     ))
 }
 

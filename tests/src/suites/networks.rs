@@ -55,7 +55,7 @@ fn manifest(all: bool) -> anyhow::Result<String> {
         (String::new(), String::new())
     };
     Ok(format!(
-        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          listen: [\"127.0.0.1:{PORT}\"{listened}]\n    network_scope:\n      - 10.66.0.1:{PORT}\n      \
          - 10.66.0.3:{PORT}\n      - 127.0.0.3:{PORT}\n      \
          - \"[fd66::1]:{PORT}\"\n      - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"{lost}\n"

@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use super::certificate;
 use crate::harness::{
-    ENFORCER, command,
+    ENFORCER, SELF, command,
     daemon::{START_LIMIT, ask, signal_process, unload},
     eventually,
     runner::Suite,
@@ -31,6 +32,7 @@ pub(super) const SUITE: Suite = Suite {
         ("the_watchdog_restarts_a_daemon_that_hangs", watchdog),
         ("a_kill_brings_it_back_and_an_unload_does_not", unloaded),
         ("an_upgrade_keeps_the_configuration", upgrade),
+        ("attacks_beside_the_service", attacks),
         ("removed_and_purged", purge),
     ],
 };
@@ -245,7 +247,22 @@ fn upgrade(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The package brings the attacks along, and the service's policy is in force after them as it was before.
+fn attacks(_: &Scene) -> anyhow::Result<()> {
+    let skills = || anyhow::Ok(ask(&serde_json::json!({"op": "status"}))?["skills"].clone());
+    let before = skills()?;
+    let (status, certificate) = certificate::certificate(&["--limit", "3m"])?;
+    ensure!(status == 0, "{status}: {:?}", certificate::others(&certificate));
+    eprintln!("{} held, {} were not made", certificate["held"], certificate["untried"]);
+    ensure!(certificate["held"].as_u64().is_some_and(|held| held >= 20), "{certificate}");
+    ensure!(skills()? == before, "{} instead of {before}", skills()?);
+    succeed(&[ENFORCER, "status", "--require-enforcing", "--skill", "agent"])?;
+    ensure!(run("/usr/bin/id >/dev/null")? == 0 && run("/usr/bin/cat /dev/null")? == 126);
+    certificate::nothing_is_left()
+}
+
 fn purge(_: &Scene) -> anyhow::Result<()> {
+    fs::copy(SELF, "/opt/enforcer-tests").context("the suite's copy")?;
     dpkg(&["--remove", "enforcer"])?;
     ensure!(!Path::new("/usr/bin/enforcer").exists() && !is_active(UNIT)?);
     // Configuration, events, and what is in force are kept until a purge.
@@ -264,5 +281,7 @@ fn purge(_: &Scene) -> anyhow::Result<()> {
     ensure!(!Path::new("/usr/lib/systemd/system/enforcer.service").exists());
     ensure!(Command::new("/usr/bin/cat").arg("/dev/null").status()?.success());
     // For the suites that follow.
+    fs::create_dir_all("/usr/lib/enforcer")?;
+    fs::copy("/opt/enforcer-tests", SELF).context("the suite's copy")?;
     fs::rename("/opt/enforcer", "/usr/bin/enforcer").context("the suite's copy")
 }

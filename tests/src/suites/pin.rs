@@ -37,7 +37,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     install(scene, "/usr/bin/wc")?;
     let tool = scene.dir.join("tool");
     Ok(format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/bin/enforcer-tests # the acts\n      - {}\n",
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/lib/enforcer/enforcer-tests # the acts\n      - {}\n",
         tool.display()
     ))
 }
@@ -99,7 +99,7 @@ fn unmeasurable(scene: &Scene) -> anyhow::Result<()> {
     let paths = [fifo.as_str(), "/dev/zero", &sparse, &dir, &missing];
     let list = paths.join("\n      - ");
     let text = format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/bin/enforcer-tests\n      - {list}\n"
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/lib/enforcer/enforcer-tests\n      - {list}\n"
     );
     let start = Instant::now();
     scene.daemon(|d| d.reload(&text))?;
@@ -150,7 +150,7 @@ fn dead_mount(scene: &Scene) -> anyhow::Result<()> {
     let dir = scene.make_dir("dead")?;
     let dead = Dead::mount(&dir)?;
     let text = format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/bin/enforcer-tests, {dir}/a, {dir}/b, /usr/bin/wc]\n"
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/lib/enforcer/enforcer-tests, {dir}/a, {dir}/b, /usr/bin/wc]\n"
     );
     let start = Instant::now();
     scene.daemon(|d| d.reload(&text))?;
@@ -172,7 +172,7 @@ fn dead_rules(scene: &Scene) -> anyhow::Result<()> {
     let dead = Dead::mount(&dir)?;
     let rules = |allowed: &[&str], protected: &str| {
         format!(
-            "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/bin/enforcer-tests]\n    \
+            "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [/usr/lib/enforcer/enforcer-tests]\n    \
              allow_delete: [{}]\n    protect: [{protected}]\n",
             allowed.join(", ")
         )
@@ -223,7 +223,8 @@ fn many(scene: &Scene) -> anyhow::Result<()> {
     const MANY: usize = 50_000;
     let file = scene.make_file("many.yaml")?;
     let digest = |n: usize| format!("      - \"sha256:{n:064x}\"\n");
-    let mut text = format!("version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/bin/enforcer-tests\n");
+    let mut text =
+        format!("version: 1\nskills:\n  {SKILL}:\n    allow_binaries:\n      - /usr/lib/enforcer/enforcer-tests\n");
     text.extend((0..MANY).map(digest));
     let start = Instant::now();
     scene.daemon(|d| d.reload(&text))?;

@@ -97,6 +97,16 @@ impl<'a> Play<'a> {
         self.scene.make_file(&format!("allowed/{name}"))
     }
 
+    /// A program that is a byte longer than one that may run.
+    pub(super) fn changed_copy(&self) -> anyhow::Result<String> {
+        let path = self.scene.make_file("allowed/changed")?;
+        let mut content = fs::read(SELF)?;
+        content.push(0);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        Ok(path)
+    }
+
     /// The address of a server that must not be reached.
     pub(super) fn server(&self) -> String {
         self.server.at()

@@ -43,7 +43,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     }
     scene.keep_mounts(keep);
     Ok(format!(
-        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          allow_delete: [{}]\n",
         allowed.join(", ")
     ))

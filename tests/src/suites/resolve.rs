@@ -58,7 +58,7 @@ fn with(scene: &Scene, binaries: &str) -> String {
     let list: Vec<String> = NAMES.iter().map(|n| format!("\"{}\"", scene.dir.join(n).display())).collect();
     format!(
         "version: 1\nskills:\n  {SKILL}:\n    allow_delete: [{}]\n    allow_binaries:\n      \
-         - path: /usr/bin/enforcer-tests\n{binaries}",
+         - path: /usr/lib/enforcer/enforcer-tests\n{binaries}",
         list.join(", ")
     )
 }
@@ -234,7 +234,7 @@ fn nowhere(scene: &Scene) -> anyhow::Result<()> {
     let paths = [&format!("{file}/below"), &link.to_string_lossy().into_owned(), &later, &dir];
     let list = paths.map(String::as_str).join(", ");
     let text = format!(
-        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "version: 1\nskills:\n  {SKILL}:\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          allow_delete: [{list}]\n    protect: [{}/below]\n",
         link.display()
     );

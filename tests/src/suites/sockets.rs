@@ -60,7 +60,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     fs::create_dir_all(CGROUP)?;
     let (offers, listed) = (scene.make_dir("offers")?, scene.make_dir("listed")?);
     scene.make_dir("unlisted")?;
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}]";
+    let binaries = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}]";
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-sockets}}\n    {binaries}\n    network_scope:\n      \
          - 127.0.0.1:{PORT}\n      - \"[::1]:{PORT}\"\n      - unix:{offers}\n      - unix:{listed}\n    listen: [\"127.0.0.1:{PORT}\"]\n  \

@@ -16,6 +16,7 @@ use crate::harness::{
     daemon::Daemon,
     events::Mark,
     eventually,
+    random::Random,
     runner::{Suite, rounds},
     scene::{Scene, there},
     worker::{Entry, Worker},
@@ -36,23 +37,6 @@ pub(super) const UPGRADES: Suite = Suite {
     tests: &[("to_another_layout_and_back", there_and_back), ("that_is_killed_halfway", halfway)],
 };
 
-/// Numbers that nobody chose (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let nanos = std::time::UNIX_EPOCH.elapsed().map_or(1, |d| u64::from(d.subsec_nanos()));
-        Self(nanos | 1)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
 /// What the attackers did.
 struct Attempts {
     victim: String,
@@ -63,12 +47,23 @@ struct Attempts {
 fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result<()>) -> anyhow::Result<Attempts> {
     let attempts = Attempts { victim: play.victim()?, made: AtomicU64::new(0) };
     let (victim, server) = (attempts.victim.as_str(), play.server());
-    let acts: [&[&str]; 5] = [
+    let (away, second) = (play.allowed("away")?, play.allowed("second")?);
+    fs::remove_file(&second)?;
+    // A copy of what may run, a byte longer.
+    let changed = play.changed_copy()?;
+    let acts: [&[&str]; 9] = [
         &["unlink", victim],
         &["double-fork", "unlink", victim],
         &["exec", "/usr/bin/id", "--version"],
         &["thread", "tcp", &server],
         &["vfork", "unlink", victim],
+        // Labels.
+        &["unshare", "user,mount,cgroup", "unlink", victim],
+        // Objects.
+        &["rename", &away, victim],
+        &["link", victim, &second],
+        // Content.
+        &["exec", &changed, "act", "nothing"],
     ];
     let workers = (0..acts.len()).map(|_| Worker::start(&Entry::Run("s"))).collect::<anyhow::Result<Vec<_>>>()?;
     for worker in workers.iter().chain([&play.early, &play.agent]) {

@@ -52,7 +52,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let (one, two) = (scene.make_dir("one")?, scene.make_dir("two")?);
     scene.make_dir("denied")?;
     let binaries =
-        "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
+        "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}, {path: /usr/bin/bash}, {path: /usr/bin/enforcer}]";
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    match: {{cgroup: /tests-one}}\n    {binaries}\n    allow_delete: [{one}]\n    allow_jit: true\n    \
          network_scope: [\"unix:/run/enforcer/control.sock\"]\n  \
@@ -205,7 +205,7 @@ fn sleeper(scene: &Scene) -> anyhow::Result<()> {
     let manifest = policy(scene)?;
     let two = scene.make_dir("two")?;
     let with = format!(
-        "{manifest}  sleepers:\n    match: {{cgroup: /tests-asleep}}\n    allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    \
+        "{manifest}  sleepers:\n    match: {{cgroup: /tests-asleep}}\n    allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    \
          allow_delete: [{two}]\n"
     );
     let moved = sleepers(scene, "sleepers", "tests-asleep", || scene.daemon(|d| d.reload(&with).map(drop)));

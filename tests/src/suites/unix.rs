@@ -48,7 +48,7 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     for name in ["box/deep", "other", "secret"] {
         scene.make_dir(name)?;
     }
-    let binaries = "allow_binaries: [{path: /usr/bin/enforcer-tests}, {path: /usr/bin/mount}]";
+    let binaries = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}, {path: /usr/bin/mount}]";
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    {binaries}\n    network_scope:\n      \
          - unix:{dir}/listed\n      - unix:{dir}/listed.dgram\n      - unix:{dir}/box\n      - \"unix:@listed\"\n      \

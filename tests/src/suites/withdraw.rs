@@ -62,11 +62,11 @@ fn manifest(_: &Scene, scope: &[String], listen: &[u16]) -> anyhow::Result<Strin
     let list = |entries: Vec<String>| entries.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(", ");
     let (scope, listen) = (list(scope.to_vec()), list(listen.iter().map(|port| format!("127.0.0.1:{port}")).collect()));
     let rest = format!(
-        "allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [{listen}]"
+        "allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [{listen}]"
     );
-    let open = "allow_binaries: [{path: /usr/bin/enforcer-tests}]\n    network_scope: [\"*\"]";
+    let open = "allow_binaries: [{path: /usr/lib/enforcer/enforcer-tests}]\n    network_scope: [\"*\"]";
     let taking = format!(
-        "allow_binaries: [{{path: /usr/bin/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [\"*\"]"
+        "allow_binaries: [{{path: /usr/lib/enforcer/enforcer-tests}}]\n    network_scope: [{scope}]\n    listen: [\"*\"]"
     );
     Ok(format!(
         "version: 1\nskills:\n  {SKILL}:\n    {rest}\n  audited:\n    mode: audit\n    {rest}\n  {OPEN}:\n    {open}\n  \

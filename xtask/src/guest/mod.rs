@@ -26,6 +26,8 @@ use crate::{build::Binaries, kernels::Kernel, paths::Paths, ui};
 pub(crate) const LOST: u8 = 125;
 /// A boot that fails this often does not fail by chance.
 const ATTEMPTS: u32 = 3;
+/// Where the guest has the suite: where the package has it, too.
+const TESTS: &str = "/usr/lib/enforcer/enforcer-tests";
 
 /// A file or directory of the host that the guest gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +133,8 @@ fn initrd(dir: &TempDir, mut base: File, binaries: &Binaries, job: &Job) -> Resu
         archive.copy(&copied.from, &format!("{top}{}", image::merged(Path::new(&copied.to))))?;
     }
     archive.copy(&binaries.enforcer, &format!("{top}/usr/bin/enforcer"))?;
-    archive.copy(&binaries.tests, &format!("{top}/usr/bin/enforcer-tests"))?;
+    archive.copy(&binaries.tests, &format!("{top}{TESTS}"))?;
+    archive.symlink(&format!("{top}/usr/bin/enforcer-tests"), TESTS)?;
     if let Some(next) = &binaries.next {
         archive.copy(next, &format!("{top}/usr/bin/enforcer-next"))?;
     }
