@@ -12,6 +12,8 @@ pub mod control;
 mod elf;
 pub mod engine;
 pub mod events;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod hash;
 pub mod kernel;
 pub mod manifest;

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod ci;
+mod fuzz;
 mod guest;
 mod kernels;
 mod load;
@@ -47,6 +48,7 @@ enum Task {
     BuildAndLoad(load::LoadArgs),
     Test(suite::TestArgs),
     Bench(bench::BenchArgs),
+    Fuzz(fuzz::FuzzArgs),
     /// Make a Debian package of what is built, with manual pages and completions, and check it with lintian.
     Package,
     /// Format, clippy, licences and all tests: what `.ci/run` does.
@@ -84,6 +86,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&paths, args),
         Task::BuildAndLoad(args) => load::run(&paths, &args),
         Task::Bench(args) => bench::run(&paths, &args),
+        Task::Fuzz(args) => fuzz::run(&paths, &args),
         Task::Package => {
             let package = package::make(&paths, &build::all(&paths)?)?;
             println!("{}", package.display());

@@ -26,6 +26,8 @@ const LINKER_VERSION: &str = "0.13.0";
 const DENY_VERSION: &str = "0.18.9";
 /// cargo-deb, likewise.
 const DEB_VERSION: &str = "3.8.0";
+/// cargo-fuzz, likewise.
+const FUZZ_VERSION: &str = "0.13.1";
 /// LLVM's major versions that this bpf-linker has a feature for.
 const LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// The workspace's `rust-version`: the kernel programs share a crate with the daemon.
@@ -151,20 +153,32 @@ pub(crate) fn cargo_deny(paths: &Paths) -> Option<PathBuf> {
 /// What makes and checks a Debian package: cargo-deb, which is installed if it is not there, and lintian.
 pub(crate) fn setup_package(paths: &Paths) -> Result<PathBuf> {
     packages::ensure(paths, &[Need::new("dpkg-dev", "dpkg-deb"), Need::new("lintian", "lintian")])?;
-    let own = tools_root(paths).join("bin/cargo-deb");
+    own_tool(paths, "cargo-deb", DEB_VERSION)
+}
+
+/// cargo-fuzz, and a C++ compiler for libFuzzer.
+pub(crate) fn setup_fuzz(paths: &Paths) -> Result<PathBuf> {
+    packages::ensure(paths, &[Need::new("g++", "c++")])?;
+    own_tool(paths, "cargo-fuzz", FUZZ_VERSION)
+}
+
+/// A subcommand of cargo's, installed if it is not there.
+fn own_tool(paths: &Paths, name: &str, version: &str) -> Result<PathBuf> {
+    let own = tools_root(paths).join("bin").join(name);
     if !is_executable(&own) {
-        ui::quiet(
-            paths,
-            "installing cargo-deb",
-            "cargo-deb",
-            Duration::from_mins(30),
-            cargo_install(paths, &tools_root(paths)).args(["cargo-deb", "--version", DEB_VERSION, "--locked"]).args([
-                "--profile",
-                "dev",
-                "--config",
-                "profile.dev.debug=false",
-            ]),
-        )?;
+        let mut install = cargo_install(paths, &tools_root(paths));
+        // Unoptimized: they compile in half the time, and do little themselves.
+        install.args([
+            name,
+            "--version",
+            version,
+            "--locked",
+            "--profile",
+            "dev",
+            "--config",
+            "profile.dev.debug=false",
+        ]);
+        ui::quiet(paths, &format!("installing {name}"), name, Duration::from_mins(30), &mut install)?;
     }
     Ok(own)
 }

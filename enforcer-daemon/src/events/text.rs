@@ -105,10 +105,15 @@ fn people(record: &Record) -> String {
     line
 }
 
-/// Names come from the agent: nothing of them may reach the terminal as a control sequence.
+/// Names come from the agent: nothing of them may reach the terminal as a control sequence, break the line, or turn its order round.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    // Line and paragraph separators, and what sets the direction of text (UAX #9, 2).
+    let misleads =
+        |c| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}');
+    text.chars()
+        .flat_map(|c| if c.is_control() || misleads(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 fn strip(line: &str) -> String {

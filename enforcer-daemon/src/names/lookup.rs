@@ -141,7 +141,7 @@ impl Lookup {
 }
 
 /// The addresses in an answer to which the name leads, over aliases if need be. Records of other names say nothing.
-fn follow(name: &Name, kind: RecordType, records: &[Record]) -> Vec<Answer> {
+pub(super) fn follow(name: &Name, kind: RecordType, records: &[Record]) -> Vec<Answer> {
     let mut aliases: HashMap<&Name, (&Name, u32)> = HashMap::new();
     for record in records {
         if let RData::CNAME(target) = &record.data {

@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 mod fake;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod lookup;
 pub mod service;
 pub mod sources;
