@@ -21,6 +21,7 @@ use super::{
     daemon::unload,
     lent::Lent,
     mutation::INSTANCE,
+    network,
     runner::{self, Suite, Test},
     scene::{Scene, Stage},
 };
@@ -299,23 +300,7 @@ fn own_network() -> anyhow::Result<()> {
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         bail!(io::Error::last_os_error());
     }
-    // SAFETY: no pointers; the descriptor is closed below.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    ensure!(socket >= 0, io::Error::last_os_error());
-    // SAFETY: zeroes are a valid ifreq: an empty name and a union of plain data.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (at, byte) in b"lo".iter().enumerate() {
-        request.ifr_name[at] = (*byte).cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP)?;
-    // SAFETY: the request is a whole ifreq that lives through the call; the descriptor is our own.
-    let result = unsafe {
-        let result = libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw mut request);
-        libc::close(socket);
-        result
-    };
-    ensure!(result == 0, "the loopback device: {}", io::Error::last_os_error());
-    Ok(())
+    network::bring_up("lo")
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
-//! Network namespaces that the tests make, outside every skill.
+//! Network namespaces that the tests make, outside every skill, and the devices in them.
 
-use std::{fs::File, os::fd::AsRawFd as _, thread};
+use std::{
+    fs::File,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    thread,
+};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -48,6 +52,48 @@ impl Drop for Network {
         // Whoever is in it keeps it.
         let _ = command(&["ip", "netns", "delete", self.0]);
     }
+}
+
+/// The number of a device in this process's network namespace: what sysfs shows may be another one's.
+pub(crate) fn index(device: &str) -> anyhow::Result<u32> {
+    let name = std::ffi::CString::new(device)?;
+    // SAFETY: the name ends with NUL and lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    ensure!(index != 0, "{device}: {}", std::io::Error::last_os_error());
+    Ok(index)
+}
+
+/// The longest packet of a device here.
+pub(crate) fn mtu(device: &str) -> anyhow::Result<i32> {
+    let request = about(device, libc::SIOCGIFMTU, |_| ())?;
+    // SAFETY: the request was filled in with a number, and every bit pattern is one.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu })
+}
+
+/// Brings a device here up.
+pub(crate) fn bring_up(device: &str) -> anyhow::Result<()> {
+    let up = libc::c_short::try_from(libc::IFF_UP)?;
+    about(device, libc::SIOCSIFFLAGS, |request| request.ifr_ifru.ifru_flags = up).map(drop)
+}
+
+/// Asks the kernel something about a device, or tells it.
+fn about(device: &str, what: libc::Ioctl, fill: impl FnOnce(&mut libc::ifreq)) -> anyhow::Result<libc::ifreq> {
+    // SAFETY: no pointers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    ensure!(socket >= 0, std::io::Error::last_os_error());
+    // SAFETY: the descriptor is this function's alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: zeroes are a valid ifreq: an empty name and a union of plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    ensure!(device.len() < request.ifr_name.len(), "{device} is too long");
+    for (at, byte) in device.bytes().enumerate() {
+        request.ifr_name[at] = byte.cast_signed();
+    }
+    fill(&mut request);
+    // SAFETY: the request is a whole ifreq that lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
+    ensure!(result == 0, "{device}: {}", std::io::Error::last_os_error());
+    Ok(request)
 }
 
 /// An address of IPv6 is there at once when nobody is asked whether he has it.

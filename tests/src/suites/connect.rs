@@ -297,8 +297,8 @@ fn scoped(scene: &Scene) -> anyhow::Result<()> {
         succeed(&["ip", "address", "add", ip, "dev", LINK, "nodad"])?;
     }
     succeed(&["ip", "link", "set", LINK, "up"])?;
-    let scope = std::fs::read_to_string(format!("/sys/class/net/{LINK}/ifindex"))?;
-    let start = |ip: &str| Server::start_at(format!("[{ip}%{}]:{PORT}", scope.trim()).parse()?);
+    let scope = crate::harness::network::index(LINK)?;
+    let start = |ip: &str| Server::start_at(format!("[{ip}%{scope}]:{PORT}").parse()?);
     let (good, bad) = (start("fe80::a1")?, start("fe80::a2")?);
     for act in ["tcp", "fastopen", "udp", "sendto", "sendmsg", "sendmmsg"] {
         let mark = scene.mark();

@@ -381,8 +381,8 @@ fn families(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mtu() -> anyhow::Result<u32> {
-    Ok(fs::read_to_string("/sys/class/net/lo/mtu")?.trim().parse()?)
+fn mtu() -> anyhow::Result<i32> {
+    crate::harness::network::mtu("lo")
 }
 
 fn netlink(scene: &Scene) -> anyhow::Result<()> {
