@@ -154,7 +154,7 @@ pub fn nearest_governed(cgroup: Cgroup, id: u64) -> Option<CgroupLabel> {
         return Some(*label);
     }
     // Too deep to be asked is governed by a skill that allows nothing.
-    let mut walk = Walk { cgroup, skill: 0, flags: 0, named: 0 };
+    let mut walk = Walk { cgroup, label: 0, named: 0 };
     walk.finds(&CgroupLabel::new(SkillId::NOBODY, 0));
     // SAFETY: the body has the helper's signature and is given the walk, which outlives the loop.
     unsafe { bpf_loop(CGROUP_ASCENT, ask_above as *mut c_void, (&raw mut walk).cast(), 0) };
@@ -167,9 +167,9 @@ const NONE: SkillId = SkillId(0);
 /// Where [`nearest_governed`] is.
 struct Walk {
     cgroup: Cgroup,
-    /// The parts of the label, written by [`atomic::store`], so that the verifier does not follow each way in which a walk can end.
-    skill: u64,
-    flags: u64,
+    /// The label's skill and, in the upper half, its flags. Like what follows it is written by [`atomic::store`], so that the verifier
+    /// does not follow each way in which a walk can end.
+    label: u64,
     named: u64,
 }
 
@@ -178,8 +178,7 @@ impl Walk {
     fn finds(&mut self, label: &CgroupLabel) {
         // SAFETY: the words are on the program's stack.
         unsafe {
-            atomic::store(&raw mut self.skill, u64::from(label.skill.0));
-            atomic::store(&raw mut self.flags, u64::from(label.flags));
+            atomic::store(&raw mut self.label, u64::from(label.skill.0) | u64::from(label.flags) << 32);
             atomic::store(&raw mut self.named, label.named);
         }
     }
@@ -187,12 +186,10 @@ impl Walk {
     #[inline(always)]
     fn found(&self) -> Option<CgroupLabel> {
         // SAFETY: as above.
-        let read = |word: &u64| unsafe { (&raw const *word).read_volatile() };
-        let skill = SkillId(read(&self.skill) as u32);
-        if skill == NONE {
-            return None;
-        }
-        Some(CgroupLabel { skill, flags: read(&self.flags) as u32, named: read(&self.named) })
+        let (label, named) =
+            unsafe { ((&raw const self.label).read_volatile(), (&raw const self.named).read_volatile()) };
+        let skill = SkillId(label as u32);
+        if skill == NONE { None } else { Some(CgroupLabel { skill, flags: (label >> 32) as u32, named }) }
     }
 }
 

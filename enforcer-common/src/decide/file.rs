@@ -1,7 +1,9 @@
 //! Files: the nearest rule on the way from the object up to its filesystem's root decides; at one object a `protect` rule
 //! comes before an allowance. What leads to a protected path stays where it is, whatever allows to move it.
 
-use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, Terms, no_policy, refusal, settle};
+use super::{
+    Ancestry, Climb, Decision, Rules, Ruling, Step, Terms, no_policy, opaque_action, refusal, settle, settle_known,
+};
 use crate::{
     event::{Kind, Reason, ReasonCode, Verdict},
     ids::{ObjectId, RuleId, SkillId},
@@ -389,37 +391,37 @@ pub fn judge<R: Rules>(
     found: &mut Findings,
 ) -> (Decision, Kind) {
     let asks = |actions: u32| question.0 & actions != 0;
-    let (kind, conf) = (kind(question.0), terms.conf());
+    let (asked, conf) = (kind(question.0), terms.conf());
     found.end(terms, question);
     if let Some(refusal) = found.never(question.0) {
-        return (refusal, kind);
+        return (refusal, asked);
     }
-    let mut decision = Decision::silent();
-    if asks(action::READ) {
-        decision = settle(rules, &conf, action::READ, found.read.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Read);
+    if !asks(ACTIONS) {
+        return (Decision::silent(), asked);
+    }
+    // The first action that is refused or needs an approval decides; where none is, the last.
+    let stops = |action: u32, finding: Finding| asks(action) && (!finding.allows() || conf.require_2fa & action != 0);
+    let (action, finding) = if stops(action::READ, found.read) {
+        (action::READ, found.read)
+    } else if stops(action::WRITE, found.write) || (asks(action::WRITE) && !asks(action::DELETE)) {
+        (action::WRITE, found.write)
+    } else if asks(action::DELETE) {
+        (action::DELETE, found.delete)
+    } else {
+        (action::READ, found.read)
+    };
+    let (action, ruling) = opaque_action(rules, action, finding.ruling());
+    let decision = settle_known(rules, &conf, action, ruling);
+    if !decision.allows() {
+        return (decision, kind(action));
+    }
+    if asks(action::DELETE) && asks(Question::CHARGE) && terms.have_budget() {
+        let Some(conf) = rules.skill(skill) else { return (no_policy(), Kind::Delete) };
+        if !rules.spend(skill, &conf) {
+            return (refusal(&conf, Reason::OverBudget.into(), conf.budget_rule), Kind::Delete);
         }
     }
-    if asks(action::WRITE) {
-        decision = settle(rules, &conf, action::WRITE, found.write.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Write);
-        }
-    }
-    if asks(action::DELETE) {
-        decision = settle(rules, &conf, action::DELETE, found.delete.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Delete);
-        }
-        if asks(Question::CHARGE) && terms.have_budget() {
-            let Some(conf) = rules.skill(skill) else { return (no_policy(), Kind::Delete) };
-            if !rules.spend(skill, &conf) {
-                return (refusal(&conf, Reason::OverBudget.into(), conf.budget_rule), Kind::Delete);
-            }
-        }
-    }
-    (decision, kind)
+    (decision, asked)
 }
 
 /// The kind under which a set of actions is reported when it is allowed.

@@ -151,19 +151,25 @@ pub fn set_out<R: Rules>(rules: &R, skill: SkillId, quest: Quest, found: &mut Fi
 /// What the rules say, before the skill's mode is applied.
 type Ruling = Result<RuleId, (ReasonCode, RuleId)>;
 
-/// The place of the rule in a ruling or decision that is one number.
-const RULE: u32 = 32;
-
 /// The same ruling, of which a verifier does not know any more by which way it was come to.
 #[inline(always)]
 fn opaque<R: Rules>(rules: &R, ruling: Ruling) -> Ruling {
+    opaque_action(rules, 0, ruling).1
+}
+
+/// The same with the action that it is about.
+#[inline(always)]
+fn opaque_action<R: Rules>(rules: &R, action: u32, ruling: Ruling) -> (u32, Ruling) {
+    const ACTION: u32 = 8;
+    const RULE: u32 = 32;
     let (reason, rule) = match ruling {
         Ok(rule) => (Reason::Allowed.into(), rule),
         Err(refused) => refused,
     };
-    let word = rules.opaque(u64::from(reason.0) | u64::from(rule.0) << RULE);
+    let word = rules.opaque(u64::from(reason.0) | u64::from(action) << ACTION | u64::from(rule.0) << RULE);
     let (reason, rule) = (ReasonCode(word as u8), RuleId((word >> RULE) as u32));
-    if reason.0 == Reason::Allowed as u8 { Ok(rule) } else { Err((reason, rule)) }
+    let ruling = if reason.0 == Reason::Allowed as u8 { Ok(rule) } else { Err((reason, rule)) };
+    (word as u32 >> ACTION, ruling)
 }
 
 /// The same of a decision.
@@ -175,8 +181,14 @@ fn opaque_decision<R: Rules>(rules: &R, decision: Decision) -> Decision {
 /// Applies `require_2fa`, `mode` and `audit_level` to what the rules say.
 #[inline(always)]
 fn settle<R: Rules>(rules: &R, conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
+    settle_known(rules, conf, action, opaque(rules, ruling))
+}
+
+/// The same of a ruling that is opaque already.
+#[inline(always)]
+fn settle_known<R: Rules>(rules: &R, conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
     // An approval never widens: only what the rules allow can need one.
-    let ruling = match opaque(rules, ruling) {
+    let ruling = match ruling {
         Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval.into(), conf.require_2fa_rule)),
         ruling => ruling,
     };
