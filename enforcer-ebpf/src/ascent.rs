@@ -87,50 +87,53 @@ unsafe extern "C" fn climb_one<S: Step>(_index: u64, climber: *mut Climber<'_, S
     GO_ON
 }
 
-/// Where the writing of a path is.
-struct Writer {
+/// Where the writing of a path is. How far it has come is in the path alone: of what is on the stack the verifier would follow each
+/// way in which a walk can end.
+struct Writer<const N: usize> {
     dentry: Dentry,
-    bytes: *mut u8,
-    len: u32,
-    truncated: u32,
+    path: *mut RawPath<N>,
 }
 
 /// Writes the names from `dentry` towards the root of its filesystem.
 ///
 /// # Safety
-/// `path` must point to writable memory.
+/// `path` must point to writable memory, and be empty.
 #[inline(always)]
 pub unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
+    let mut writer = Writer { dentry, path };
     // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
     unsafe {
-        let mut writer = Writer { dentry, bytes: (&raw mut (*path).bytes).cast(), len: 0, truncated: 0 };
         (*path).dev = dentry.superblock().dev();
         bpf_loop(MAX_DEPTH, write_one::<N> as *mut c_void, (&raw mut writer).cast(), 0);
-        (*path).len = writer.len;
-        (*path).truncated = writer.truncated;
     }
 }
 
 /// Writes one name.
-unsafe extern "C" fn write_one<const N: usize>(_index: u64, writer: *mut Writer) -> i64 {
+unsafe extern "C" fn write_one<const N: usize>(_index: u64, writer: *mut Writer<N>) -> i64 {
     // SAFETY: `write_path` hands over a pointer to its writer.
     let writer = unsafe { &mut *writer };
-    let dentry = writer.dentry;
+    let (dentry, path) = (writer.dentry, writer.path);
     let parent = dentry.parent();
     if parent == dentry {
         return STOP;
     }
-    let len = writer.len;
+    // SAFETY: the path is the caller's of `write_path`.
+    let len = unsafe { (*path).len };
     if len > (N - NAME_CAPACITY) as u32 {
-        writer.truncated = 1;
+        // SAFETY: as above.
+        unsafe { (*path).truncated = 1 };
         return STOP;
     }
     // SAFETY: `len` leaves room for `NAME_CAPACITY` bytes below `N`.
-    let read = unsafe { dentry.read_name(writer.bytes.add(len as usize), NAME_CAPACITY as u32) };
+    let read = unsafe {
+        let bytes: *mut u8 = (&raw mut (*path).bytes).cast();
+        dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32)
+    };
     if read <= 0 {
         return STOP;
     }
-    writer.len = len + read as u32;
+    // SAFETY: as above.
+    unsafe { (*path).len = len + read as u32 };
     writer.dentry = parent;
     GO_ON
 }

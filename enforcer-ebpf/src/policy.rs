@@ -2,7 +2,8 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_common::{
-    decide::{self, Rules},
+    decide::{self, Findings, Judgement, Quest, Question, Rules, Terms},
+    event::Kind,
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{AbstractKey, Address, NetKey, SKILL_BITS},
     rules::{BinaryKey, BinaryRule, ObjectKey, ObjectRule, SkillConf, object_filter_slot},
@@ -47,12 +48,7 @@ impl Rules for InForce {
 
     #[inline(always)]
     fn object(&self, skill: SkillId, object: &ObjectId) -> Option<ObjectRule> {
-        let (word, bit) = object_filter_slot(object.ino);
-        if OBJECT_FILTER.get(word)? & bit == 0 {
-            return None;
-        }
-        // SAFETY: as above.
-        unsafe { OBJECTS.get(ObjectKey::new(skill, *object)) }?.at(self.generation).copied()
+        if is_named(object) { self.rules_of(skill, object).copied() } else { None }
     }
 
     #[inline(always)]
@@ -90,9 +86,90 @@ impl Rules for InForce {
     }
 
     #[inline(always)]
+    fn set_out(&self, skill: SkillId, quest: Quest, found: &mut Findings) -> Terms {
+        Terms::of_number(terms_of_walk(skill.0, self.generation.0, quest.number(), found))
+    }
+
+    #[inline(always)]
+    fn meet(&self, skill: SkillId, object: &ObjectId, found: &mut Findings) -> bool {
+        // Here, because most objects on the way are in no rule.
+        if !is_named(object) {
+            return found.meet(None);
+        }
+        let rest = u64::from(object.dev) | u64::from(object.generation) << 32;
+        object_on_walk(skill.0, self.generation.0, object.ino, rest, found) != 0
+    }
+
+    #[inline(always)]
+    fn judge(&self, skill: SkillId, terms: Terms, question: Question, found: &mut Findings) -> Judgement {
+        let number = judgement_of_walk(skill.0, self.generation.0, terms.number(), question.number(), found);
+        Judgement::of_number(number)
+    }
+
+    #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
         opaque::number(number)
     }
+}
+
+/// Whether any skill's rules may name this object.
+#[inline(always)]
+fn is_named(object: &ObjectId) -> bool {
+    let (word, bit) = object_filter_slot(object.ino);
+    OBJECT_FILTER.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
+impl InForce {
+    /// The rules that name this object, which the filter does not exclude.
+    #[inline(always)]
+    fn rules_of<'a>(&self, skill: SkillId, object: &ObjectId) -> Option<&'a ObjectRule> {
+        // SAFETY: an update replaces the element; the reference is used before the program ends.
+        unsafe { OBJECTS.get(ObjectKey::new(skill, *object)) }?.at(self.generation)
+    }
+}
+
+/// [`decide::set_out`]. A global function of the object, like [`destination_rule`]; what it writes to is in a map, of which the verifier
+/// knows nothing anyway.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn terms_of_walk(skill: u32, generation: u32, quest: u32, found: *mut Findings) -> u64 {
+    // SAFETY: null, or the room in a label that the caller has for itself; the verifier wants the question.
+    let Some(found) = (unsafe { found.as_mut() }) else { return Terms::NONE.number() };
+    let rules = InForce { generation: Generation(generation) };
+    decide::set_out(&rules, SkillId(skill), Quest::of_number(quest), found).number()
+}
+
+/// [`Findings::meet`] of an object that may be in a rule: `rest` is its device and, in the upper half, its generation. As above; inlined,
+/// the body of a walk would be looked at in full for each state in which a program comes to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn object_on_walk(skill: u32, generation: u32, ino: u64, rest: u64, found: *mut Findings) -> u32 {
+    // SAFETY: as above.
+    let Some(found) = (unsafe { found.as_mut() }) else { return 1 };
+    let object = ObjectId { ino, dev: rest as u32, generation: (rest >> 32) as u32 };
+    let rules = InForce { generation: Generation(generation) };
+    u32::from(found.meet(rules.rules_of(SkillId(skill), &object)))
+}
+
+/// [`decide::judge`]. As above: a program that may do one thing or another asks once for both.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judgement_of_walk(
+    skill: u32,
+    generation: u32,
+    terms: u64,
+    question: u32,
+    found: *mut Findings,
+) -> u64 {
+    let rules = InForce { generation: Generation(generation) };
+    // SAFETY: as above.
+    let (decision, kind) = match unsafe { found.as_mut() } {
+        Some(found) => {
+            decide::judge(&rules, SkillId(skill), Terms::of_number(terms), Question::of_number(question), found)
+        }
+        None => (decide::no_room(), Kind::Delete),
+    };
+    Judgement::new(decision, kind).number()
 }
 
 /// Asks a trie for the rule of the longest prefix that covers `address`.

@@ -10,6 +10,7 @@ use enforcer_common::{
 };
 
 use crate::{
+    atomic,
     kernel::{Cgroup, File, Task},
     label,
     maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS},
@@ -153,10 +154,11 @@ pub fn nearest_governed(cgroup: Cgroup, id: u64) -> Option<CgroupLabel> {
         return Some(*label);
     }
     // Too deep to be asked is governed by a skill that allows nothing.
-    let mut walk = Walk { cgroup, label: CgroupLabel::new(SkillId::NOBODY, 0) };
+    let mut walk = Walk { cgroup, label: 0, named: 0 };
+    walk.finds(&CgroupLabel::new(SkillId::NOBODY, 0));
     // SAFETY: the body has the helper's signature and is given the walk, which outlives the loop.
     unsafe { bpf_loop(CGROUP_ASCENT, ask_above as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.label.skill == NONE { None } else { Some(walk.label) }
+    walk.found()
 }
 
 /// No skill has this number.
@@ -165,7 +167,30 @@ const NONE: SkillId = SkillId(0);
 /// Where [`nearest_governed`] is.
 struct Walk {
     cgroup: Cgroup,
-    label: CgroupLabel,
+    /// The label's skill and, in the upper half, its flags. Like what follows it is written by [`atomic::store`], so that the verifier
+    /// does not follow each way in which a walk can end.
+    label: u64,
+    named: u64,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn finds(&mut self, label: &CgroupLabel) {
+        // SAFETY: the words are on the program's stack.
+        unsafe {
+            atomic::store(&raw mut self.label, u64::from(label.skill.0) | u64::from(label.flags) << 32);
+            atomic::store(&raw mut self.named, label.named);
+        }
+    }
+
+    #[inline(always)]
+    fn found(&self) -> Option<CgroupLabel> {
+        // SAFETY: as above.
+        let (label, named) =
+            unsafe { ((&raw const self.label).read_volatile(), (&raw const self.named).read_volatile()) };
+        let skill = SkillId(label as u32);
+        if skill == NONE { None } else { Some(CgroupLabel { skill, flags: (label >> 32) as u32, named }) }
+    }
 }
 
 /// One step of [`nearest_governed`].
@@ -175,13 +200,12 @@ unsafe extern "C" fn ask_above(_index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `nearest_governed` hands over a pointer to its walk.
     let walk = unsafe { &mut *walk };
     let Some((above, id)) = walk.cgroup.parent().and_then(|above| Some((above, above.id()?))) else {
-        walk.label.skill = NONE;
+        walk.finds(&CgroupLabel::new(NONE, 0));
         return STOP;
     };
     // SAFETY: an update replaces the element.
     if let Some(label) = unsafe { CGROUPS.get(id).or_else(|| CGROUP_SPARE.get(id)) } {
-        // Field by field: as a whole LLVM copies it by a function that moves bytes.
-        (walk.label.skill, walk.label.flags, walk.label.named) = (label.skill, label.flags, label.named);
+        walk.finds(label);
         return STOP;
     }
     walk.cgroup = above;

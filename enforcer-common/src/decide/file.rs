@@ -1,11 +1,13 @@
 //! Files: the nearest rule on the way from the object up to its filesystem's root decides; at one object a `protect` rule
 //! comes before an allowance. What leads to a protected path stays where it is, whatever allows to move it.
 
-use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, refusal, settle};
+use super::{
+    Ancestry, Climb, Decision, Rules, Ruling, Step, Terms, no_policy, opaque_action, refusal, settle, settle_known,
+};
 use crate::{
     event::{Kind, Reason, ReasonCode, Verdict},
     ids::{ObjectId, RuleId, SkillId},
-    rules::{LibrarySlot, SkillConf, action, skill_flag},
+    rules::{LibrarySlot, ObjectRule, SkillConf, action, skill_flag},
 };
 
 /// What is done to an object: bits of [`action`], and whether it costs a delete of the budget.
@@ -74,7 +76,7 @@ impl Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Actions for which no rule was met yet: bits of [`action`]; those that were asked for, shifted by [`ASKED`]; and
-    /// [`ITSELF`], [`THOROUGH`], [`UNSEEN`] and [`SEALED`].
+    /// [`ITSELF`], [`THOROUGH`], [`UNSEEN`], [`SEALED`] and [`BY_NAME`].
     open: u32,
     delete: Finding,
     write: Finding,
@@ -94,6 +96,8 @@ const THOROUGH: u32 = 1 << 30;
 const UNSEEN: u32 = 1 << 29;
 /// In [`Findings::open`]: library directories are read-only.
 const SEALED: u32 = 1 << 28;
+/// In [`Findings::open`]: [`Act::by_name`].
+const BY_NAME: u32 = 1 << 27;
 /// In [`Findings::open`]: where the actions begin that were asked for.
 const ASKED: u32 = 16;
 /// The actions among [`Findings::open`].
@@ -136,7 +140,7 @@ impl Findings {
 
     /// What stands against a change whatever the skill's mode: it is asked before anything that audit mode lets pass.
     #[inline(always)]
-    fn never(&self, act: Act) -> Option<Decision> {
+    fn never(&self, actions: u32) -> Option<Decision> {
         if self.own.0 != 0 {
             return Some(self_protection(Reason::OwnFile, self.own));
         }
@@ -144,9 +148,9 @@ impl Findings {
             return Some(self_protection(Reason::TooDeep, RuleId::NONE));
         }
         let unnamed = |finding: Finding| finding.reason == Reason::KernelInterface as u32;
-        let write = act.actions & action::WRITE != 0 && unnamed(self.write);
-        let delete = act.actions & action::DELETE != 0 && unnamed(self.delete);
-        let unlisted = act.by_name && (write || delete);
+        let write = actions & action::WRITE != 0 && unnamed(self.write);
+        let delete = actions & action::DELETE != 0 && unnamed(self.delete);
+        let unlisted = self.open & BY_NAME != 0 && (write || delete);
         if unlisted { Some(self_protection(Reason::KernelInterface, RuleId::NONE)) } else { None }
     }
 }
@@ -155,6 +159,124 @@ impl Findings {
 #[inline(always)]
 fn self_protection(reason: Reason, rule: RuleId) -> Decision {
     Decision { verdict: Verdict::Deny, reason: reason.into(), rule, report: true }
+}
+
+/// What a walk looks for, in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quest(u32);
+
+impl Quest {
+    /// Actions are below it.
+    const BY_NAME: u32 = 1 << 8;
+
+    /// `itself` is [`ITSELF`] where the walk begins at the object that the act is done to, else 0.
+    #[inline(always)]
+    const fn new(act: Act, itself: u32) -> Self {
+        Self(act.actions & ACTIONS | if act.by_name { Self::BY_NAME } else { 0 } | itself)
+    }
+
+    /// The number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The same of its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl Findings {
+    /// Makes ready for a walk: what holds where it meets no rule, and what there is to look for; if that is nothing, it need not
+    /// be made.
+    #[inline(always)]
+    pub(super) fn set_out(&mut self, conf: &SkillConf, quest: Quest) {
+        let has = |flag: u32| conf.flags & flag != 0;
+        let by_name = quest.0 & Quest::BY_NAME != 0;
+        let otherwise = |any: u32, rule: RuleId| {
+            if by_name {
+                Finding::new(Reason::KernelInterface, RuleId::NONE)
+            } else if has(any) {
+                Finding::new(Reason::Allowed, rule)
+            } else {
+                Finding::new(Reason::PathNotListed, RuleId::NONE)
+            }
+        };
+        self.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
+        self.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
+        self.read = Finding::new(Reason::Allowed, RuleId::NONE);
+        self.own = RuleId::NONE;
+        // What only a rule by name allows is refused wherever it lies.
+        let sealed = has(skill_flag::LIBRARIES_SEALED) && !by_name;
+        // Where everything is allowed and nothing protected or sealed there is nothing to look for, but what is Enforcer's own.
+        let mut settled = 0;
+        if !has(skill_flag::PROTECTS) {
+            settled |= action::READ;
+            if has(skill_flag::DELETE_ANY) && !by_name {
+                settled |= action::DELETE;
+            }
+            if has(skill_flag::WRITE_ANY) && !by_name && !sealed {
+                settled |= action::WRITE;
+            }
+        }
+        let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
+        let actions = quest.0 & ACTIONS;
+        let mut open = actions & (!settled | guarded);
+        if open != 0 {
+            let thorough = if has(skill_flag::AUDIT) && has(skill_flag::GUARDS) { THOROUGH } else { 0 };
+            let named = if by_name { BY_NAME } else { 0 };
+            open |= actions << ASKED | quest.0 & ITSELF | thorough | named | if sealed { SEALED } else { 0 };
+        }
+        self.open = open;
+    }
+
+    /// Notes what the rules say of the next object on the way, if there are any; true when there is nothing left to look for.
+    #[inline(always)]
+    pub fn meet(&mut self, rule: Option<&ObjectRule>) -> bool {
+        let itself = self.open & ITSELF != 0;
+        self.open &= !ITSELF;
+        let Some(rule) = rule else { return false };
+        let own = rule.own.rule();
+        let asked = self.open >> ASKED;
+        let moved = itself && asked & action::DELETE != 0;
+        let changed = asked & (action::WRITE | action::DELETE) != 0;
+        if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
+            self.own = own;
+            return true;
+        }
+        if rule.protect.0 != 0 {
+            self.refuse(Reason::Protected, rule.protect);
+            return self.is_complete();
+        }
+        if rule.way.0 != 0 && itself && self.open & action::DELETE != 0 {
+            self.delete = Finding::new(Reason::ProtectedWay, rule.way);
+            self.open &= !action::DELETE;
+        }
+        if rule.allow_write.0 != 0 {
+            if self.open & action::WRITE != 0 {
+                self.write = Finding::new(Reason::Allowed, rule.allow_write);
+            }
+            self.open &= !(action::WRITE | action::READ);
+        }
+        if rule.allow_delete.0 != 0 {
+            if self.open & action::DELETE != 0 {
+                self.delete = Finding::new(Reason::Allowed, rule.allow_delete);
+            }
+            self.open &= !(action::DELETE | action::READ);
+        }
+        if self.open & SEALED != 0
+            && self.open & action::WRITE != 0
+            && let Some(library) = rule.library.rule()
+        {
+            self.write = Finding::new(Reason::LibraryReadOnly, library);
+            self.open &= !action::WRITE;
+        }
+        self.is_complete()
+    }
 }
 
 /// Looks for the nearest rules.
@@ -167,106 +289,81 @@ struct Survey<'a, R> {
 impl<R: Rules> Step for Survey<'_, R> {
     #[inline(always)]
     fn visit(&mut self, object: &ObjectId) -> bool {
-        let found = &mut *self.found;
-        let itself = found.open & ITSELF != 0;
-        found.open &= !ITSELF;
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
-        let own = rule.own.rule();
-        let asked = found.open >> ASKED;
-        let moved = itself && asked & action::DELETE != 0;
-        let changed = asked & (action::WRITE | action::DELETE) != 0;
-        if own.0 != 0 && (if rule.own.is_way() { moved } else { changed }) {
-            found.own = own;
-            return true;
+        self.rules.meet(self.skill, object, self.found)
+    }
+}
+
+/// What a walk was for and how it ended, in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question(u32);
+
+impl Question {
+    /// Actions are below these. The last two do not come together.
+    const CHARGE: u32 = 1 << 8;
+    const ADRIFT: u32 = 1 << 9;
+    const TOO_DEEP: u32 = 1 << 10;
+
+    #[inline(always)]
+    const fn new(act: Act, end: Climb) -> Self {
+        let end = match end {
+            Climb::Enough | Climb::Root => 0,
+            Climb::Adrift => Self::ADRIFT,
+            Climb::TooDeep => Self::TOO_DEEP,
+        };
+        Self(act.actions & ACTIONS | if act.charge { Self::CHARGE } else { 0 } | end)
+    }
+
+    /// The number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The same of its number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        Self(number)
+    }
+}
+
+impl Findings {
+    /// Refuses what a walk that ended early has left open.
+    #[inline(always)]
+    fn end(&mut self, terms: Terms, question: Question) {
+        if question.0 & Question::ADRIFT != 0 {
+            self.refuse(Reason::Unreachable, RuleId::NONE);
         }
-        if rule.protect.0 != 0 {
-            found.refuse(Reason::Protected, rule.protect);
-            return found.is_complete();
-        }
-        if rule.way.0 != 0 && itself && found.open & action::DELETE != 0 {
-            found.delete = Finding::new(Reason::ProtectedWay, rule.way);
-            found.open &= !action::DELETE;
-        }
-        if rule.allow_write.0 != 0 {
-            if found.open & action::WRITE != 0 {
-                found.write = Finding::new(Reason::Allowed, rule.allow_write);
+        if question.0 & Question::TOO_DEEP != 0 {
+            self.refuse(Reason::TooDeep, RuleId::NONE);
+            // What a rule allows is not below what is Enforcer's own; anything else may be.
+            let guards = terms.conf().flags & skill_flag::GUARDS != 0;
+            if guards && !self.allow(question.0 & (action::DELETE | action::WRITE)) {
+                self.open |= UNSEEN;
             }
-            found.open &= !(action::WRITE | action::READ);
         }
-        if rule.allow_delete.0 != 0 {
-            if found.open & action::DELETE != 0 {
-                found.delete = Finding::new(Reason::Allowed, rule.allow_delete);
-            }
-            found.open &= !(action::DELETE | action::READ);
-        }
-        if found.open & SEALED != 0
-            && found.open & action::WRITE != 0
-            && let Some(library) = rule.library.rule()
-        {
-            found.write = Finding::new(Reason::LibraryReadOnly, library);
-            found.open &= !action::WRITE;
-        }
-        found.is_complete()
     }
 }
 
 /// Walks up once and finds the nearest rule for each action of `act`. `itself` is [`ITSELF`] where the walk begins at the object
-/// that the act is done to, else 0.
+/// that the act is done to, else 0. `None` when the policy has no such skill.
 #[inline(always)]
 fn survey<R: Rules, A: Ancestry>(
     rules: &R,
     skill: SkillId,
-    conf: &SkillConf,
     act: Act,
     itself: u32,
     ancestry: &mut A,
     found: &mut Findings,
-) {
-    let has = |flag: u32| conf.flags & flag != 0;
-    let otherwise = |any: u32, rule: RuleId| {
-        if act.by_name {
-            Finding::new(Reason::KernelInterface, RuleId::NONE)
-        } else if has(any) {
-            Finding::new(Reason::Allowed, rule)
-        } else {
-            Finding::new(Reason::PathNotListed, RuleId::NONE)
-        }
-    };
-    found.delete = otherwise(skill_flag::DELETE_ANY, conf.delete_any);
-    found.write = otherwise(skill_flag::WRITE_ANY, conf.write_any);
-    found.read = Finding::new(Reason::Allowed, RuleId::NONE);
-    found.own = RuleId::NONE;
-    // What only a rule by name allows is refused wherever it lies.
-    let sealed = has(skill_flag::LIBRARIES_SEALED) && !act.by_name;
-    // Where everything is allowed and nothing protected or sealed there is nothing to look for, but what is Enforcer's own.
-    let mut settled = 0;
-    if !has(skill_flag::PROTECTS) {
-        settled |= action::READ;
-        if has(skill_flag::DELETE_ANY) && !act.by_name {
-            settled |= action::DELETE;
-        }
-        if has(skill_flag::WRITE_ANY) && !act.by_name && !sealed {
-            settled |= action::WRITE;
-        }
+) -> Option<(Terms, Question)> {
+    let terms = rules.set_out(skill, Quest::new(act, itself), found);
+    if !terms.exist() {
+        return None;
     }
-    let guarded = if has(skill_flag::GUARDS) { settled & (action::DELETE | action::WRITE) } else { 0 };
-    found.open = act.actions & (!settled | guarded);
-    if found.open != 0 {
-        let thorough = if has(skill_flag::AUDIT) && has(skill_flag::GUARDS) { THOROUGH } else { 0 };
-        found.open |= (act.actions & ACTIONS) << ASKED | itself | thorough | if sealed { SEALED } else { 0 };
-        let end = ancestry.climb(&mut Survey { rules, skill, found: &mut *found });
-        match end {
-            Climb::Enough | Climb::Root => {}
-            Climb::Adrift => found.refuse(Reason::Unreachable, RuleId::NONE),
-            Climb::TooDeep => {
-                found.refuse(Reason::TooDeep, RuleId::NONE);
-                // What a rule allows is not below what is Enforcer's own; anything else may be.
-                if has(skill_flag::GUARDS) && !found.allow(act.actions & (action::DELETE | action::WRITE)) {
-                    found.open |= UNSEEN;
-                }
-            }
-        }
-    }
+    let end =
+        if found.open == 0 { Climb::Enough } else { ancestry.climb(&mut Survey { rules, skill, found: &mut *found }) };
+    Some((terms, Question::new(act, end)))
 }
 
 /// May the skill do this to the object? Returns the decision and what it is about; `found` is room to work in.
@@ -278,35 +375,53 @@ pub fn object<R: Rules, A: Ancestry>(
     ancestry: &mut A,
     found: &mut Findings,
 ) -> (Decision, Kind) {
-    let kind = kind(act.actions);
-    let Some(conf) = rules.skill(skill) else { return (no_policy(), kind) };
-    survey(rules, skill, &conf, act, ITSELF, ancestry, found);
-    if let Some(refusal) = found.never(act) {
-        return (refusal, kind);
+    match survey(rules, skill, act, ITSELF, ancestry, found) {
+        Some((terms, question)) => rules.judge(skill, terms, question, found).parts(),
+        None => (no_policy(), kind(act.actions)),
     }
-    let mut decision = Decision::silent();
-    if act.actions & action::READ != 0 {
-        decision = settle(rules, &conf, action::READ, found.read.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Read);
-        }
+}
+
+/// What follows from what a walk has found.
+#[inline(always)]
+pub fn judge<R: Rules>(
+    rules: &R,
+    skill: SkillId,
+    terms: Terms,
+    question: Question,
+    found: &mut Findings,
+) -> (Decision, Kind) {
+    let asks = |actions: u32| question.0 & actions != 0;
+    let (asked, conf) = (kind(question.0), terms.conf());
+    found.end(terms, question);
+    if let Some(refusal) = found.never(question.0) {
+        return (refusal, asked);
     }
-    if act.actions & action::WRITE != 0 {
-        decision = settle(rules, &conf, action::WRITE, found.write.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Write);
-        }
+    if !asks(ACTIONS) {
+        return (Decision::silent(), asked);
     }
-    if act.actions & action::DELETE != 0 {
-        decision = settle(rules, &conf, action::DELETE, found.delete.ruling());
-        if !decision.allows() {
-            return (decision, Kind::Delete);
-        }
-        if act.charge && conf.budget_rule.0 != 0 && !rules.spend(skill, &conf) {
+    // The first action that is refused or needs an approval decides; where none is, the last.
+    let stops = |action: u32, finding: Finding| asks(action) && (!finding.allows() || conf.require_2fa & action != 0);
+    let (action, finding) = if stops(action::READ, found.read) {
+        (action::READ, found.read)
+    } else if stops(action::WRITE, found.write) || (asks(action::WRITE) && !asks(action::DELETE)) {
+        (action::WRITE, found.write)
+    } else if asks(action::DELETE) {
+        (action::DELETE, found.delete)
+    } else {
+        (action::READ, found.read)
+    };
+    let (action, ruling) = opaque_action(rules, action, finding.ruling());
+    let decision = settle_known(rules, &conf, action, ruling);
+    if !decision.allows() {
+        return (decision, kind(action));
+    }
+    if asks(action::DELETE) && asks(Question::CHARGE) && terms.have_budget() {
+        let Some(conf) = rules.skill(skill) else { return (no_policy(), Kind::Delete) };
+        if !rules.spend(skill, &conf) {
             return (refusal(&conf, Reason::OverBudget.into(), conf.budget_rule), Kind::Delete);
         }
     }
-    (decision, kind)
+    (decision, asked)
 }
 
 /// The kind under which a set of actions is reported when it is allowed.
@@ -333,9 +448,10 @@ pub fn link<R: Rules, A: Ancestry>(
     target: &mut A,
     found: &mut Findings,
 ) -> Decision {
-    let Some(conf) = rules.skill(skill) else { return no_policy() };
-    survey(rules, skill, &conf, Act::MOVE, 0, target, found);
-    if let Some(refusal) = found.never(Act::MOVE) {
+    let Some((terms, question)) = survey(rules, skill, Act::MOVE, 0, target, found) else { return no_policy() };
+    let conf = terms.conf();
+    found.end(terms, question);
+    if let Some(refusal) = found.never(question.0) {
         return refusal;
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
@@ -344,8 +460,9 @@ pub fn link<R: Rules, A: Ancestry>(
         return decision;
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
-    survey(rules, skill, &conf, all, 0, source, found);
-    if let Some(refusal) = found.never(all) {
+    let Some((terms, question)) = survey(rules, skill, all, 0, source, found) else { return no_policy() };
+    found.end(terms, question);
+    if let Some(refusal) = found.never(question.0) {
         return refusal;
     }
     if !decision.allows() {

@@ -7,15 +7,19 @@
 mod code;
 mod exec;
 mod file;
+mod judgement;
 mod net;
 mod tamper;
+mod terms;
 mod unix;
 
 pub use code::{content, library, memory, overwrite};
 pub use exec::{enter, exec, has_flag, unsteady};
-pub use file::{Act, Finding, Findings, kind, link, object};
+pub use file::{Act, Finding, Findings, Quest, Question, judge, kind, link, object};
+pub use judgement::Judgement;
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};
+pub use terms::Terms;
 pub use unix::{unix_name, unix_path};
 
 use crate::{
@@ -45,6 +49,28 @@ pub trait Rules {
     fn parent(&self, digest: &Digest) -> u64;
     /// Counts one delete against the skill's budget; false when it is used up, and then nothing is counted.
     fn spend(&self, skill: SkillId, conf: &SkillConf) -> bool;
+    /// Makes ready for a walk, as [`set_out`] does.
+    #[inline(always)]
+    fn set_out(&self, skill: SkillId, quest: Quest, found: &mut Findings) -> Terms
+    where
+        Self: Sized,
+    {
+        set_out(self, skill, quest, found)
+    }
+    /// Notes on a walk what the rules that name this very object say; true when there is nothing left to look for.
+    #[inline(always)]
+    fn meet(&self, skill: SkillId, object: &ObjectId, found: &mut Findings) -> bool {
+        found.meet(self.object(skill, object).as_ref())
+    }
+    /// Judges what was found on a walk, as [`judge`] does.
+    #[inline(always)]
+    fn judge(&self, skill: SkillId, terms: Terms, question: Question, found: &mut Findings) -> Judgement
+    where
+        Self: Sized,
+    {
+        let (decision, kind) = judge(self, skill, terms, question, found);
+        Judgement::new(decision, kind)
+    }
     /// The same number. A verifier that follows each value through the rest of the program knows no more which one it is.
     #[inline(always)]
     fn opaque(&self, number: u64) -> u64 {
@@ -114,55 +140,55 @@ impl Decision {
     }
 }
 
+/// Makes ready for a walk for the nearest rules, and says by which terms it will end.
+#[inline(always)]
+pub fn set_out<R: Rules>(rules: &R, skill: SkillId, quest: Quest, found: &mut Findings) -> Terms {
+    let Some(conf) = rules.skill(skill) else { return Terms::NONE };
+    found.set_out(&conf, quest);
+    Terms::of(&conf)
+}
+
 /// What the rules say, before the skill's mode is applied.
 type Ruling = Result<RuleId, (ReasonCode, RuleId)>;
-
-/// The place of the rule in a ruling or decision that is one number.
-const RULE: u32 = 32;
 
 /// The same ruling, of which a verifier does not know any more by which way it was come to.
 #[inline(always)]
 fn opaque<R: Rules>(rules: &R, ruling: Ruling) -> Ruling {
+    opaque_action(rules, 0, ruling).1
+}
+
+/// The same with the action that it is about.
+#[inline(always)]
+fn opaque_action<R: Rules>(rules: &R, action: u32, ruling: Ruling) -> (u32, Ruling) {
+    const ACTION: u32 = 8;
+    const RULE: u32 = 32;
     let (reason, rule) = match ruling {
         Ok(rule) => (Reason::Allowed.into(), rule),
         Err(refused) => refused,
     };
-    let word = rules.opaque(u64::from(reason.0) | u64::from(rule.0) << RULE);
+    let word = rules.opaque(u64::from(reason.0) | u64::from(action) << ACTION | u64::from(rule.0) << RULE);
     let (reason, rule) = (ReasonCode(word as u8), RuleId((word >> RULE) as u32));
-    if reason.0 == Reason::Allowed as u8 { Ok(rule) } else { Err((reason, rule)) }
+    let ruling = if reason.0 == Reason::Allowed as u8 { Ok(rule) } else { Err((reason, rule)) };
+    (word as u32 >> ACTION, ruling)
 }
 
 /// The same of a decision.
 #[inline(always)]
 fn opaque_decision<R: Rules>(rules: &R, decision: Decision) -> Decision {
-    const REASON: u32 = 8;
-    const REPORT: u32 = 16;
-    const FIRST: u8 = Verdict::Allow as u8;
-    let word = rules.opaque(
-        u64::from(decision.verdict as u8 - FIRST)
-            | u64::from(decision.reason.0) << REASON
-            | u64::from(decision.report) << REPORT
-            | u64::from(decision.rule.0) << RULE,
-    );
-    Decision {
-        // In the order of their numbers, so that this is no question to the processor.
-        verdict: match word & 3 {
-            0 => Verdict::Allow,
-            1 => Verdict::Deny,
-            2 => Verdict::Audit,
-            _ => Verdict::Hold,
-        },
-        reason: ReasonCode((word >> REASON) as u8),
-        report: word >> REPORT & 1 != 0,
-        rule: RuleId((word >> RULE) as u32),
-    }
+    judgement::decision(rules.opaque(judgement::number(decision)))
 }
 
 /// Applies `require_2fa`, `mode` and `audit_level` to what the rules say.
 #[inline(always)]
 fn settle<R: Rules>(rules: &R, conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
+    settle_known(rules, conf, action, opaque(rules, ruling))
+}
+
+/// The same of a ruling that is opaque already.
+#[inline(always)]
+fn settle_known<R: Rules>(rules: &R, conf: &SkillConf, action: u32, ruling: Ruling) -> Decision {
     // An approval never widens: only what the rules allow can need one.
-    let ruling = match opaque(rules, ruling) {
+    let ruling = match ruling {
         Ok(_) if conf.require_2fa & action != 0 => Err((Reason::NeedsApproval.into(), conf.require_2fa_rule)),
         ruling => ruling,
     };
