@@ -90,7 +90,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
         ["append", path, text] => append(how, path, text),
         ["ftruncate", path] => ftruncate(how, path),
-        ["fsetxattr", path] => fsetxattr(how, path),
+        ["fsetxattr", path] => fsetxattr(how, path, c"user.enforcer"),
+        ["fset-attribute", path] => fsetxattr(how, path, ATTRIBUTE),
         ["unlink-by-personality", path] => by_personality(how, path),
         _ => return None,
     })
@@ -173,13 +174,11 @@ fn ftruncate(how: How, path: &str) -> Act {
 }
 
 /// Sets an attribute by a descriptor of a system call of its own; since 5.19.
-fn fsetxattr(how: How, path: &str) -> Act {
+fn fsetxattr(how: How, path: &str, name: &std::ffi::CStr) -> Act {
     let path = c(path)?;
     // SAFETY: the path ends with NUL and lives through the call.
     let file = prepare("open", unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) }).map(fd)?;
-    let (name, value) = (c"user.enforcer", b"x");
-    let entry = opcode::FSetXattr::new(Fd(file), name.as_ptr(), value.as_ptr().cast(), 1).build();
-    submit(how, entry)
+    submit(how, opcode::FSetXattr::new(Fd(file), name.as_ptr(), c"x".as_ptr().cast(), 1).build())
 }
 
 /// Puts a hole in the place of the first page.

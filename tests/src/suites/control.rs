@@ -166,12 +166,16 @@ fn hang_up(scene: &Scene, words: &[&str]) -> anyhow::Result<()> {
 fn failed_hangup(scene: &Scene) -> anyhow::Result<()> {
     const FAILED: &str = "not reloaded";
     const STAYS: &str = "stays in force";
+    const LONG: usize = 4096;
     in_force(scene, "one")?;
     let policy = scene.daemon(|d| Ok(d.policy().to_owned()))?;
     let generation = scene.daemon(|d| d.generation())?;
     for case in bad::cases(&scene.dir)? {
-        // What has no content is for below.
+        // What takes long to read is `reload`'s, and what has no content is for below.
         let Ok(content) = fs::read(&case.file) else { continue };
+        if content.len() > LONG || case.name == "bomb" {
+            continue;
+        }
         fs::write(&policy, content)?;
         hang_up(scene, &[FAILED, &policy.to_string_lossy(), case.word, STAYS]).context(case.name)?;
         ensure!(scene.daemon(|d| d.generation())? == generation, "{}: the generation has changed", case.name);

@@ -393,6 +393,8 @@ fn uring(scene: &Scene) -> anyhow::Result<()> {
             write(scene, against, &[how, "splice", &changed, "!"], &changed)?;
             write(scene, against, &[how, "punch", &changed], &changed)?;
             if side != "secret" {
+                let by_descriptor = file("by-descriptor")?;
+                write(scene, against, &[how, "fset-attribute", &by_descriptor], &by_descriptor)?;
                 let read_only = file("read-only")?;
                 for act in [&["punch-read-only", "@"][..], &["splice-read-only", "@", "!"]] {
                     let outcome = scene.act(SKILL, &[&[how], &on(act, &read_only)[..]].concat())?;
