@@ -158,7 +158,7 @@ fn mkdir(path: &str) -> Act {
 }
 
 /// Writes a text into a pseudo file such as `cgroup.procs`.
-fn put(path: &str, text: &str) -> Act {
+pub(super) fn put(path: &str, text: &str) -> Act {
     write(open(path, libc::O_WRONLY)?, text)
 }
 

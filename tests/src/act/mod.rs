@@ -21,12 +21,14 @@ mod unix;
 mod uring;
 mod way;
 pub(crate) mod worker;
+mod write;
 
 pub(crate) use code::RAN;
 pub(crate) use net::TOKEN;
 pub(crate) use tamper::new_map;
 pub(crate) use tty::NO_ENTRY;
 pub(crate) use uring::new_ring;
+pub(crate) use write::ATTRIBUTE;
 
 use std::{fmt, io};
 
@@ -76,6 +78,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
     [
         way::perform,
         file::perform,
+        write::perform,
         code::perform,
         net::perform,
         network::perform,

@@ -22,6 +22,16 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ("ptrace-attach", []) => ptrace(libc::PTRACE_ATTACH, pid),
         ("ptrace-seize", []) => ptrace(libc::PTRACE_SEIZE, pid),
         ("read-memory", []) => read_memory(pid),
+        ("write-memory", [address]) => sys::number(address).and_then(|address| write_memory(pid, address)),
+        ("poke-memory", [address]) => sys::number(address).and_then(|address| poke_memory(pid, address)),
+        ("write-mem-file", [address]) => sys::number(address).and_then(|address| write_mem_file(pid, address)),
+        ("advise-memory", [address]) => sys::number(address).and_then(|address| advise_memory(pid, address)),
+        ("write-proc", [file]) => std::fs::File::options()
+            .write(true)
+            .open(format!("/proc/{pid}/{file}"))
+            .map(drop)
+            .map_err(|e| Failure::of(&e)),
+        ("put-proc", [file, text]) => super::file::put(&format!("/proc/{pid}/{file}"), text),
         ("read-proc", [file]) => std::fs::read(format!("/proc/{pid}/{file}")).map(drop).map_err(|e| Failure::of(&e)),
         ("list-proc", [dir]) => std::fs::read_dir(format!("/proc/{pid}/{dir}")).map(drop).map_err(|e| Failure::of(&e)),
         ("follow-proc", [link]) => {
@@ -68,6 +78,51 @@ fn read_memory(pid: i32) -> Act {
         Err(Failure::Errno(libc::EFAULT)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// What the acts below write.
+const WRITTEN: u64 = 0x4141_4141_4141_4141;
+
+/// Writes a word into the other process's memory.
+fn write_memory(pid: i32, address: usize) -> Act {
+    let mut word = WRITTEN;
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: 8 };
+    // SAFETY: the local buffer is ours and lives through the call; the remote address is only a number here.
+    let written = unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    check(written as i64).map(drop)
+}
+
+/// The same by `PTRACE_POKEDATA`, which takes that the process is traced and has stopped.
+fn poke_memory(pid: i32, address: usize) -> Act {
+    ptrace(libc::PTRACE_ATTACH, pid)?;
+    let mut status = 0;
+    // SAFETY: the pointer is to a local; the other process's address is only a number here.
+    unsafe {
+        sys::prepare("waitpid", libc::waitpid(pid, &raw mut status, libc::__WALL))?;
+        let poked = check(libc::ptrace(libc::PTRACE_POKEDATA, pid, address, WRITTEN));
+        libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0);
+        poked.map(drop)
+    }
+}
+
+/// The same by `/proc/PID/mem`.
+fn write_mem_file(pid: i32, address: u64) -> Act {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::options().write(true).open(format!("/proc/{pid}/mem")).map_err(|e| Failure::of(&e))?;
+    file.write_all_at(&WRITTEN.to_ne_bytes(), address).map_err(|e| Failure::of(&e))
+}
+
+/// Has the page of the address put out of memory.
+fn advise_memory(pid: i32, address: usize) -> Act {
+    const PAGE: usize = 4096;
+    let pidfd = pidfd(pid)?;
+    let start = std::ptr::without_provenance_mut(address & !(PAGE - 1));
+    let range = libc::iovec { iov_base: start, iov_len: PAGE };
+    // SAFETY: the range is only numbers here, and lives through the call.
+    let advised =
+        unsafe { libc::syscall(libc::SYS_process_madvise, pidfd, &raw const range, 1, libc::MADV_PAGEOUT, 0) };
+    check(advised).map(drop)
 }
 
 /// A child that this process traces does the act. Where it is a program that starts, it is let go then.

@@ -10,7 +10,7 @@ use io_uring::{
 use libc::AT_FDCWD;
 
 use super::{
-    Act, Failure, net, socket,
+    ATTRIBUTE, Act, Failure, net, socket,
     sys::{self, c, check, fd, prepare},
 };
 
@@ -46,6 +46,30 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             let to = c(to)?;
             submit(how, opcode::RenameAt::new(Fd(AT_FDCWD), from.as_ptr(), Fd(AT_FDCWD), to.as_ptr()).build())
         }),
+        ["rmdir", path] => c(path).and_then(|path| {
+            submit(how, opcode::UnlinkAt::new(Fd(AT_FDCWD), path.as_ptr()).flags(libc::AT_REMOVEDIR).build())
+        }),
+        ["mkdir", path] => {
+            c(path).and_then(|path| submit(how, opcode::MkDirAt::new(Fd(AT_FDCWD), path.as_ptr()).mode(0o755).build()))
+        }
+        ["symlink", to, path] => c(to).and_then(|to| {
+            let path = c(path)?;
+            submit(how, opcode::SymlinkAt::new(Fd(AT_FDCWD), to.as_ptr(), path.as_ptr()).build())
+        }),
+        ["link", from, to] => c(from).and_then(|from| {
+            let to = c(to)?;
+            submit(how, opcode::LinkAt::new(Fd(AT_FDCWD), from.as_ptr(), Fd(AT_FDCWD), to.as_ptr()).build())
+        }),
+        ["set-attribute", path] => c(path).and_then(|path| {
+            let entry = opcode::SetXattr::new(ATTRIBUTE.as_ptr(), c"x".as_ptr().cast(), path.as_ptr(), 1);
+            submit(how, entry.build())
+        }),
+        ["create", path] => open(how, path, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL).map(drop),
+        ["punch", path] => open(how, path, libc::O_WRONLY).and_then(|file| punch(how, file)),
+        ["splice", path, text] => open(how, path, libc::O_WRONLY).and_then(|file| splice(how, file, text)),
+        // By descriptors that are open for reading alone, which is free.
+        ["punch-read-only", path] => open(how, path, libc::O_RDONLY).and_then(|file| punch(how, file)),
+        ["splice-read-only", path, text] => open(how, path, libc::O_RDONLY).and_then(|file| splice(how, file, text)),
         ["tcp", address] => tcp(how, address),
         ["sendmsg", address] => net::Target::parse(address)
             .and_then(|target| send_message(how, &target.socket(libc::SOCK_DGRAM)?, &target, 0)),
@@ -66,7 +90,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         ["open-truncate", path] => open(how, path, libc::O_WRONLY | libc::O_TRUNC).map(drop),
         ["append", path, text] => append(how, path, text),
         ["ftruncate", path] => ftruncate(how, path),
-        ["fsetxattr", path] => fsetxattr(how, path),
+        ["fsetxattr", path] => fsetxattr(how, path, c"user.enforcer"),
+        ["fset-attribute", path] => fsetxattr(how, path, ATTRIBUTE),
         ["unlink-by-personality", path] => by_personality(how, path),
         _ => return None,
     })
@@ -149,13 +174,28 @@ fn ftruncate(how: How, path: &str) -> Act {
 }
 
 /// Sets an attribute by a descriptor of a system call of its own; since 5.19.
-fn fsetxattr(how: How, path: &str) -> Act {
+fn fsetxattr(how: How, path: &str, name: &std::ffi::CStr) -> Act {
     let path = c(path)?;
     // SAFETY: the path ends with NUL and lives through the call.
     let file = prepare("open", unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) }).map(fd)?;
-    let (name, value) = (c"user.enforcer", b"x");
-    let entry = opcode::FSetXattr::new(Fd(file), name.as_ptr(), value.as_ptr().cast(), 1).build();
-    submit(how, entry)
+    submit(how, opcode::FSetXattr::new(Fd(file), name.as_ptr(), c"x".as_ptr().cast(), 1).build())
+}
+
+/// Puts a hole in the place of the first page.
+fn punch(how: How, file: i32) -> Act {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    submit(how, opcode::Fallocate::new(Fd(file), 4096).mode(mode).build())
+}
+
+/// Moves a text from a pipe to the beginning of a file.
+fn splice(how: How, file: i32, text: &str) -> Act {
+    let mut pipe = [0; 2];
+    // SAFETY: the array takes the descriptors.
+    prepare("pipe", unsafe { libc::pipe(pipe.as_mut_ptr()) })?;
+    // SAFETY: the buffer lives through the call.
+    prepare("write", unsafe { libc::write(pipe[1], text.as_ptr().cast(), text.len()) } as i64)?;
+    let len = u32::try_from(text.len()).map_err(Failure::broken)?;
+    submit(how, opcode::Splice::new(Fd(pipe[0]), -1, Fd(file), 0, len).build())
 }
 
 /// Removes a file in the name of credentials that were registered before.

@@ -165,6 +165,20 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "ask the daemon over a connection that was there before",
     },
     Attack {
+        line: 28,
+        variant: 6,
+        test: "walls::memory_of_another_process_written",
+        hooks: &["ptrace_access_check"],
+        tries: "write into another process by process_vm_writev, ptrace and /proc/PID/mem",
+    },
+    Attack {
+        line: 28,
+        variant: 7,
+        test: "walls::proc_files_of_another_process_written",
+        hooks: &["file_open"],
+        tries: "change another process by what is written to its files in /proc",
+    },
+    Attack {
         line: 29,
         variant: 1,
         test: "walls::signals",
@@ -357,5 +371,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "control::a_failed_reload_changes_nothing",
         hooks: &["path_unlink"],
         tries: "have a bad manifest change what is in force",
+    },
+    Attack {
+        line: 34,
+        variant: 4,
+        test: "control::sighup_with_a_bad_manifest_changes_nothing",
+        hooks: &["path_unlink"],
+        tries: "have a bad manifest read by a signal",
     },
 ];

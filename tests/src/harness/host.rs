@@ -61,6 +61,7 @@ const PARTS: &[Part] = &[
         without: &[("files_that_the_kernel_writes_or_swaps_to", HARM)],
     },
     part("places", &["/usr/sbin/mkfs.ext4"]),
+    part("writes", &["/usr/sbin/mkfs.ext4"]),
     part("walls", &["/usr/bin/mount"]),
     part("subjects", &["/usr/bin/bash"]),
     Part {

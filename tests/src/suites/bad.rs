@@ -11,7 +11,7 @@ pub(super) struct Case {
     /// Its file.
     pub(super) file: String,
     /// A word of the error; the file is in it always.
-    word: &'static str,
+    pub(super) word: &'static str,
 }
 
 impl Case {

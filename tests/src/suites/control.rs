@@ -28,6 +28,7 @@ pub(super) const SUITE: Suite = Suite {
         ("events_and_follow", events),
         ("reload_swaps_rules", reload),
         ("sighup_swaps_rules", hangup),
+        ("sighup_with_a_bad_manifest_changes_nothing", failed_hangup),
         ("reload_of_another_file", reload_other),
         ("a_failed_reload_changes_nothing", failed_reload),
         ("a_second_daemon_is_refused", second),
@@ -147,6 +148,51 @@ fn hangup(scene: &Scene) -> anyhow::Result<()> {
         in_force(scene, side)?;
     }
     Ok(())
+}
+
+/// Sends the daemon a SIGHUP and waits until its log says all of this about it.
+fn hang_up(scene: &Scene, words: &[&str]) -> anyhow::Result<()> {
+    let before = scene.daemon(|d| Ok(d.errors()))?;
+    scene.daemon(|d| {
+        d.signal(libc::SIGHUP);
+        Ok(())
+    })?;
+    let new = || scene.daemon(|d| Ok(d.errors()))?.strip_prefix(&before).map(str::to_owned).context("another log");
+    let said = eventually(Duration::from_secs(10), || new().is_ok_and(|text| words.iter().all(|w| text.contains(w))));
+    ensure!(said, "{words:?} are not in the log: {:?}", new()?);
+    Ok(())
+}
+
+fn failed_hangup(scene: &Scene) -> anyhow::Result<()> {
+    const FAILED: &str = "not reloaded";
+    const STAYS: &str = "stays in force";
+    const LONG: usize = 4096;
+    in_force(scene, "one")?;
+    let policy = scene.daemon(|d| Ok(d.policy().to_owned()))?;
+    let generation = scene.daemon(|d| d.generation())?;
+    for case in bad::cases(&scene.dir)? {
+        // What takes long to read is `reload`'s, and what has no content is for below.
+        let Ok(content) = fs::read(&case.file) else { continue };
+        if content.len() > LONG || case.name == "bomb" {
+            continue;
+        }
+        fs::write(&policy, content)?;
+        hang_up(scene, &[FAILED, &policy.to_string_lossy(), case.word, STAYS]).context(case.name)?;
+        ensure!(scene.daemon(|d| d.generation())? == generation, "{}: the generation has changed", case.name);
+    }
+    in_force(scene, "one")?;
+    // And it goes on listening.
+    fs::write(&policy, manifest(scene, "two")?)?;
+    hang_up(scene, &["enforcer: reloaded:"])?;
+    ensure!(scene.daemon(|d| d.generation())? == generation + 1, "a good policy was not read");
+    in_force(scene, "two")?;
+    // A manifest that goes and comes is an object that is resolved again, which counts as a generation of its own.
+    fs::remove_file(&policy)?;
+    hang_up(scene, &[FAILED, "No such file", STAYS])?;
+    in_force(scene, "two")?;
+    fs::write(&policy, manifest(scene, "one")?)?;
+    hang_up(scene, &["enforcer: reloaded:"])?;
+    in_force(scene, "one")
 }
 
 fn reload_other(scene: &Scene) -> anyhow::Result<()> {

@@ -6,8 +6,9 @@ use anyhow::ensure;
 
 use super::walls::has_entry_32;
 use crate::harness::{
-    act_with, eventually,
+    BROUGHT, act_bringing, act_with, eventually,
     files::Mount,
+    kernel,
     runner::Suite,
     scene::{Scene, gone, holds, there},
     succeed,
@@ -166,8 +167,27 @@ fn truncation(scene: &Scene) -> anyhow::Result<()> {
     holds(&denied, "denied/shorten/f")
 }
 
-/// What is brought along is looked at when the process enters the skill.
+/// What is brought along is looked at when the process enters the skill, but for the standard streams, which are whoever starts
+/// it's.
 fn inherited(scene: &Scene) -> anyhow::Result<()> {
+    let number = BROUGHT.to_string();
+    for (side, reason) in [("denied", "path not listed"), ("secret", "protected")] {
+        let path = scene.make_file(&format!("{side}/inherited/f"))?;
+        let file = fs::File::options().append(true).open(&path)?;
+        let mark = scene.mark();
+        let outcome = act_bringing(file.into(), SKILL, &["write-fd", &number, "+"])?;
+        holds(&path, &format!("{side}/inherited/f"))?;
+        ensure!(outcome.status == 1 && outcome.err.contains("files open"), "{outcome:?}");
+        ensure!(denied_event(scene, mark, &path)? == reason, "another reason");
+    }
+    let secret = scene.make_file("secret/inherited/f")?;
+    let outcome = act_bringing(fs::File::open(&secret)?.into(), SKILL, &["nothing"])?;
+    ensure!(outcome.status == 1 && outcome.err.contains("files open"), "{outcome:?}");
+    let brought = scene.make_file("allowed/inherited/brought")?;
+    let file = fs::File::options().append(true).open(&brought)?;
+    let outcome = act_bringing(file.into(), SKILL, &["write-fd", &number, "+"])?;
+    ensure!(outcome.status == 0, "{outcome:?}");
+    holds(&brought, "allowed/inherited/brought+")?;
     let allowed = scene.make_file("allowed/inherited/f")?;
     let file = fs::File::options().append(true).open(&allowed)?;
     let outcome = act_with(file.into(), SKILL, &["write-fd", "0", "+"])?;
@@ -359,6 +379,7 @@ fn uring_by(scene: &Scene, how: &str) -> anyhow::Result<()> {
     let outcome = scene.act(SKILL, &[how, "ftruncate", &written])?;
     ensure!([libc::EPERM, libc::EINVAL].contains(&outcome.status), "{outcome:?}");
     let known = outcome.status == libc::EPERM;
+    ensure!(known == (kernel()? >= (6, 9)), "{outcome:?}");
     holds(&written, &name("written"))?;
     let outcome = scene.act(SKILL, &[how, "ftruncate", &allowed])?;
     ensure!(outcome.status == if known { 0 } else { libc::EINVAL }, "{outcome:?}");

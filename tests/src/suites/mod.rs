@@ -41,6 +41,7 @@ mod unload;
 mod walls;
 mod withdraw;
 mod workloads;
+mod writes;
 
 use crate::harness::runner::{Place, Suite};
 
@@ -85,6 +86,7 @@ const PLAIN: &[Suite] = &[
     tamper::SUITE,
     devices::SUITE,
     files::SUITE,
+    writes::SUITE,
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,

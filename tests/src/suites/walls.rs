@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::{
     act::NO_ENTRY,
     harness::{
+        breach::Breach,
+        kernel,
         runner::Suite,
         scene::Scene,
         succeed,
@@ -21,6 +23,9 @@ pub(super) const SUITE: Suite = Suite {
         ("signals", signals),
         ("tracing_and_memory", tracing),
         ("proc_files_of_another_process", proc_files),
+        ("memory_of_another_process_written", memory),
+        ("memory_of_another_process_advised", advice),
+        ("proc_files_of_another_process_written", proc_writes),
         ("within_a_skill_everything_is_as_ever", within),
         ("stacked_filesystems", stacked),
         ("filesystems_that_the_agent_would_serve", served),
@@ -89,6 +94,135 @@ fn proc_files(scene: &Scene) -> anyhow::Result<()> {
     // What tells nothing of the inside stays readable: `ps` goes on working.
     let target = Worker::start(&Entry::Outside)?;
     scene.act(SKILL, &["read-proc", &target.pid().to_string(), "status"])?.done()?;
+    Ok(())
+}
+
+/// The last word of a process's stack, which nobody uses.
+fn last_word(pid: u32) -> anyhow::Result<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let line = maps.lines().find(|line| line.ends_with("[stack]")).context("no stack")?;
+    let (_, end) = line.split_whitespace().next().and_then(|range| range.split_once('-')).context(line.to_owned())?;
+    Ok(u64::from_str_radix(end, 16)? - 8)
+}
+
+/// What is there.
+fn word_at(pid: u32, address: u64) -> anyhow::Result<[u8; 8]> {
+    use std::os::unix::fs::FileExt as _;
+    let mut word = [0; 8];
+    fs::File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut word, address)?;
+    Ok(word)
+}
+
+/// By each call that writes into another process, or changes its memory otherwise: not outside the skill, and within it with
+/// `allow_jit`.
+fn memory(scene: &Scene) -> anyhow::Result<()> {
+    for act in ["write-memory", "poke-memory", "write-mem-file"] {
+        for entry in [Entry::Outside, Entry::Run("neighbour")] {
+            let target = Worker::start(&entry)?;
+            let address = last_word(target.pid())?;
+            let before = word_at(target.pid(), address)?;
+            let (pid, mark) = (target.pid().to_string(), scene.mark());
+            let outcome = scene.act("tracer", &[act, &pid, &address.to_string()])?;
+            if word_at(target.pid(), address)? != before {
+                return Err(Breach(format!("{act} wrote into another process: {outcome:?}")).into());
+            }
+            ensure!([libc::EPERM, libc::EACCES].contains(&outcome.status), "{act}: {outcome:?}");
+            target.act(&["nothing"])?.done()?;
+            reported(scene, mark, "trace", act)?;
+        }
+        let target = Worker::start(&Entry::Run("tracer"))?;
+        let address = last_word(target.pid())?;
+        scene.act("tracer", &[act, &target.pid().to_string(), &address.to_string()])?.done()?;
+        ensure!(word_at(target.pid(), address)? == *b"AAAAAAAA", "{act}: nothing was written");
+        // Where no code may be made, not even there.
+        let target = Worker::start(&Entry::Run(SKILL))?;
+        let address = last_word(target.pid())?;
+        let before = word_at(target.pid(), address)?;
+        scene.act(SKILL, &[act, &target.pid().to_string(), &address.to_string()])?.refused()?;
+        ensure!(word_at(target.pid(), address)? == before, "{act} wrote without `allow_jit`");
+    }
+    Ok(())
+}
+
+/// Has its memory put out, which the kernel takes for a look: since 6.13 it asks the hook, and then lets who has `CAP_PERFMON` do it
+/// all the same (`kernel/fork.c: may_access_mm`), so that it is not promised there.
+fn advice(scene: &Scene) -> anyhow::Result<()> {
+    let entries = if kernel()? < (6, 13) { &[Entry::Outside, Entry::Run("neighbour")][..] } else { &[] };
+    for entry in entries {
+        let target = Worker::start(entry)?;
+        let (pid, address) = (target.pid().to_string(), last_word(target.pid())?.to_string());
+        let mark = scene.mark();
+        let outcome = scene.act(SKILL, &["advise-memory", &pid, &address])?;
+        ensure!(outcome.status != 0, Breach(format!("the memory of another process was advised: {outcome:?}")));
+        ensure!([libc::EPERM, libc::EACCES].contains(&outcome.status), "{outcome:?}");
+        reported(scene, mark, "trace", "advice")?;
+    }
+    let own = Worker::start(&Entry::Run(SKILL))?;
+    let (pid, address) = (own.pid().to_string(), last_word(own.pid())?.to_string());
+    scene.act(SKILL, &["advise-memory", &pid, &address])?.done()?;
+    Ok(())
+}
+
+/// A refusal of this kind, because the target is outside.
+fn reported(scene: &Scene, mark: crate::harness::events::Mark, kind: &str, act: &str) -> anyhow::Result<()> {
+    let wanted = |e: &crate::harness::events::Event| {
+        e.text("kind") == kind && e.text("verdict") == "deny" && e.text("reason") == "target is outside the skill"
+    };
+    scene.events().wait(mark, &format!("the refused {act}"), wanted).map(drop)
+}
+
+/// What a process may be told by its files: by whom it may be ended, what it is called, who it is. The kernel asks nobody but a file's
+/// mode for most of them.
+fn proc_writes(scene: &Scene) -> anyhow::Result<()> {
+    const FILES: [&str; 14] = [
+        "mem",
+        "clear_refs",
+        "oom_score_adj",
+        "oom_adj",
+        "loginuid",
+        "comm",
+        "setgroups",
+        "uid_map",
+        "coredump_filter",
+        "timerslack_ns",
+        "autogroup",
+        "sched",
+        "attr/current",
+        "task/self/comm",
+    ];
+    for entry in [Entry::Outside, Entry::Run("neighbour")] {
+        let target = Worker::start(&entry)?;
+        let pid = target.pid().to_string();
+        let mut tried = 0;
+        for file in FILES {
+            let file = file.replace("self", &pid);
+            // Not every kernel is built with every one.
+            if fs::metadata(format!("/proc/{pid}/{file}")).is_err() {
+                continue;
+            }
+            tried += 1;
+            let mark = scene.mark();
+            let outcome = scene.act(SKILL, &["write-proc", &pid, &file])?;
+            ensure!([libc::EPERM, libc::EACCES].contains(&outcome.status), "{file}: {outcome:?}");
+            let kind = if ["mem", "clear_refs"].contains(&file.as_str()) { "trace" } else { "tamper" };
+            reported(scene, mark, kind, &file)?;
+        }
+        ensure!(tried >= 6, "{tried} files alone are there");
+    }
+    let (target, own) = (Worker::start(&Entry::Outside)?, Worker::start(&Entry::Run(SKILL))?);
+    for (file, text) in [("oom_score_adj", "500"), ("coredump_filter", "0x1")] {
+        let read = |worker: &Worker| fs::read_to_string(format!("/proc/{}/{file}", worker.pid()));
+        let before = read(&target)?;
+        let outcome = scene.act(SKILL, &["put-proc", &target.pid().to_string(), file, text])?;
+        if read(&target)? != before {
+            return Err(Breach(format!("{file} of another process has changed")).into());
+        }
+        outcome.refused()?;
+        // A process of the skill's own, and anybody from outside.
+        scene.act(SKILL, &["put-proc", &own.pid().to_string(), file, text])?.done()?;
+        scene.outside(&["put-proc", &target.pid().to_string(), file, text])?.done()?;
+        ensure!(read(&target)? != before && read(&target)? == read(&own)?, "{file} has not changed");
+    }
     Ok(())
 }
 
