@@ -41,7 +41,7 @@ pub(crate) fn run(paths: &Paths, args: &FuzzArgs) -> Result<ExitCode> {
         cargo.env("RUSTC_BOOTSTRAP", "1").env("ENFORCER_BPF_DIR", &paths.target);
         cargo.current_dir(paths.root.join("enforcer-daemon"));
         cargo.args(["fuzz", command, "--target", &build::host_triple()?, target]).args(options);
-        let status = ui::bounded(&cargo, Duration::from_secs(seconds) + Duration::from_mins(60)).status()?;
+        let status = ui::bounded(&cargo, Duration::from_secs(seconds) + Duration::from_hours(1)).status()?;
         ensure!(status.success(), "{target}: see above; what it was given lies below enforcer-daemon/fuzz/artifacts");
         Ok(())
     };
