@@ -124,6 +124,8 @@ fn renew(scene: &Scene, victim: &str) -> anyhow::Result<()> {
 
 /// How many digests were measured so far, and how many were known.
 fn counts(scene: &Scene) -> anyhow::Result<(u64, u64)> {
+    // The worker's own exec counts, too: not from here on.
+    scene.worker(SKILL)?;
     let status = scene.daemon(|daemon| daemon.status())?;
     let count = |key: &str| status["digests"][key].as_u64().with_context(|| format!("no count of {key}"));
     Ok((count("measured")?, count("known")?))
