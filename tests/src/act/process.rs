@@ -19,6 +19,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             check(unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, signal) }).map(drop)
         }),
         ("pidfd-kill", [signal]) => sys::number(signal).and_then(|signal| pidfd_kill(pid, signal)),
+        ("signal-of-a-file", [signal]) => sys::number(signal).and_then(|signal| signal_of_a_file(pid, signal)),
         ("ptrace-attach", []) => ptrace(libc::PTRACE_ATTACH, pid),
         ("ptrace-seize", []) => ptrace(libc::PTRACE_SEIZE, pid),
         ("read-memory", []) => read_memory(pid),
@@ -49,6 +50,23 @@ fn kill(pid: i32, signal: i32) -> Act {
     // SAFETY: no pointers.
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
+
+/// Makes another process the owner of a pipe, and lets the kernel send it a signal when there is something to read. What it does about the
+/// signal is told to nobody.
+fn signal_of_a_file(pid: i32, signal: i32) -> Act {
+    let mut pipe = [0; 2];
+    // SAFETY: the array takes the two descriptors; the byte lives through the call; the rest are numbers.
+    unsafe {
+        sys::prepare("pipe", libc::pipe(pipe.as_mut_ptr()))?;
+        check(libc::fcntl(pipe[0], libc::F_SETOWN, pid))?;
+        check(libc::fcntl(pipe[0], F_SETSIG, signal))?;
+        check(libc::fcntl(pipe[0], libc::F_SETFL, libc::O_ASYNC))?;
+        check(libc::write(pipe[1], b"x".as_ptr().cast(), 1) as i64).map(drop)
+    }
+}
+
+/// `include/uapi/asm-generic/fcntl.h`.
+const F_SETSIG: i32 = 10;
 
 fn pidfd(pid: i32) -> Result<i64, Failure> {
     // SAFETY: no pointers.

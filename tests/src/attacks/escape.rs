@@ -130,6 +130,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "have another text run in another skill, by a script that is its entrypoint",
     },
     Attack {
+        line: 27,
+        variant: 19,
+        test: "subjects::a_unit_from_its_exec_on",
+        hooks: &["bprm_creds_for_exec"],
+        tries: "be the first program of a unit that a pattern names",
+    },
+    Attack {
         line: 28,
         variant: 1,
         test: "subjects::a_governed_root_process_and_the_control_socket",

@@ -103,14 +103,16 @@ impl Detached {
         let set = set_in_force()?;
         // Where a hook's arguments changed, there are two programs for it, of which a kernel takes one.
         for name in [program.to_owned(), format!("{program}_idmap")] {
-            let gap = Self { program: set.join("progs").join(&name), link: set.join("links").join(&name), name };
-            if gap.link.exists() {
-                // A link that goes with its last descriptor is detached then and there.
-                let link = PinnedLink::from_pin(&gap.link)?;
-                fs::remove_file(&gap.link)?;
-                drop(link);
-                return Ok(Some(gap));
+            let link = set.join("links").join(&name);
+            if !link.exists() {
+                continue;
             }
+            // A link that goes with its last descriptor is detached then and there.
+            let pinned = PinnedLink::from_pin(&link)?;
+            fs::remove_file(&link)?;
+            drop(pinned);
+            // From here on it is attached again when this is dropped.
+            return Ok(Some(Self { program: set.join("progs").join(&name), link, name }));
         }
         Ok(None)
     }

@@ -38,6 +38,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_skill_that_was_removed_denies", removed_skill),
         ("a_cgroup_that_is_not_there_yet", appears),
         ("a_cgroup_that_no_skill_names_any_more", unnamed),
+        ("a_unit_from_its_exec_on", unit),
     ],
 };
 
@@ -58,8 +59,29 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
          network_scope: [\"unix:/run/enforcer/control.sock\"]\n  \
          narrow:\n    match: {{cgroup: /tests-one/narrow}}\n    {binaries}\n    allow_delete: [{two}]\n  \
          later:\n    match: {{cgroup: /tests-later/{LATER}}}\n    {binaries}\n    allow_delete: [{two}]\n  \
+         started:\n    match: {{unit: \"tests-unit@*.service\"}}\n    {binaries}\n    allow_delete: [{two}]\n  \
          other:\n    match: {{cgroup: /tests-two}}\n    {binaries}\n    allow_delete: [{two}]\n"
     ))
+}
+
+/// Who executes the first program of a unit is not governed, and that program is.
+fn unit(scene: &Scene) -> anyhow::Result<()> {
+    let slice = cgroup("tests-units.slice");
+    let of_unit = format!("{slice}/tests-unit@1.service");
+    fs::create_dir_all(&of_unit)?;
+    let (allowed, denied) = (scene.make_file("two/unit")?, scene.make_file("denied/unit")?);
+    let worker = Worker::start(&Entry::Cgroup(&of_unit))?;
+    let mark = scene.mark();
+    worker.act(&["unlink", &denied])?.refused()?;
+    there(&denied)?;
+    let event = scene.event(mark, "delete", "deny", &denied)?;
+    ensure!(event.text("skill") == "started", "{}", event.0);
+    worker.act(&["unlink", &allowed])?.done()?;
+    drop(worker);
+    let removed =
+        eventually(Duration::from_secs(10), || fs::remove_dir(&of_unit).is_ok() && fs::remove_dir(&slice).is_ok());
+    ensure!(removed, "{of_unit} is in use");
+    Ok(())
 }
 
 fn cgroup(name: &str) -> String {

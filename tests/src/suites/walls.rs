@@ -64,6 +64,22 @@ fn signals(scene: &Scene) -> anyhow::Result<()> {
         refused(scene, "signal", act, &["9"])?;
         refused(scene, "signal", act, &["19"])?;
     }
+    // By the owner of a file the kernel sends it, and says nothing to who made it so.
+    let act = |pid: u32| ["signal-of-a-file".to_owned(), pid.to_string(), "9".to_owned()];
+    for target in [Worker::start(&Entry::Outside)?, Worker::start(&Entry::Run("neighbour"))?] {
+        let (words, mark) = (act(target.pid()), scene.mark());
+        scene.act(SKILL, &words.each_ref().map(String::as_str))?.done()?;
+        scene.events().wait(mark, "the refused signal of a file", |e| {
+            e.text("kind") == "signal"
+                && e.text("verdict") == "deny"
+                && e.text("reason") == "target is outside the skill"
+        })?;
+        if target.act(&["nothing"]).is_err() {
+            return Err(Breach("the signal of a file arrived".into()).into());
+        }
+        scene.outside(&words.each_ref().map(String::as_str))?.done()?;
+        ensure!(target.act(&["nothing"]).is_err(), "nobody can send a signal by a file");
+    }
     // The daemon is outside every skill.
     let daemon = scene.daemon(|d| Ok(d.pid()))?.to_string();
     scene.act(SKILL, &["kill", &daemon, "9"])?.refused()?;
