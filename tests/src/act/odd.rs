@@ -11,6 +11,10 @@ use super::{
 pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     Some(match (name, words) {
         ("set-acl", [path]) => set_acl(path),
+        ("remove-acl", [path]) => c(path).and_then(|path| {
+            // SAFETY: the strings end with NUL and live through the call.
+            check(unsafe { libc::removexattr(path.as_ptr(), c"system.posix_acl_access".as_ptr()) }).map(drop)
+        }),
         ("tmpfile-link", [dir, path]) => tmpfile_link(dir, path),
         ("append-by-handle", [path, text]) => open_by_handle(path).and_then(|fd| file::write(fd, text)),
         ("chattr", [path]) => chattr(path),

@@ -40,6 +40,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             check(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, pid, 3 << 13) }).map(drop)
         }),
         ("idle", [pid]) => sys::number(pid).and_then(schedule_idle),
+        ("move-memory", [pid]) => sys::number(pid).and_then(move_memory),
         ("pin-to-cpu", [pid]) => sys::number(pid).and_then(pin_to_cpu),
         ("mounted", [kind, at, act @ ..]) => mount(kind, kind, at, 0).and_then(|()| super::perform(act)),
         ("unshare-shared", act) => unshare_shared(act),
@@ -195,6 +196,15 @@ fn schedule_idle(pid: i32) -> Act {
     let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the parameter lives through the call.
     check(unsafe { libc::sched_setscheduler(pid, libc::SCHED_IDLE, &raw const parameter) }).map(drop)
+}
+
+/// Moves the pages of a process from the first node of memory to itself.
+fn move_memory(pid: i32) -> Act {
+    const NODES: libc::c_ulong = 64;
+    let first: libc::c_ulong = 1;
+    // SAFETY: both masks have as many bits as is said, and live through the call.
+    let moved = unsafe { libc::syscall(libc::SYS_migrate_pages, pid, NODES, &raw const first, &raw const first) };
+    check(moved).map(drop)
 }
 
 fn pin_to_cpu(pid: i32) -> Act {

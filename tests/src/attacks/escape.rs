@@ -255,7 +255,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 30,
         variant: 8,
         test: "tamper::mounts_that_the_host_sees",
-        hooks: &["sb_mount", "sb_umount", "sb_remount", "sb_pivotroot"],
+        hooks: &["sb_mount", "sb_umount", "sb_remount"],
         tries: "mount where the host sees it",
     },
     Attack {
@@ -287,6 +287,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "tamper::audit_mode_is_no_licence",
         hooks: &["bpf"],
         tries: "do all this in audit mode",
+    },
+    Attack {
+        line: 30,
+        variant: 15,
+        test: "tamper::a_root_of_ones_own_as_containers_have_it",
+        hooks: &["sb_pivotroot"],
+        tries: "change the root of the host's mount namespace",
     },
     Attack {
         line: 31,

@@ -71,6 +71,7 @@ const PARTS: &[Part] = &[
             ("modules_and_kernels", HARM),
             ("sysctl_and_sysfs", HARM),
             ("mounts_that_the_host_sees", HARM),
+            ("a_root_of_ones_own_as_containers_have_it", HARM),
             ("the_manifest", HARM),
             ("the_runtime_directory_and_the_binary", HARM),
             ("the_pins", HARM),

@@ -4,6 +4,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -22,6 +24,14 @@ use crate::attacks;
 pub(super) const INSTANCE: &str = "/sys/fs/bpf/enforcer";
 /// The root of the cgroup hierarchy, where the cgroup programs are attached.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// How long a program may go on after its link has gone.
+const GRACE: Duration = Duration::from_secs(1);
+/// Programs that refuse the same at another place: what the first lets through is stopped by those behind it, which are left out with it.
+const BEHIND: &[(&str, &[&str])] = &[
+    ("task_alloc", &["sched_process_fork"]),
+    ("socket_connect", &["connect4", "connect6"]),
+    ("task_movememory", &["ptrace_access_check"]),
+];
 /// Programs that the daemon runs over tasks or files.
 const ITERATORS: &[&str] = &["enrol", "inspect_files", "inspect_sockets"];
 
@@ -64,7 +74,8 @@ enum Outcome {
 
 /// Runs the attacks on one program without it, until one gets through.
 fn mutant(stage: &mut Stage, program: &str, suites: &[Suite]) -> anyhow::Result<Outcome> {
-    let mut detached = None;
+    let mut detached: Vec<Detached> = Vec::new();
+    let behind = BEHIND.iter().find(|(first, _)| *first == program).map_or(&[][..], |(_, behind)| *behind);
     // Suites without a policy load programs of their own.
     for suite in suites.iter().filter(|suite| suite.policy.is_some()) {
         let name = |test: &str| format!("{}::{test}", suite.name);
@@ -73,10 +84,11 @@ fn mutant(stage: &mut Stage, program: &str, suites: &[Suite]) -> anyhow::Result<
             continue;
         }
         let scene = stage.set(suite)?;
-        if detached.is_none() {
-            match Detached::new(program)? {
-                Some(gap) => detached = Some(gap),
-                None => return Ok(Outcome::Absent),
+        if detached.is_empty() {
+            let Some(gap) = Detached::new(program)? else { return Ok(Outcome::Absent) };
+            detached.push(gap);
+            for program in behind {
+                detached.extend(Detached::new(program)?);
             }
         }
         for (test, body) in tests {
@@ -111,6 +123,8 @@ impl Detached {
             let pinned = PinnedLink::from_pin(&link)?;
             fs::remove_file(&link)?;
             drop(pinned);
+            // Its inode holds it until a grace period of RCU has passed (`kernel/bpf/inode.c: bpf_free_inode`).
+            thread::sleep(GRACE);
             // From here on it is attached again when this is dropped.
             return Ok(Some(Self { program: set.join("progs").join(&name), link, name }));
         }
@@ -128,7 +142,7 @@ impl Detached {
                 let id = iterator.attach()?;
                 iterator.take_link(id)?.try_into()?
             }
-            name if name.starts_with("cgroup_") => {
+            name if name.starts_with("cgroup_") || name.starts_with("sched_") => {
                 let mut tracepoint = BtfTracePoint::from_pin(&self.program)?;
                 let id = tracepoint.attach()?;
                 tracepoint.take_link(id)?.into()

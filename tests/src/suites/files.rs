@@ -344,6 +344,13 @@ fn acl(scene: &Scene) -> anyhow::Result<()> {
     ensure!(succeed(&["stat", "-c", "%A", &denied])?.trim() == "-rw-r--r--", "it has changed");
     scene.act(SKILL, &["set-acl", &allowed])?.done()?;
     ensure!(listed(&allowed)? && !listed(&denied)?, "the list is not where it should be");
+    // Nor is one taken away.
+    scene.outside(&["set-acl", &denied])?.done()?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["remove-acl", &denied])?.refused()?;
+    denied_event(scene, mark, &denied)?;
+    scene.act(SKILL, &["remove-acl", &allowed])?.done()?;
+    ensure!(!listed(&allowed)? && listed(&denied)?, "the list is not where it should be");
     Ok(())
 }
 

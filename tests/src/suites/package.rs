@@ -251,7 +251,7 @@ fn upgrade(scene: &Scene) -> anyhow::Result<()> {
 fn attacks(_: &Scene) -> anyhow::Result<()> {
     let skills = || anyhow::Ok(ask(&serde_json::json!({"op": "status"}))?["skills"].clone());
     let before = skills()?;
-    let (status, certificate) = certificate::certificate(&["--limit", "3m"])?;
+    let (status, certificate) = certificate::certificate(&["--limit", "2m"])?;
     ensure!(status == 0, "{status}: {:?}", certificate::others(&certificate));
     eprintln!("{} held, {} were not made", certificate["held"], certificate["untried"]);
     ensure!(certificate["held"].as_u64().is_some_and(|held| held >= 20), "{certificate}");

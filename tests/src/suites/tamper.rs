@@ -458,6 +458,8 @@ fn process(scene: &Scene) -> anyhow::Result<()> {
             refused(scene, skill, "signal", own, &["kill", &daemon, signal])?;
         }
         refused(scene, skill, "trace", own, &["ptrace-attach", &daemon])?;
+        let outcome = scene.act(skill, &["move-memory", &daemon])?;
+        ensure!(outcome.status == libc::EPERM, "{outcome:?}");
         refused(scene, skill, "trace", own, &["read-memory", &daemon])?;
     }
     scene.daemon(|d| d.status())?;
@@ -468,6 +470,7 @@ fn process(scene: &Scene) -> anyhow::Result<()> {
         refused(scene, SKILL, "tamper", "target is outside the skill", &[act, &pid])?;
         scene.outside(&[act, &pid])?.done()?;
     }
+    scene.outside(&["move-memory", &pid])?.done()?;
     let own = scene.worker(SKILL)?.pid().to_string();
     for act in ["limit", "ionice", "pin-to-cpu"] {
         scene.act(SKILL, &[act, &own])?.done()?;
