@@ -371,14 +371,14 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 12,
         variant: 1,
         test: "jit::tracing_within_the_skill",
-        hooks: &["ptrace_access_check"],
+        hooks: &["ptrace_access_check", "ptrace_traceme"],
         tries: "write another process's code by ptrace, process_vm_writev, /proc/PID/mem within the skill",
     },
     Attack {
         line: 12,
         variant: 2,
         test: "walls::tracing_and_memory",
-        hooks: &["ptrace_access_check", "ptrace_traceme"],
+        hooks: &["ptrace_access_check"],
         tries: "trace, read or write a process outside the skill",
     },
 ];

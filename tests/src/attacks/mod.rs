@@ -45,6 +45,10 @@ const WITHOUT: &[(&str, &str)] = &[
         "sched_process_fork",
         "only a fork that goes on while its parent is labelled needs it: the tests of upgrades meet it by chance",
     ),
+    (
+        "socket_post_create",
+        "notes which sockets a skill made itself; without it they are judged as received ones are, by the same rules",
+    ),
     ("inherit", "runs while newer programs take over, which the tests of upgrades do"),
     ("inode_getxattr", "resolves the rules; without it no policy comes into force"),
 ];

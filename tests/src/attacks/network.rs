@@ -147,7 +147,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 21,
         variant: 3,
         test: "sockets::received_from_the_skill_itself",
-        hooks: &["socket_post_create"],
+        hooks: &["file_receive"],
         tries: "receive a socket, which must be told from one that the skill made itself",
     },
     Attack {
