@@ -4,7 +4,6 @@
 //! A target panics when it finds something.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
@@ -23,14 +22,20 @@ use crate::{
     names::fuzz as names,
 };
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target, by its name.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub const TARGETS: &[(&str, Target)] =
     &[("manifest", manifest), ("event", event), ("control", control), ("dns", dns), ("resolver_files", resolver_files)];
 
 /// How long one input may take: generous, because sanitizers are slow and machines are shared.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// A manifest is read and validated, or refused with words that can be shown.
+///
+/// # Panics
+/// When that does not hold.
 pub fn manifest(bytes: &[u8]) {
     let start = Instant::now();
     let read = || {
@@ -51,6 +56,9 @@ pub fn manifest(bytes: &[u8]) {
 }
 
 /// An event of any bytes becomes one line that a terminal takes for text, and one of JSON.
+///
+/// # Panics
+/// When that does not hold.
 pub fn event(bytes: &[u8]) {
     let mut whole = vec![0; size_of::<Event>()];
     let len = bytes.len().min(whole.len());
@@ -67,6 +75,9 @@ pub fn event(bytes: &[u8]) {
 }
 
 /// A request is understood as it is written, or not at all.
+///
+/// # Panics
+/// When that does not hold.
 pub fn control(bytes: &[u8]) {
     let limit = usize::try_from(MAX_LINE).unwrap_or(usize::MAX);
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| line.len() <= limit) {
@@ -80,21 +91,21 @@ pub fn control(bytes: &[u8]) {
 }
 
 /// An answer of a name server opens no more than it says of the name, and no more than fits.
+///
+/// # Panics
+/// When that does not hold.
 pub fn dns(bytes: &[u8]) {
     names::answer(bytes);
 }
 
 /// A container's `resolv.conf` and `hosts`, which are its engine's: the text before and after the first NUL.
+///
+/// # Panics
+/// When that does not hold.
 pub fn resolver_files(bytes: &[u8]) {
     let mut parts = bytes.splitn(2, |byte| *byte == 0).map(String::from_utf8_lossy);
     let (resolv_conf, hosts) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     names::files(&resolv_conf, &hosts);
-}
-
-/// The targets by name.
-#[must_use]
-pub fn targets() -> BTreeMap<&'static str, fn(&[u8])> {
-    TARGETS.iter().copied().collect()
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(crate) fn answer(bytes: &[u8]) {
     let mut table = Table::new(limits);
     let question = Question { place: Place::Host, name: "api.example".parse().expect("a name") };
     let now = Instant::now();
-    table.want(&BTreeMap::from([(question.clone(), ())]), now);
+    table.want(&BTreeMap::from([(question.clone(), true)]), now);
     table.advance(now);
     for _ in 0..2 {
         table.answer(&question, outcome.clone(), now, 0.5);
