@@ -22,6 +22,14 @@ const ABSENCE_MS: u64 = 500;
 /// there, or for an event that a daemon took along.
 pub(super) const TRIES: u32 = 5;
 
+/// Whether there is one.
+static BLOWS: AtomicBool = AtomicBool::new(false);
+
+/// Whether a storm goes on.
+pub(super) fn blows() -> bool {
+    BLOWS.load(Ordering::Relaxed)
+}
+
 /// What it did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
@@ -40,6 +48,7 @@ impl Gale {
     /// Lets it begin on a daemon.
     pub(super) fn begin(daemon: Arc<Mutex<Option<Daemon>>>) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Counts::default())));
+        BLOWS.store(true, Ordering::Relaxed);
         let (ends, counted) = (Arc::clone(&stop), Arc::clone(&counts));
         let thread = thread::spawn(move || blow(&ends, &counted, &daemon));
         Self { stop, counts, thread: Some(thread) }
@@ -56,6 +65,7 @@ impl Gale {
     /// When the daemon did not come back, or refused a policy that it had taken before.
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
+        BLOWS.store(false, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else { return Ok(()) };
         thread.join().map_err(|_| anyhow::anyhow!("the storm panicked"))?
     }

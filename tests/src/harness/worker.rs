@@ -6,12 +6,19 @@ use std::{
     os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use super::{ENFORCER, SELF, breach::Breach, daemon::signal_process};
+use super::{ENFORCER, SELF, breach::Breach, daemon::signal_process, gale};
+
+/// How often a worker is started again that has found no daemon in a storm.
+const RETRIES: u32 = 10;
+/// How long after.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// What came of an act.
 #[derive(Clone, Debug)]
@@ -70,7 +77,16 @@ struct Inner {
 impl Worker {
     /// Starts one.
     pub(crate) fn start(entry: &Entry<'_>) -> anyhow::Result<Self> {
-        Self::start_with(entry, |_| {})
+        let mut worker = Self::start_with(entry, |_| {})?;
+        // `enforcer run` asks the daemon, and in a storm there may be none.
+        for _ in 0..RETRIES {
+            if !gale::blows() || !matches!(entry, Entry::Run(_)) || worker.act(&["nothing"]).is_ok() {
+                break;
+            }
+            thread::sleep(PAUSE);
+            worker = Self::start_with(entry, |_| {})?;
+        }
+        Ok(worker)
     }
 
     /// Starts one that is prepared before.
