@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{ENFORCER, SELF, breach::Breach, daemon::signal_process, gale};
 
 /// How often a worker is started again that has found no daemon in a storm.
-const RETRIES: u32 = 10;
+const RETRIES: u32 = 100;
 /// How long after.
 const PAUSE: Duration = Duration::from_millis(300);
 
