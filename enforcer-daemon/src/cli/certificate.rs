@@ -5,12 +5,12 @@
 
 use std::{
     io::{BufRead as _, BufReader, IsTerminal as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Report;
@@ -89,14 +89,18 @@ impl Certificate<'_> {
 /// When they cannot be made, or the certificate cannot be written.
 pub fn run(report: &Report, limit: Duration, only: &[String], json: bool) -> anyhow::Result<ExitCode> {
     ensure!(rustix::process::geteuid().is_root(), "attacks are made by root: only root can put a policy in force");
-    let program = program()?;
+    // The policies of the suites name it there.
+    ensure!(
+        Path::new(PROGRAM).is_file(),
+        "the attacks are not installed: {PROGRAM} comes with the Debian package, or copy a build's `enforcer-tests` there"
+    );
     let scratch = tempfile::Builder::new()
         .prefix("enforcer-attack-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir_in(SCRATCH)
         .with_context(|| format!("a directory for the attackers in {SCRATCH}"))?;
     let started = Instant::now();
-    let mut child = start(&program, scratch.path(), limit, only)?;
+    let mut child = start(scratch.path(), limit, only)?;
     let attacks = listen(&mut child, limit, json)?;
     let status = child.wait()?;
     drop(scratch);
@@ -149,20 +153,8 @@ fn not_promised() -> Vec<String> {
     points
 }
 
-/// The attack program: beside this one, as a build has it, or where the package has it.
-fn program() -> anyhow::Result<PathBuf> {
-    let installed = PathBuf::from(PROGRAM);
-    // The policies of the suites name it there.
-    if installed.is_file() {
-        return Ok(installed);
-    }
-    bail!(
-        "the attacks are not installed: {PROGRAM} comes with the Debian package, or copy a build's `enforcer-tests` there"
-    )
-}
-
-fn start(program: &Path, scratch: &Path, limit: Duration, only: &[String]) -> anyhow::Result<Child> {
-    let mut command = Command::new(program);
+fn start(scratch: &Path, limit: Duration, only: &[String]) -> anyhow::Result<Child> {
+    let mut command = Command::new(PROGRAM);
     command.arg("host").arg("--scratch").arg(scratch).arg("--limit").arg(limit.as_secs().to_string());
     command.args(only.iter().flat_map(|name| ["--filter", name]));
     // It calls `enforcer`, and means this one.
@@ -170,7 +162,7 @@ fn start(program: &Path, scratch: &Path, limit: Duration, only: &[String]) -> an
     let mut path = own.parent().map(|dir| dir.as_os_str().to_owned()).unwrap_or_default();
     path.push(":/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped());
-    command.spawn().with_context(|| program.display().to_string())
+    command.spawn().context(PROGRAM)
 }
 
 /// Takes what the attack program tells, until it ends. An interrupt reaches it as well, and it puts everything back first.
@@ -189,7 +181,11 @@ fn listen(child: &mut Child, limit: Duration, json: bool) -> anyhow::Result<Vec<
     let shown = !json && std::io::stderr().is_terminal();
     for line in BufReader::new(output).lines() {
         let line = line.context("the attacks' output")?;
-        let attack: Attack = serde_json::from_str(&line).with_context(|| format!("the attacks said {line:?}"))?;
+        // It is waited for whatever it says: it has something to put back.
+        let Ok(attack) = serde_json::from_str::<Attack>(&line) else {
+            eprintln!("the attacks said {line:?}");
+            continue;
+        };
         if shown {
             eprint!("\r\x1b[K{} {}", attack.number, attack.tries);
         }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
-pub(crate) use super::lent::Lent;
+pub(crate) use super::lent::{BESIDE, Lent};
 use super::{ENFORCER, command, events::Events, eventually, exit_status};
 
 /// Where the daemon's socket is.
@@ -82,13 +82,7 @@ impl Daemon {
         fs::create_dir_all(dir)?;
         let events = Events::default();
         follow(&events)?;
-        Ok(Self {
-            child: None,
-            lent: Some(lent),
-            events,
-            policy: dir.join("policy.yaml"),
-            errors: dir.join("daemon.err"),
-        })
+        Ok(Self { child: None, lent: Some(lent), events, policy: BESIDE.into(), errors: dir.join("daemon.err") })
     }
 
     /// Starts another daemon after this one has ended, and waits until it answers.

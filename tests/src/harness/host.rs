@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -44,6 +45,7 @@ struct Part {
 }
 
 const HARM: &str = "it would do harm to this host if it succeeded";
+const INTERRUPTED: &str = "it was interrupted";
 const ELSEWHERE: &str = "it needs a host of its own: `cargo xtask test --only attacks` makes one";
 
 const fn part(suite: &'static str, needs: &'static [&'static str]) -> Part {
@@ -155,15 +157,10 @@ fn attack(options: &Options, suites: &[Suite]) -> anyhow::Result<()> {
         // A suite's policy would govern what runs there.
         bail!("processes run in {}, which the attacks would use: end or move them", cgroup.display());
     }
-    let lent = match Lent::find() {
-        Ok(lent) => Some(lent),
-        Err(e) if is_in_force() => {
-            return Err(e.context(
-                "a policy is in force, and its daemon must run: `systemctl start enforcer`, or `enforcer unload`",
-            ));
-        }
-        Err(_) => None,
-    };
+    let lent = Lent::find()?;
+    if lent.is_none() && is_in_force() {
+        bail!("a policy is in force, and no daemon answers: `systemctl start enforcer`, or `enforcer unload`");
+    }
     let is_lent = lent.is_some();
     own_network().context("a network namespace")?;
     let mut stage = Stage::at(&options.scratch, lent)?;
@@ -200,7 +197,7 @@ fn all(options: &Options, suites: &[Suite], stage: &mut Stage) -> anyhow::Result
                 continue;
             }
             if ENDED.load(Ordering::Relaxed) || Instant::now() >= deadline {
-                let why = if Instant::now() >= deadline { "the time was up" } else { "it was interrupted" };
+                let why = if Instant::now() >= deadline { "the time was up" } else { INTERRUPTED };
                 tell(attack, "untried", why, Duration::ZERO);
                 continue;
             }
@@ -209,9 +206,13 @@ fn all(options: &Options, suites: &[Suite], stage: &mut Stage) -> anyhow::Result
             match &failure {
                 None => tell(attack, "held", "", started.elapsed()),
                 Some(failure) if failure.breach => tell(attack, "through", &failure.why, started.elapsed()),
+                // The signal reached the attackers, too.
+                Some(_) if ENDED.load(Ordering::Relaxed) => tell(attack, "untried", INTERRUPTED, Duration::ZERO),
                 Some(failure) => tell(attack, "unclear", &failure.why, started.elapsed()),
             }
-            if let (Some(_), Some(scene)) = (failure, scene.take_if(|_| true)) {
+            if failure.is_some()
+                && let Some(scene) = scene.take()
+            {
                 scene.abandon();
             }
         }
@@ -264,8 +265,11 @@ fn tell(attack: &Attack, outcome: &str, why: &str, took: Duration) {
         line.insert("why".to_owned(), why.into());
     }
     line.insert("ms".to_owned(), json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)));
-    println!("{}", Value::Object(line));
-    runner::flush();
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{}", Value::Object(line)).and_then(|()| out.flush()).is_err() {
+        // Nobody listens any more: what was in force is put back all the same.
+        ENDED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether programs are pinned.

@@ -1,6 +1,6 @@
 //! A daemon that was there before: the suites' skills are put in force beside its own, and taken away again.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -12,6 +12,10 @@ use super::daemon::ask;
 /// The levels of audit, each of which includes those before it.
 const LEVELS: [&str; 3] = ["basic", "standard", "strict"];
 
+/// Where the daemon reads both: in its runtime directory, which is Enforcer's own. Elsewhere a governed process could write its own words
+/// between ours and the reload.
+pub(crate) const BESIDE: &str = "/run/enforcer/attacks.yaml";
+
 /// A running daemon and its policy.
 pub(crate) struct Lent {
     /// Its process.
@@ -22,12 +26,12 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// The daemon that answers.
+    /// The daemon that answers, if one does.
     ///
     /// # Errors
-    /// When none does, or when the manifest in force is not the one that lies at its path: it could not be put back.
-    pub(crate) fn find() -> anyhow::Result<Self> {
-        let status = ask(&json!({"op": "status"}))?;
+    /// When the manifest in force is not the one that lies at its path: it could not be put back.
+    pub(crate) fn find() -> anyhow::Result<Option<Self>> {
+        let Ok(status) = ask(&json!({"op": "status"})) else { return Ok(None) };
         let pid =
             status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("the daemon names no process")?;
         let file = PathBuf::from(status["policy"].as_str().context("the daemon names no manifest")?);
@@ -40,7 +44,7 @@ impl Lent {
             file.display()
         );
         let manifest = serde_yaml::from_str(&text).with_context(|| file.display().to_string())?;
-        Ok(Self { pid, file, manifest })
+        Ok(Some(Self { pid, file, manifest }))
     }
 
     /// The policy in force with the skills of a suite beside it. A skill that does not say whether it blocks does: the
@@ -74,7 +78,9 @@ impl Lent {
 
     /// Puts its policy in force as it was.
     pub(crate) fn give_back(&self) -> anyhow::Result<()> {
-        ask(&json!({"op": "reload", "policy": self.file})).context("the policy as it was").map(drop)
+        ask(&json!({"op": "reload", "policy": self.file})).context("the policy as it was")?;
+        fs::remove_file(BESIDE).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use super::pins::INSTANCE;
 use crate::harness::{
+    SELF,
     events::EVENT_LIMIT,
     eventually,
     files::Mount,
@@ -386,7 +387,7 @@ fn manifest(scene: &Scene) -> anyhow::Result<()> {
 }
 
 fn runtime(scene: &Scene) -> anyhow::Result<()> {
-    for path in ["/run/enforcer/control.sock", "/run/enforcer/daemon.lock", "/usr/bin/enforcer"] {
+    for path in ["/run/enforcer/control.sock", "/run/enforcer/daemon.lock", "/usr/bin/enforcer", SELF] {
         let away = format!("{path}.away");
         for act in [&["unlink", path][..], &["chmod", path], &["rename", path, &away]] {
             scene.act(SKILL, act)?.refused()?;
