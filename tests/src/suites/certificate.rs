@@ -68,6 +68,13 @@ fn alone(_: &Scene) -> anyhow::Result<()> {
 
 /// The policy in force stays so; and what a missing program lets through is found.
 fn beside(scene: &Scene) -> anyhow::Result<()> {
+    let outcome = beside_a_policy(scene);
+    // A program that was away has another link since: to the next daemon the set would be a damaged one.
+    let unloaded = unload();
+    outcome.and(unloaded)
+}
+
+fn beside_a_policy(scene: &Scene) -> anyhow::Result<()> {
     let manifest = "version: 1\nskills:\n  mine:\n    mode: audit\n    allow_binaries: [/usr/bin/wc]\n";
     let daemon = Daemon::start(Path::new(&scene.make_dir("daemon")?), manifest)?;
     let skills = |daemon: &Daemon| anyhow::Ok(daemon.status()?["skills"].clone());
