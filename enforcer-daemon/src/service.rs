@@ -25,7 +25,6 @@ use crate::{
     events::{
         Record,
         enrich::{self, Enricher},
-        ledger::Ledger,
         sinks::SinkState,
         stream::{self, Records, Stream},
     },
@@ -117,8 +116,8 @@ pub struct Options {
     pub group: Option<u32>,
     /// The files that events go to: no governed process may change them.
     pub files: Vec<PathBuf>,
-    /// How many sinks take what happens from the start on.
-    pub sinks: usize,
+    /// What the sinks are called that take what happens from the start on.
+    pub sinks: Vec<String>,
     /// How long addresses of names hold.
     pub names: Limits,
 }
@@ -131,7 +130,7 @@ pub struct Running {
     pub warnings: Vec<String>,
     /// Where what is in force came from.
     pub origin: Origin,
-    /// The records, from the first one on, for each sink; the first one has the count of those that were handed on. None for a
+    /// The records, from the first one on, for each sink, with the count of those that it has. None for a
     /// [`Lifetime::Private`] one.
     pub records: Vec<Records>,
     /// Reads the ring.
@@ -205,22 +204,22 @@ impl Service {
         let level = manifest.manifest().audit_level;
         // Before anything is put in force: a start that fails changes nothing.
         let socket = server::bind(runtime, options.group)?;
-        let Started { engine, rings, debug, origin, ledger, known, closed } =
+        let Started { engine, rings, debug, origin, mut ledger, known, closed } =
             Engine::start(manifest, policy, Site { home, own: own::paths(runtime, options.files) })?;
         let mut private = private.then(Private::default);
-        let Ledger { taken, given, ended } = ledger;
-        let stream = Stream::counted(taken);
+        let counts = ledger.sinks(&options.sinks).context("the counts of events")?;
+        let stream = Stream::counted(ledger.taken);
         stream.set_level(level);
         let resolving = Resolving { engine: engine.clone(), stream: stream.clone() };
         let names = Names::start(engine.names(), resolving, options.names, Files::of_the_host(), known);
         let enricher = Enricher::new(engine.directory());
         stream.publish(enrich::own("start", format!("enforcing {}{origin}", policy.display())));
-        if let Some(record) = ended {
-            stream.publish(record);
+        // Before the reader begins, so that they have every record.
+        let mut records: Vec<_> = options.sinks.iter().map(|_| stream.listen_watched()).collect();
+        for (records, (given, ended)) in records.iter_mut().zip(counts) {
+            records.recent.extend(ended.map(Arc::new));
+            records.given = Some(given);
         }
-        // Before the reader begins, so that it has every record.
-        let mut given = Some(given);
-        let records = (0..options.sinks).map(|_| stream.listen_watched(given.take())).collect();
         let (finish, finished) = oneshot::channel();
         let pump = tokio::spawn(stream::pump(rings, enricher, engine.clone(), stream.clone(), finished));
         let service = Arc::new(Self {

@@ -69,7 +69,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             grace: Duration::from_secs(args.names_grace),
             ..Limits::default()
         };
-        let options = Options { group: args.group()?, files: args.files(), sinks: args.sink.len(), names };
+        let called = args.sink.iter().map(Spec::to_string).collect();
+        let options = Options { group: args.group()?, files: args.files(), sinks: called, names };
         // Before anything is put in force: a start that fails changes nothing.
         let sinks = Sinks::open(&args.sink, format)?;
         let mut running =

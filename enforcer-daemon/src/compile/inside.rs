@@ -40,12 +40,12 @@ impl Host<'_> {
             return Ok(found.clone());
         }
         let Some(fd) = self.open_inside(container, path)? else { return Ok(vec![]) };
-        let top = self.resolve(&name(container, path), &by_descriptor(&fd))?;
+        let top = self.resolve(&name(container, path), &by_descriptor(&fd), widens)?;
         let mut found: Vec<(ObjectId, u32)> = top.into_iter().map(|top| (top, 0)).collect();
         let root = self.members.root(container).map_err(|e| NoObject::of(path, e))?;
         for (mount, below) in roots_below(&root.mounts, path, widens) {
             if let Some(fd) = self.open_inside(container, &mount.mount_point)?
-                && let Some(root) = self.resolve(&name(container, &mount.mount_point), &by_descriptor(&fd))?
+                && let Some(root) = self.resolve(&name(container, &mount.mount_point), &by_descriptor(&fd), widens)?
                 && root.dev == mount.dev
             {
                 found.push((root, below));

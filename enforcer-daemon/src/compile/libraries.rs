@@ -124,6 +124,9 @@ impl Compiler<'_> {
                     // Watching it would wait for it, too.
                     continue;
                 }
+                Err(e) if matches!(*e, NoObject::Ambiguous(_)) => {
+                    self.warn(at, format!("{e}; until then it allows nothing"));
+                }
                 Err(e) => self.error(at, e.to_string()),
             }
             if !self.inside {

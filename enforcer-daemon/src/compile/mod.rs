@@ -516,6 +516,8 @@ impl Compiler<'_> {
                 // Watching it would wait for it, too.
                 return self.warn(at, format!("{e}: the path allows nothing until the policy is compiled again"));
             }
+            // What comes to lie there may have a number of its own.
+            Err(e @ NoObject::Ambiguous(_)) => self.warn(at, format!("{e}; until then it allows nothing")),
             Err(e) => self.error(at, e.to_string()),
         }
         if !self.inside {

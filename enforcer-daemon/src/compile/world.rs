@@ -46,6 +46,13 @@ pub enum NoObject {
         #[source]
         silent: Silent,
     },
+    /// Another file of its filesystem may have the same identity.
+    #[error(
+        "{} is a file of an overlay whose layers lie on several filesystems, where another may have its number: name its directory, or \
+         mount with xino=on",
+        .0.display()
+    )]
+    Ambiguous(PathBuf),
     /// It cannot be looked at.
     #[error("{0}")]
     Refused(String),
@@ -271,11 +278,12 @@ impl<'a> Host<'a> {
         Ok(place)
     }
 
-    /// The identity of what `question` leads to, which is what `path` means.
-    pub(super) fn resolve(&mut self, path: &Path, question: &Path) -> Result<Option<ObjectId>, NoObject> {
+    /// The identity of what `question` leads to, which is what `path` means. A rule that allows means this object and no other.
+    pub(super) fn resolve(&mut self, path: &Path, question: &Path, widens: bool) -> Result<Option<ObjectId>, NoObject> {
         let question = self.resolver.question(question);
         match self.ask(path, question)? {
-            Ok(object) => Ok(Some(object)),
+            Ok(found) if widens && found.may_be_anothers => Err(NoObject::Ambiguous(path.to_owned())),
+            Ok(found) => Ok(Some(found.object)),
             Err(ResolveError::NotFound) => Ok(None),
             Err(e) => Err(NoObject::of(path, e)),
         }
@@ -298,7 +306,7 @@ impl<'a> Host<'a> {
             return Ok(None);
         }
         // By the descriptor, so that it is the very object that was looked at.
-        self.resolve(path, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+        self.resolve(path, &PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), true)
     }
 
     /// The roots of what is mounted below `place` on the host.
@@ -306,7 +314,7 @@ impl<'a> Host<'a> {
         let mounts = if widens { &self.loaded.mounts } else { &self.mounts };
         let mut found = vec![];
         for (mount, below) in roots_below(mounts, place, widens) {
-            let root = match self.resolve(&mount.mount_point, &mount.mount_point) {
+            let root = match self.resolve(&mount.mount_point, &mount.mount_point, widens) {
                 Ok(root) => root,
                 Err(e @ NoObject::Silent { .. }) if !widens => return Err(e),
                 Err(e) => {
@@ -403,7 +411,7 @@ impl World for Host<'_> {
             return self.objects_inside(container, path, widens);
         }
         let place = self.place(path)?;
-        let top = if self.loaded.again && widens { self.unbent(path)? } else { self.object(path)? };
+        let top = if self.loaded.again && widens { self.unbent(path)? } else { self.resolve(path, path, widens)? };
         let Some(top) = top else { return Ok(vec![]) };
         let mut objects = vec![(top, 0)];
         objects.extend(self.mounted_below(&place, widens)?);
@@ -411,7 +419,7 @@ impl World for Host<'_> {
     }
 
     fn object(&mut self, path: &Path) -> Result<Option<ObjectId>, NoObject> {
-        self.resolve(path, path)
+        self.resolve(path, path, false)
     }
 
     fn way(&mut self, path: &Path) -> Result<Vec<ObjectId>, NoObject> {

@@ -41,7 +41,7 @@ impl Owner {
         let answer = self.resolver.asker().ask(name, question);
         answer
             .map_err(|e| e.to_string())
-            .and_then(|found| found.map_err(|e| e.to_string()))
+            .and_then(|found| found.map(|found| found.object).map_err(|e| e.to_string()))
             .map_err(|e| format!("{}: {e}", name.display()))
     }
 }

@@ -14,7 +14,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{first::FirstDigests, resolving::Arrangement};
+use super::{
+    first::FirstDigests,
+    resolving::{Arrangement, Unasked},
+};
 use crate::{
     ask::Asker,
     manifest::{Digest, Manifest},
@@ -76,6 +79,8 @@ pub struct Members {
     pub first: FirstDigests,
     /// How containers ask for names, by the id of their cgroup.
     pub(super) arranged: HashMap<u64, Arrangement>,
+    /// Why some ask the host's resolvers.
+    pub(super) unasked: Unasked,
     /// Cgroups with a container's name that are not its, which were told of.
     refused: HashSet<u64>,
     /// Looks at what processes show, which may be of a filesystem that never answers.
@@ -132,6 +137,7 @@ impl Members {
         self.all.retain(|id, member| Workload::at_id(&member.workload.path) == Some(*id));
         self.found.retain(|id, _| self.all.contains_key(id));
         self.arranged.retain(|id, _| self.all.contains_key(id));
+        self.unasked.known.retain(|id, _| self.all.contains_key(id));
         let wanted = std::mem::take(&mut self.wanted);
         for member in self.all.values_mut() {
             member.choose(&wanted);
@@ -244,6 +250,7 @@ impl Members {
     pub fn forget(&mut self, id: u64) -> bool {
         self.found.remove(&id);
         self.arranged.remove(&id);
+        self.unasked.known.remove(&id);
         self.all.remove(&id).is_some_and(|member| member.skill.is_some())
     }
 

@@ -591,7 +591,13 @@ impl Owner {
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
             digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
-            warnings: self.warnings.iter().chain(&self.name_warnings).map(ToString::to_string).collect(),
+            warnings: self
+                .warnings
+                .iter()
+                .chain(&self.name_warnings)
+                .map(ToString::to_string)
+                .chain(self.members.unasked.lines.iter().cloned())
+                .collect(),
         }
     }
 }

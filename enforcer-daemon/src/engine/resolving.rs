@@ -6,7 +6,7 @@
 //! read again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -23,7 +23,7 @@ use crate::{
     compile::{ruleset::Ruleset, world::Host},
     hash,
     names::{Container, DNS_PORT, sources::Sources},
-    workload::Workload,
+    workload::{Kind, Workload},
 };
 
 /// Who is asked (`resolv.conf(5)`), and what nobody is asked for (`hosts(5)`).
@@ -52,6 +52,19 @@ pub(super) struct Arrangement {
     /// Whether it was said that its resolvers are not asked.
     told: bool,
 }
+
+/// Why containers' own resolvers are not asked, but the host's.
+#[derive(Default)]
+pub(super) struct Unasked {
+    /// What was found when the hook told of them, by the id of their cgroup.
+    pub(super) known: HashMap<u64, String>,
+    /// For the status: those of the policy in force.
+    pub(super) lines: Vec<String>,
+}
+
+/// Without the hook.
+const UNTOLD: &str =
+    "no OCI hook told of it before its first process ran, so that its files may be what its processes made them";
 
 impl Members {
     /// What is kept of the containers' arrangements for the next daemon.
@@ -118,27 +131,37 @@ impl Owner {
     /// the process that will execute its first program.
     pub(super) fn arrange(&mut self, id: u64, pid: u32) {
         self.members.arranged.remove(&id);
-        match self.arrangement(id, pid) {
-            Ok(Some(arrangement)) => {
+        self.members.unasked.known.remove(&id);
+        let why = match self.arrangement(id, pid) {
+            Ok(Ok(arrangement)) => {
                 self.members.arranged.insert(id, arrangement);
+                return;
             }
-            Ok(None) => {}
+            Ok(Err(why)) => why.to_owned(),
             Err(e) => {
                 let path = self.members.get(id).map(|member| member.workload.path.clone()).unwrap_or_default();
                 tracing::warn!("{path}: its own resolvers are not asked: {e}");
+                e
             }
-        }
+        };
+        self.members.unasked.known.insert(id, why);
     }
 
-    fn arrangement(&mut self, id: u64, pid: u32) -> Result<Option<Arrangement>, String> {
-        let Some(facts) = self.members.get(id).and_then(|member| member.facts()) else { return Ok(None) };
+    /// How a container will ask, or why it has no resolvers of its own that can be asked.
+    ///
+    /// # Errors
+    /// When what the engine arranged cannot be used.
+    fn arrangement(&mut self, id: u64, pid: u32) -> Result<Result<Arrangement, &'static str>, String> {
+        let Some(facts) = self.members.get(id).and_then(|member| member.facts()) else {
+            return Ok(Err("nothing is known of what its engine arranged"));
+        };
         let net_admin = facts.net_admin;
         let source =
             |file: &str| facts.volumes.iter().find(|(at, _)| at == Path::new(file)).map(|(_, source)| source.clone());
         let sources = FILES.map(source);
         // What lies in the image, the container's processes may have written the last time that it ran.
         if sources[0].is_none() {
-            return Ok(None);
+            return Ok(Err("its resolv.conf is the image's, which its processes may have written"));
         }
         if net_admin {
             return Err("its processes may change its network (CAP_NET_ADMIN)".into());
@@ -156,11 +179,11 @@ impl Owner {
         let [resolv_conf, hosts] = &what.texts;
         what.resolvers = Sources::inside(&format!("container of process {pid}"), resolv_conf, hosts).resolvers();
         if what.resolvers.is_empty() {
-            return Ok(None);
+            return Ok(Err("its resolv.conf names no resolver"));
         }
         let network = network_of(pid).map_err(|e| format!("its network: {e}"))?;
         what.network = number(&network).map_err(|e| format!("its network: {e}"))?;
-        Ok(Some(Arrangement { what, network: Some(Arc::new(network)), told: false }))
+        Ok(Ok(Arrangement { what, network: Some(Arc::new(network)), told: false }))
     }
 }
 
@@ -174,31 +197,57 @@ fn read(path: &Path) -> io::Result<(OwnedFd, String)> {
     Ok((file.into(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// The containers that ask for themselves: those of skills that list names.
+/// The containers that ask for themselves: those of skills that list names. Of the others it is noted why.
 pub(super) fn asking(host: &mut Host<'_>, ruleset: &Ruleset) -> BTreeMap<u64, Container> {
-    let mut asking = BTreeMap::new();
+    let (mut asking, mut unasked) = (BTreeMap::new(), vec![]);
     for (id, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
         let Some(skill) = ruleset.names.get(id).map(|text| text.name.clone()) else { continue };
         let names: BTreeSet<_> = scope.names.iter().map(|rule| rule.name.clone()).collect();
         let containers: Vec<Workload> = host.members.of(&skill).iter().map(|member| member.workload.clone()).collect();
         for workload in containers {
-            if !may_be_asked(host.members, ruleset, &workload) {
-                continue;
-            }
-            let Some(network) = host.members.network(&workload) else { continue };
-            let Some(Arrangement { what, .. }) = host.members.arranged.get(&workload.id) else { continue };
-            let [resolv_conf, hosts] = what.texts.clone();
+            let (what, network) = match own_resolvers(host.members, ruleset, &workload) {
+                Ok(found) => found,
+                // A unit has the host's.
+                Err(_) if !matches!(workload.kind, Kind::Container(_)) => continue,
+                Err(why) => {
+                    unasked.push(format!("{}: the host's resolvers are asked, not its own: {why}", workload.path));
+                    continue;
+                }
+            };
+            let [resolv_conf, hosts] = what.texts;
             let (path, skill, names) = (workload.path, skill.clone(), names.clone());
             asking.insert(workload.id, Container { path, skill, names, resolv_conf, hosts, network });
         }
     }
+    host.members.unasked.lines = unasked;
     asking
 }
 
+/// How a container asks, and in which network.
+///
+/// # Errors
+/// Why it is not asked there.
+fn own_resolvers(
+    members: &mut Members,
+    ruleset: &Ruleset,
+    workload: &Workload,
+) -> Result<(Arranged, Arc<OwnedFd>), String> {
+    let Some(arrangement) = members.arranged.get(&workload.id) else {
+        return Err(members.unasked.known.get(&workload.id).cloned().unwrap_or_else(|| UNTOLD.to_owned()));
+    };
+    let what = arrangement.what.clone();
+    may_be_asked(members, ruleset, workload)?;
+    let network = members.network(workload).ok_or("its network cannot be found any more")?;
+    Ok((what, network))
+}
+
 /// Whether no governed process could answer in the place of a container's resolvers.
-fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -> bool {
+///
+/// # Errors
+/// When one could.
+fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -> Result<(), String> {
     let neighbours = members.neighbours(workload.id, ruleset);
-    let Some(arrangement) = members.arranged.get_mut(&workload.id) else { return false };
+    let Some(arrangement) = members.arranged.get_mut(&workload.id) else { return Err(UNTOLD.to_owned()) };
     let places = arrangement.what.resolvers.iter().flat_map(|resolver| {
         // The unspecified address is this host.
         let here: &[IpAddr] = if resolver.is_unspecified() {
@@ -209,12 +258,11 @@ fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -
         std::iter::once(*resolver).chain(here.iter().copied())
     });
     let taken = places.into_iter().find(|at| neighbours.iter().any(|skill| ruleset.may_listen(*skill, *at, DNS_PORT)));
-    if let Some(resolver) = taken.filter(|_| !arrangement.told) {
-        tracing::warn!(
-            "{}: its resolver {resolver} is not asked, because `listen` lets a skill in its network answer there",
-            workload.path
-        );
+    let Some(resolver) = taken else { return Ok(()) };
+    let why = format!("its resolver {resolver}: `listen` lets a skill in its network answer there");
+    if !arrangement.told {
+        tracing::warn!("{}: its own resolvers are not asked: {why}", workload.path);
         arrangement.told = true;
     }
-    taken.is_none()
+    Err(why)
 }

@@ -23,7 +23,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     decode,
-    record::{Object, Record},
+    record::{Lost, Object, Record},
 };
 use crate::{
     compile::{names::DNS_RULE, ruleset::Ruleset},
@@ -63,7 +63,14 @@ pub fn own(kind: &str, reason: String) -> Record {
 /// A record of events that were lost.
 #[must_use]
 pub fn lost(count: u64, where_: &str) -> Record {
-    Record { dropped: Some(count), ..own("drop", format!("{count} events {where_}")) }
+    lost_records(Lost { all: count, own: 0 }, where_)
+}
+
+/// The same where some of them may be the daemon's own records.
+#[must_use]
+pub fn lost_records(lost: Lost, where_: &str) -> Record {
+    let Lost { all, own: dropped_own } = lost;
+    Record { dropped: Some(all), dropped_own, ..own("drop", format!("{all} events {where_}")) }
 }
 
 /// A record of a socket that was taken from its process.

@@ -61,13 +61,41 @@ pub struct Record {
     /// How many events were lost, for `drop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
+    /// How many of them are records of the daemon's own; for the daemon alone.
+    #[serde(skip)]
+    pub dropped_own: u64,
 }
 
 impl Record {
+    /// How many records are lost with it, and how many of them are the daemon's own: one that tells of lost ones stands for all of them.
+    #[must_use]
+    pub fn stands_for(&self) -> Lost {
+        match self.dropped {
+            Some(all) => Lost { all, own: self.dropped_own },
+            None => Lost { all: 1, own: self.verdict.is_none().into() },
+        }
+    }
+
     /// Whether it tells of a denial, be it in audit mode.
     #[must_use]
     pub fn is_denial(&self) -> bool {
         matches!(self.verdict.as_deref(), Some("deny" | "audit"))
+    }
+}
+
+/// Records that somebody did not get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub all: u64,
+    /// How many of them tell of no event in the kernel, but are the daemon's own.
+    pub own: u64,
+}
+
+impl std::ops::AddAssign for Lost {
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.own += other.own;
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     Record, decode,
     enrich::{self, Enricher},
     ledger::{Given, Taken},
+    record::Lost,
 };
 use crate::{
     engine::{CgroupNews, Engine, Ring},
@@ -78,7 +79,7 @@ impl Losses {
     }
 }
 
-/// A listener whose records count as handed on.
+/// A listener that is watched.
 pub struct Records {
     /// The first ones.
     pub recent: Vec<Arc<Record>>,
@@ -86,7 +87,7 @@ pub struct Records {
     pub to_come: Receiver<Arc<Record>>,
     /// What it loses.
     pub losses: Arc<Losses>,
-    /// Counts them, where that is this listener's to do.
+    /// Counts those that it has, where somebody keeps that count.
     pub given: Option<Given>,
 }
 
@@ -106,8 +107,8 @@ struct Shared {
 /// Somebody who listens.
 struct Listener {
     sender: Sender<Arc<Record>>,
-    /// Events that it was not given and not told of yet.
-    lost: u64,
+    /// Records that it was not given and not told of yet.
+    lost: Lost,
     losses: Arc<Losses>,
     /// When the others were told last.
     told: Option<Instant>,
@@ -119,15 +120,14 @@ impl Listener {
         if !self.tell_lost() {
             return false;
         }
-        let outcome = if self.lost > 0 { Err(TrySendError::Full(())) } else { self.send(Arc::clone(record)) };
+        let outcome = if self.lost.all > 0 { Err(TrySendError::Full(())) } else { self.send(Arc::clone(record)) };
         match outcome {
             Ok(()) => true,
             Err(TrySendError::Closed(())) => false,
             Err(TrySendError::Full(())) => {
-                // A lost record of lost events stands for all of them.
-                let lost = record.dropped.unwrap_or(1);
+                let lost = record.stands_for();
                 self.lost += lost;
-                self.losses.count.fetch_add(lost, Ordering::Relaxed);
+                self.losses.count.fetch_add(lost.all, Ordering::Relaxed);
                 self.losses.losing.store(true, Ordering::Relaxed);
                 true
             }
@@ -136,12 +136,12 @@ impl Listener {
 
     /// Tells it what it lost, if there is room; false when it has gone.
     fn tell_lost(&mut self) -> bool {
-        if self.lost == 0 {
+        if self.lost.all == 0 {
             return !self.sender.is_closed();
         }
-        match self.send(Arc::new(enrich::lost(self.lost, TOO_FAST))) {
+        match self.send(Arc::new(enrich::lost_records(self.lost, TOO_FAST))) {
             Ok(()) => {
-                self.lost = 0;
+                self.lost = Lost::default();
                 self.losses.losing.store(false, Ordering::Relaxed);
             }
             Err(TrySendError::Full(())) => {}
@@ -152,7 +152,7 @@ impl Listener {
 
     /// The name by which the others are to be told that it loses events, when it is time to.
     fn begins_to_lose(&mut self) -> Option<String> {
-        let name = if self.lost > 0 { self.losses.name.get()?.clone() } else { return None };
+        let name = if self.lost.all > 0 { self.losses.name.get()?.clone() } else { return None };
         let now = Instant::now();
         if self.told.is_some_and(|told| now - told < SLOW_AGAIN) {
             return None;
@@ -179,18 +179,18 @@ impl Stream {
     /// The last records, oldest first, and those to come: none is missing between the two, and none is in both.
     #[must_use]
     pub fn listen(&self) -> (Vec<Arc<Record>>, Receiver<Arc<Record>>) {
-        let Records { recent, to_come, .. } = self.listen_watched(None);
+        let Records { recent, to_come, .. } = self.listen_watched();
         (recent, to_come)
     }
 
-    /// The same, with what is lost on the way; `given` counts what its sink is done with.
+    /// The same, with what is lost on the way.
     #[must_use]
-    pub fn listen_watched(&self, given: Option<Given>) -> Records {
+    pub fn listen_watched(&self) -> Records {
         let (sender, to_come) = channel(LAG);
         let losses = Arc::new(Losses::default());
         let mut shared = self.shared();
-        shared.listeners.push(Listener { sender, lost: 0, losses: Arc::clone(&losses), told: None });
-        Records { recent: shared.recent.iter().cloned().collect(), to_come, losses, given }
+        shared.listeners.push(Listener { sender, lost: Lost::default(), losses: Arc::clone(&losses), told: None });
+        Records { recent: shared.recent.iter().cloned().collect(), to_come, losses, given: None }
     }
 
     /// Lets every listener go, when it has taken what waits for it.
@@ -248,7 +248,7 @@ impl Stream {
     fn tell_lost(&self) -> bool {
         let mut shared = self.shared();
         shared.listeners.retain_mut(Listener::tell_lost);
-        shared.listeners.iter().any(|listener| listener.lost > 0)
+        shared.listeners.iter().any(|listener| listener.lost.all > 0)
     }
 }
 

@@ -16,13 +16,16 @@ use aya::{
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
-use super::pins::{CONTENTS, MARK, NAMES, NEXT_NAMES, NEXT_STATE, PinError, STATE, Set};
+use super::pins::{CONTENTS, MARK, NAMES, NEXT_MARK, NEXT_NAMES, NEXT_STATE, PinError, STATE, Set};
 
 /// How many bytes of a text one element holds.
 const CHUNK: usize = 4096;
 /// The number that a mark begins with: it says how sets are laid out.
-const FORMAT: u64 = 0x656e_666f_7263_0001;
+const FORMAT: u64 = 0x656e_666f_7263_0002;
+/// The same of sets whose mark has one count of what was handed on instead of one for each sink.
+const FORMAT_BEFORE: u64 = 0x656e_666f_7263_0001;
 
 /// The program of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,16 +102,21 @@ pub struct Mark(Array<MapData, [u64; WORDS]>);
 /// How many words an element of a mark has.
 const WORDS: usize = 5;
 
+/// How many sinks a mark can count for.
+pub const MOST_SINKS: u32 = 16;
+
 /// The elements of a mark.
 mod element {
     /// [`super::FORMAT`], and zeroes.
     pub(super) const FORMAT: u32 = 0;
     /// A [`super::Tally`].
     pub(super) const TALLY: u32 = 1;
-    /// How many of the events that were taken were handed on, and zeroes.
-    pub(super) const GIVEN: u32 = 2;
+    /// The first of those that say of a sink which it is, and how many of the events that were taken it has, and zeroes.
+    pub(super) const SINKS: u32 = 2;
     /// How many there are.
-    pub(super) const COUNT: u32 = 3;
+    pub(super) const COUNT: u32 = SINKS + super::MOST_SINKS;
+    /// How many there were in [`super::FORMAT_BEFORE`], of which the last counted what the first sink has.
+    pub(super) const COUNT_BEFORE: u32 = 3;
 }
 
 /// Which event it is: a thread reports one at a time.
@@ -144,20 +152,74 @@ impl Tally {
     }
 }
 
+/// What a sink has of the events that were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkCount {
+    /// Which one: the beginning of the SHA-256 of what it is called. 0 where there is none.
+    pub sink: u64,
+    /// How many of the events that were taken it has, or was told that it has lost.
+    pub given: u64,
+}
+
+impl SinkCount {
+    /// Whichever sink comes first.
+    pub const ANY: u64 = u64::MAX;
+
+    /// Which sink it is that is called so.
+    #[must_use]
+    pub fn key(sink: &str) -> u64 {
+        let digest: [u8; 32] = Sha256::digest(sink).into();
+        digest.first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes).clamp(1, Self::ANY - 1))
+    }
+
+    fn words(self) -> [u64; WORDS] {
+        let mut words = first(self.given);
+        words[1] = self.sink;
+        words
+    }
+
+    fn from_words([given, sink, ..]: [u64; WORDS]) -> Self {
+        Self { sink, given }
+    }
+}
+
 impl Mark {
-    /// Marks a set as complete, with the counts that it begins with.
+    /// Marks a set as complete, with the counts that it begins with: none, or those of the set that it replaces.
     ///
     /// # Errors
     /// When bpffs does not take it.
-    pub fn set(set: &Set, tally: &Tally, given: u64) -> Result<Self, PinError> {
-        let path = set.beside(MARK);
-        let failed = |e: aya::maps::MapError| PinError::io(&path, &e);
+    pub fn set(set: &Set, before: Option<&Self>) -> Result<(), PinError> {
+        // How many of its losses were reported is the business of the ring before.
+        let tally = before.map(|mark| Tally { reported: 0, ..mark.tally() }).unwrap_or_default();
+        Self::pin(&set.beside(MARK), &tally, &before.map(Self::sinks).unwrap_or_default())
+    }
+
+    /// The mark of a set that this build works with; one of the format before is replaced.
+    ///
+    /// # Errors
+    /// When it is not what this build calls a mark, or bpffs does not take a new one.
+    pub fn current(set: &Set) -> Result<Self, PinError> {
+        let mark = Self::get(set)?;
+        if mark.0.len() == element::COUNT {
+            return Ok(mark);
+        }
+        let (path, next) = (set.beside(MARK), set.beside(NEXT_MARK));
+        // What a daemon left that ended here.
+        let _ = fs::remove_file(&next);
+        Self::pin(&next, &mark.tally(), &mark.sinks())?;
+        fs::rename(&next, &path).map_err(|e| PinError::io(&path, &e))?;
+        Self::get(set)
+    }
+
+    fn pin(path: &Path, tally: &Tally, sinks: &[SinkCount]) -> Result<(), PinError> {
+        let failed = |e: aya::maps::MapError| PinError::io(path, &e);
         let mut array: Array<_, [u64; WORDS]> = Array::create(element::COUNT, 0).map_err(failed)?;
         array.set(element::FORMAT, first(FORMAT), 0).map_err(failed)?;
         array.set(element::TALLY, tally.words(), 0).map_err(failed)?;
-        array.set(element::GIVEN, first(given), 0).map_err(failed)?;
-        array.pin(&path).map_err(|e| PinError::io(&path, &e))?;
-        Self::get(set)
+        for (index, sink) in (element::SINKS..element::COUNT).zip(sinks) {
+            array.set(index, sink.words(), 0).map_err(failed)?;
+        }
+        array.pin(path).map_err(|e| PinError::io(path, &e))
     }
 
     /// The mark of a set that is complete.
@@ -170,8 +232,8 @@ impl Mark {
         let map = MapData::from_pin(set.beside(MARK)).map_err(|e| damaged(format!("its mark: {e}")))?;
         let array: Array<_, [u64; WORDS]> =
             aya::maps::Map::from_map_data(map).and_then(TryInto::try_into).map_err(|_| other())?;
-        match array.get(&element::FORMAT, 0) {
-            Ok([FORMAT, ..]) if array.len() == element::COUNT => Ok(Self(array)),
+        match (array.get(&element::FORMAT, 0), array.len()) {
+            (Ok([FORMAT, ..]), element::COUNT) | (Ok([FORMAT_BEFORE, ..]), element::COUNT_BEFORE) => Ok(Self(array)),
             _ => Err(other()),
         }
     }
@@ -187,15 +249,19 @@ impl Mark {
         self.write(element::TALLY, tally.words());
     }
 
-    /// How many of the events that were taken were handed on.
+    /// What each sink has of the events that were taken, those that have a count.
     #[must_use]
-    pub fn given(&self) -> u64 {
-        self.read(element::GIVEN)[0]
+    pub fn sinks(&self) -> Vec<SinkCount> {
+        if self.0.len() == element::COUNT_BEFORE {
+            // It counted for the first sink alone, whichever that was.
+            return vec![SinkCount { sink: SinkCount::ANY, given: self.read(element::SINKS)[0] }];
+        }
+        (element::SINKS..element::COUNT).map(|index| SinkCount::from_words(self.read(index))).collect()
     }
 
-    /// Remembers how many were handed on.
-    pub fn give(&mut self, count: u64) {
-        self.write(element::GIVEN, first(count));
+    /// Remembers what a sink has, the one at this place of [`Mark::sinks`].
+    pub fn give(&mut self, place: u32, count: SinkCount) {
+        self.write(element::SINKS + place.min(MOST_SINKS - 1), count.words());
     }
 
     fn read(&self, element: u32) -> [u64; WORDS] {

@@ -20,7 +20,7 @@ use enforcer_common::{LAYOUT_VERSION, names, net::SocketLabel};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    contents::{self, Contents, Mark, Tally},
+    contents::{self, Contents, Mark},
     offsets::{self, BTF_PATH, Layout, OffsetsError},
     pins::{PinError, Set, Sets},
     programs::{Loaded, PROGRAMS, Program},
@@ -314,10 +314,7 @@ impl Kernel {
     pub fn commit(&mut self, before: Option<&Set>) -> Result<(), PinError> {
         if !self.is_committed {
             let before = before.map(Mark::get).transpose()?;
-            let given = before.as_ref().map_or(0, Mark::given);
-            // How many of its losses were reported is the business of the ring before.
-            let tally = before.map(|mark| Tally { reported: 0, ..mark.tally() }).unwrap_or_default();
-            Mark::set(&self.set, &tally, given)?;
+            Mark::set(&self.set, before.as_ref())?;
             self.is_committed = true;
         }
         Ok(())

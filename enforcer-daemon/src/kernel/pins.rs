@@ -26,13 +26,15 @@ const DIRECTORIES: [&str; 3] = [LINKS, "progs", "maps"];
 const LINKS: &str = "links";
 /// The pins beside the directories. Names have no dots, which bpffs keeps for itself (`kernel/bpf/inode.c: bpf_lookup`).
 pub(super) const MARK: &str = "mark";
+/// The one that is to take its place.
+pub(super) const NEXT_MARK: &str = "mark-next";
 pub(super) const CONTENTS: &str = "contents";
 pub(super) const STATE: &str = "state";
 pub(super) const NEXT_STATE: &str = "state-next";
 pub(super) const NAMES: &str = "names";
 pub(super) const NEXT_NAMES: &str = "names-next";
 /// What lies beside the directories of a set; the mark is removed first.
-const BESIDE: [&str; 6] = [MARK, CONTENTS, STATE, NEXT_STATE, NAMES, NEXT_NAMES];
+const BESIDE: [&str; 7] = [MARK, NEXT_MARK, CONTENTS, STATE, NEXT_STATE, NAMES, NEXT_NAMES];
 
 /// Why the pins could not be used. What is in force stays in force.
 #[derive(Debug, thiserror::Error)]

@@ -9,13 +9,23 @@ use std::{
 use aya::maps::{HashMap, MapData};
 use enforcer_common::{ids::ObjectId, names};
 use rustix::{
-    fs::{getxattr, lgetxattr},
+    fs::{getxattr, lgetxattr, major, minor, stat, statfs},
     io::Errno,
     thread::gettid,
 };
 
 use super::{Kernel, LoadError};
 use crate::ask::Asker;
+
+/// What lies at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What the kernel calls it.
+    pub object: ObjectId,
+    /// Another file of its filesystem may be called the same: a file of an overlay whose layers lie on several filesystems has the
+    /// number of its inode below (`fs/overlayfs/inode.c: ovl_map_ino`), unless `xino` adds the layer's.
+    pub may_be_anothers: bool,
+}
 
 /// Why a path has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +66,13 @@ impl Resolver {
     }
 
     /// The question what `path` leads to now, symlinks followed, for the asker.
-    pub fn question(&self, path: &Path) -> impl FnOnce() -> Result<ObjectId, ResolveError> + Send + use<> {
+    pub fn question(&self, path: &Path) -> impl FnOnce() -> Result<Identity, ResolveError> + Send + use<> {
         let (answers, path) = (Arc::clone(&self.answers), path.to_owned());
-        move || resolve(&answers, &path)
+        move || {
+            let object = resolve(&answers, &path)?;
+            let may_be_anothers = may_be_anothers(&path, object).map_err(|e| ResolveError::Path(e.into()))?;
+            Ok(Identity { object, may_be_anothers })
+        }
     }
 
     /// The question through which directories and symbolic links `path` leads now, for the asker: neither the root nor what lies
@@ -102,6 +116,21 @@ fn steps(path: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// [`Identity::may_be_anothers`]: then `stat` shows a device of the layer instead of the overlay's own
+/// (`fs/overlayfs/inode.c: ovl_map_dev_ino`).
+fn may_be_anothers(path: &Path, object: ObjectId) -> Result<bool, Errno> {
+    /// `OVERLAYFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let (found, filesystem) = match stat(path).and_then(|found| Ok((found, statfs(path)?))) {
+        Ok(found) => found,
+        // What has gone meanwhile is resolved again.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let shown = major(found.st_dev) << 20 | minor(found.st_dev);
+    Ok(filesystem.f_type.cast_unsigned() == OVERLAYFS && shown != object.dev)
 }
 
 /// The identity of what `path` leads to.

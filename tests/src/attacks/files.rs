@@ -301,6 +301,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "write and read from a directory's descriptor, and open what is open once more by /proc/self/fd",
     },
     Attack {
+        line: 14,
+        variant: 23,
+        test: "places::an_overlay_whose_layers_share_numbers",
+        hooks: &["path_unlink"],
+        tries: "delete a file of an overlay that has the inode number of a listed one in another layer",
+    },
+    Attack {
         line: 15,
         variant: 1,
         test: "delete::io_uring_unlink_and_rename",

@@ -1,5 +1,7 @@
 //! A path is an object: the same verdict by whatever way the object is reached, and on every filesystem.
 
+use std::{fs, os::unix::fs::MetadataExt as _};
+
 use anyhow::ensure;
 
 use crate::harness::{
@@ -22,6 +24,7 @@ pub(super) const SUITE: Suite = Suite {
         ("tmpfs", tmpfs),
         ("ext4", ext4),
         ("overlayfs", overlayfs),
+        ("an_overlay_whose_layers_share_numbers", shared_numbers),
         ("io_uring_on_ext4", uring_ext4),
     ],
 };
@@ -37,6 +40,9 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     let lower = ["allowed/lower/unlink", "allowed/lower/away", "denied/lower/unlink", "denied/lower/away"];
     let (overlay, base) = Mount::overlay(&path("overlay"), &lower)?;
     keep.extend([base, overlay]);
+    let (layered, below) = layers(scene)?;
+    allowed.extend(["layers/listed", "layers/allowed"].map(path));
+    keep.extend(below.into_iter().chain([layered]));
     for filesystem in ["tmpfs", "ext4", "overlay"] {
         allowed.push(scene.make_dir(&format!("{filesystem}/allowed"))?);
         scene.make_dir(&format!("{filesystem}/denied"))?;
@@ -47,6 +53,36 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
          allow_delete: [{}]\n",
         allowed.join(", ")
     ))
+}
+
+/// An overlay of two filesystems: the file `listed` of the upper one has the inode number of `victim` in the lower one.
+fn layers(scene: &Scene) -> anyhow::Result<(Mount, [Mount; 2])> {
+    let path = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let (lower, upper) = (Mount::tmpfs(&path("layer-0"))?, Mount::tmpfs(&path("layer-1"))?);
+    // Numbers of a tmpfs count up.
+    for n in 0..20 {
+        fs::write(format!("{}/{n}", lower.path()), "")?;
+    }
+    let victim = format!("{}/victim", lower.path());
+    fs::write(&victim, "victim")?;
+    for dir in ["upper/allowed", "work"] {
+        fs::create_dir_all(format!("{}/{dir}", upper.path()))?;
+    }
+    let (wanted, listed) = (fs::metadata(&victim)?.ino(), format!("{}/upper/listed", upper.path()));
+    loop {
+        let next = format!("{}/next", upper.path());
+        fs::write(&next, "listed")?;
+        let ino = fs::metadata(&next)?.ino();
+        ensure!(ino <= wanted, "number {wanted} cannot be had");
+        if ino == wanted {
+            fs::rename(&next, &listed)?;
+            break;
+        }
+        fs::remove_file(&next)?;
+    }
+    let (lower_dir, upper_dir, at) = (lower.path(), upper.path(), path("layers"));
+    let options = format!("lowerdir={lower_dir},upperdir={upper_dir}/upper,workdir={upper_dir}/work,xino=off");
+    Ok((Mount::with("overlay", &at, &options)?, [lower, upper]))
 }
 
 /// Removes a file on either side by the way that `act` makes of its path.
@@ -140,7 +176,7 @@ fn renamed_parent(scene: &Scene) -> anyhow::Result<()> {
         let file = scene.make_file(&format!("{side}/parent/dir/file"))?;
         let parent = file.trim_end_matches("/dir/file").to_owned();
         let renamed = format!("{parent}-renamed");
-        std::fs::rename(&parent, &renamed)?;
+        fs::rename(&parent, &renamed)?;
         let file = format!("{renamed}/dir/file");
         let outcome = scene.act(SKILL, &["unlink", &file])?;
         if side == "allowed" {
@@ -224,4 +260,23 @@ fn overlayfs(scene: &Scene) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// To the kernel both are called the same: a rule for the one must not be one for the other.
+fn shared_numbers(scene: &Scene) -> anyhow::Result<()> {
+    let path = |name: &str| scene.dir.join("layers").join(name).to_string_lossy().into_owned();
+    let (listed, victim) = (path("listed"), path("victim"));
+    ensure!(fs::metadata(&listed)?.ino() == fs::metadata(&victim)?.ino(), "they have numbers of their own");
+    for file in [&victim, &listed] {
+        let mark = scene.mark();
+        scene.act(SKILL, &["unlink", file])?.refused()?;
+        there(file)?;
+        scene.event(mark, "delete", "deny", file)?;
+    }
+    let warnings = scene.daemon(|d| d.status())?["warnings"].to_string();
+    ensure!(warnings.contains("layers/listed is a file of an overlay whose layers lie on several"), "{warnings}");
+    // Directories have numbers of the overlay's own.
+    let twin = scene.make_file("layers/allowed/file")?;
+    scene.act(SKILL, &["unlink", &twin])?.done()?;
+    gone(&twin)
 }

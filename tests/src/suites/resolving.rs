@@ -31,6 +31,7 @@ pub(super) const SUITE: Suite = Suite {
     tests: &[
         ("a_container_asks_its_own_resolver", own_resolver),
         ("a_container_cannot_choose_who_is_asked", not_to_be_chosen),
+        ("the_status_says_whose_resolvers_are_not_asked", unasked),
     ],
 };
 
@@ -108,14 +109,18 @@ struct Boxed {
 
 impl Boxed {
     fn start(scene: &Scene) -> anyhow::Result<Self> {
+        Self::start_with(scene, &["--hooks-dir", HOOKS])
+    }
+
+    fn start_with(scene: &Scene, more: &[&str]) -> anyhow::Result<Self> {
         hooks()?;
         let resolv_conf = scene.make_file("resolv.conf")?;
         fs::write(&resolv_conf, format!("nameserver {RESOLVER}\n"))?;
         let (mount, network) = (format!("{resolv_conf}:/etc/resolv.conf"), format!("ns:{NETWORK}"));
         let may = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"];
-        let options = ["-d", "--name", BOX, "--hooks-dir", HOOKS, "--annotation", "enforcer.test=net", "-v", &mount];
+        let options = ["-d", "--name", BOX, "--annotation", "enforcer.test=net", "-v", &mount];
         let start = ["podman", "run", "--network", &network];
-        succeed(&[&start[..], &options, &may, &[IMAGE, "/bin/sh", "-c", "sleep 1000"]].concat())?;
+        succeed(&[&start[..], &options, more, &may, &[IMAGE, "/bin/sh", "-c", "sleep 1000"]].concat())?;
         Ok(Self { resolv_conf })
     }
 }
@@ -259,4 +264,27 @@ fn not_to_be_chosen(scene: &Scene) -> anyhow::Result<()> {
     // The hook is asked again, as it is wherever it lies in a directory that the engine reads by itself.
     succeed(&["podman", "--hooks-dir", HOOKS, "restart", "-t", "0", BOX])?;
     is_meant(scene, "after a restart of the container")
+}
+
+fn unasked(scene: &Scene) -> anyhow::Result<()> {
+    const SAID: &str = "the host's resolvers are asked, not its own";
+    let lines = || -> anyhow::Result<Vec<String>> {
+        let warnings = scene.daemon(|d| d.status())?["warnings"].take();
+        let warnings = warnings.as_array().cloned().unwrap_or_default();
+        Ok(warnings.iter().filter_map(|w| w.as_str()).filter(|w| w.contains(SAID)).map(str::to_owned).collect())
+    };
+    let boxed = Boxed::start(scene)?;
+    is_known(scene)?;
+    ensure!(lines()?.is_empty(), "{:?}", lines()?);
+    drop(boxed);
+    let reasons: [(&[&str], &str); 2] =
+        [(&["--hooks-dir", HOOKS, "--cap-add", "NET_ADMIN"], "CAP_NET_ADMIN"), (&[], "no OCI hook told of it")];
+    for (options, reason) in reasons {
+        let boxed = Boxed::start_with(scene, options)?;
+        let said = || lines().is_ok_and(|lines| lines.len() == 1 && lines[0].contains(reason));
+        ensure!(eventually(SOON, said), "{reason}: {:?}", lines()?);
+        drop(boxed);
+    }
+    ensure!(eventually(SOON, || lines().is_ok_and(|lines| lines.is_empty())), "{:?}", lines()?);
+    Ok(())
 }

@@ -34,6 +34,7 @@ pub(super) const SUITE: Suite = Suite {
         ("two_sinks_to_one_file", twice),
         ("full_blocked_and_absent", full),
         ("a_full_and_then_closed_pipe", pipe),
+        ("what_waited_for_a_sink_when_the_daemon_was_killed", killed),
         ("a_clock_that_jumps", clock),
         ("a_group_for_the_control_socket", group),
     ],
@@ -248,6 +249,81 @@ fn pipe(scene: &Scene) -> anyhow::Result<()> {
     ensure!(started.elapsed() < Duration::from_mins(1), "the acts took {:?}", started.elapsed());
     drop(worker);
     drop(daemon);
+    there(&victim)
+}
+
+/// What syslog hears, once it listens: how many refusals, and how many lost events it is told of.
+struct Listening {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<(u64, u64)>,
+}
+
+impl Listening {
+    fn start(socket: UnixDatagram) -> anyhow::Result<Self> {
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let (mut buffer, mut refusals, mut lost) = (vec![0; 1 << 16], 0, 0);
+            loop {
+                let Ok(length) = socket.recv(&mut buffer) else {
+                    if ended.load(Ordering::Relaxed) {
+                        return (refusals, lost);
+                    }
+                    continue;
+                };
+                let text = String::from_utf8_lossy(&buffer[..length]);
+                let record = text.split_once("] ").and_then(|(_, json)| serde_json::from_str::<Value>(json).ok());
+                let record = record.unwrap_or_default();
+                refusals += u64::from(record["verdict"] == "deny");
+                lost += record["dropped"].as_u64().unwrap_or_default();
+            }
+        });
+        Ok(Self { end, thread })
+    }
+
+    fn end(self) -> anyhow::Result<(u64, u64)> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the listener died"))
+    }
+}
+
+/// The next daemon tells that sink of them, exactly, and no other.
+fn killed(scene: &Scene) -> anyhow::Result<()> {
+    let (log, socket) = (scene.dir.join("beside"), scene.dir.join("syslog"));
+    let deaf = UnixDatagram::bind(&socket)?;
+    let options = ["stdout".into(), format!("file:{}", log.display()), format!("syslog:{}", socket.display())]
+        .map(|sink| ["--sink".to_owned(), sink]);
+    let mut daemon = Daemon::start_as(&scene.dir.join("daemon"), &manifest(scene)?, &[], &options.concat())?;
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    let (victim, mark) = (scene.make_file("denied/file")?, daemon.events.mark());
+    for _ in 0..EVENTS / 40 {
+        worker.act(&["unlink-many", &victim, "4", "10"])?.refused()?;
+    }
+    let refusals = |text: &str| text.lines().filter(|line| line.contains(&victim)).count() as u64;
+    let in_file = || fs::read_to_string(&log).map_or(0, |text| refusals(&text));
+    let out = || daemon.events.since(mark).iter().filter(|e| e.is("delete", "deny", &victim)).count() as u64;
+    let there_all = eventually(Duration::from_secs(30), || in_file() == EVENTS && out() == EVENTS);
+    ensure!(there_all, "{} and {} of {EVENTS}", in_file(), out());
+    let lost = |daemon: &Daemon| daemon.status().and_then(|status| Ok(state(&status, "syslog:")?.1));
+    ensure!(eventually(Duration::from_secs(20), || lost(&daemon).is_ok_and(|n| n > 0)), "{:?}", lost(&daemon));
+    let (_, missing, _) = state(&daemon.status()?, "syslog:")?;
+    ensure!(missing < EVENTS / 2, "{missing} were lost already: nothing waits");
+    daemon.kill()?;
+    let listening = Listening::start(deaf)?;
+    daemon.restart()?;
+    worker.act(&["unlink", &victim])?.refused()?;
+    ensure!(eventually(Duration::from_secs(20), || in_file() == EVENTS + 1), "{} in the file", in_file());
+    drop(worker);
+    // It writes what waits, and ends.
+    daemon.terminate()?;
+    let (heard, told) = listening.end()?;
+    ensure!(heard + told == EVENTS + 1, "{heard} heard and {told} lost are not {}", EVENTS + 1);
+    ensure!(told > EVENTS / 2, "{told}: the queue was not lost");
+    let dropped = |text: &str| text.lines().filter(|line| line.contains("\"dropped\":")).count();
+    ensure!(dropped(&fs::read_to_string(&log)?) == 0, "the file's sink lost nothing, and is told it did");
+    let told_out = daemon.events.since(mark).iter().any(|e| e.0["dropped"].is_u64());
+    ensure!(!told_out, "standard output lost nothing, and is told it did");
     there(&victim)
 }
 

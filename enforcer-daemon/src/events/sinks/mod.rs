@@ -33,6 +33,7 @@ pub use self::spec::{FileSpec, Spec, SpecError, check};
 use super::{
     Record, enrich,
     ledger::Given,
+    record::Lost,
     stream::{Losses, Records, Stream, TOO_SLOW},
     text::Format,
 };
@@ -136,8 +137,7 @@ impl Opened {
         for (sink, state) in self.0 {
             sinks.states.push(Arc::clone(&state));
             // Here, so that it has every record.
-            let Records { recent, to_come, losses, given } =
-                records.next().unwrap_or_else(|| stream.listen_watched(None));
+            let Records { recent, to_come, losses, given } = records.next().unwrap_or_else(|| stream.listen_watched());
             losses.name(state.name.clone());
             // This is the one time that it is set.
             let _ = state.missed.set(losses);
@@ -221,13 +221,10 @@ impl Driver {
 
     fn run(mut self, recent: Vec<Arc<Record>>, mut records: Receiver<Arc<Record>>, mut given: Option<Given>) {
         // Lost since the sink last took a record. The record that tells the others of it is not given to this one.
-        let mut untold = 0;
+        let mut untold = Lost::default();
         let mut recent = recent.into_iter();
         while let Some(record) = recent.next().or_else(|| self.next(&mut records)) {
-            self.take(&record, &mut untold);
-            if let Some(given) = &mut given {
-                given.count(&record);
-            }
+            self.take(&record, &mut untold, given.as_mut());
         }
     }
 
@@ -261,21 +258,32 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, record: &Record, untold: &mut u64) {
-        let tell = || enrich::lost(*untold, &format!("were not taken by sink {}", self.state.name));
-        let outcome = if *untold > 0 { self.sink.write(&tell()) } else { Ok(()) };
-        if outcome.is_ok() {
-            *untold = 0;
+    /// Gives the sink a record, and before it what it lost. `given` counts what it has or was told of: what it lost and was not told
+    /// of yet, the daemon that comes next tells.
+    fn take(&mut self, record: &Record, untold: &mut Lost, mut given: Option<&mut Given>) {
+        let mut outcome = Ok(());
+        if untold.all > 0 {
+            let tell = enrich::lost_records(*untold, &format!("were not taken by sink {}", self.state.name));
+            outcome = self.sink.write(&tell);
+            if outcome.is_ok() {
+                *untold = Lost::default();
+                if let Some(given) = &mut given {
+                    given.count(&tell);
+                }
+            }
         }
         match outcome.and_then(|()| self.sink.write(record)) {
             Ok(()) => {
+                if let Some(given) = given {
+                    given.count(record);
+                }
                 self.state.written.fetch_add(1, Ordering::Relaxed);
                 if !self.unsettled {
                     self.state.set_error(None);
                 }
             }
             Err(e) => {
-                *untold += record.dropped.unwrap_or(1);
+                *untold += record.stands_for();
                 self.state.lost.fetch_add(1, Ordering::Relaxed);
                 self.fails(&e);
             }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use crate::kernel::contents::MOST_SINKS;
+
 /// Where the local syslog daemon listens.
 const SYSLOG: &str = "/dev/log";
 /// Where the journal listens for its native protocol.
@@ -83,6 +85,9 @@ pub enum SpecError {
     /// Two sinks would write to one place.
     #[error("two sinks go to {0}")]
     Twice(String),
+    /// The daemon counts what each has, for the daemon after it; there is room for so many counts.
+    #[error("there are {0} sinks; {MOST_SINKS} are possible")]
+    TooMany(usize),
 }
 
 impl FromStr for Spec {
@@ -146,11 +151,14 @@ impl fmt::Display for Spec {
     }
 }
 
-/// Refuses two sinks to one place: their lines and their rotation would mix. A file that rotates over another's name is one, too.
+/// Refuses more than can be counted for, and two sinks to one place: their lines and their rotation would mix. A file that rotates over another's name is one, too.
 ///
 /// # Errors
-/// The place that two go to.
+/// How many there are, or the place that two go to.
 pub fn check(specs: &[Spec]) -> Result<(), SpecError> {
+    if specs.len() > MOST_SINKS as usize {
+        return Err(SpecError::TooMany(specs.len()));
+    }
     let mut places: Vec<Place> = vec![];
     for spec in specs {
         let taken: Vec<Place> = match spec {

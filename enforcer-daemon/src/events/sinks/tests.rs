@@ -134,7 +134,7 @@ fn a_full_disk_loses_whole_lines_is_counted_and_slows_nobody() {
     let sink = Box::new(Bounded { room: Arc::clone(&room), taken: Arc::clone(&taken) });
     let driver = Driver::new(sink, Arc::clone(&state), stream.clone()).expect("a timer");
     let watched = Arc::clone(&state);
-    let Records { recent, to_come, losses, .. } = stream.listen_watched(None);
+    let Records { recent, to_come, losses, .. } = stream.listen_watched();
     losses.name(state.name.clone());
     let thread = thread::spawn(move || driver.run(recent, to_come, None));
     let settled = |count: u64| {
@@ -255,7 +255,7 @@ fn every_sink_has_what_happened_before_it_began() {
     let dir = tempfile::tempdir().expect("a directory");
     let paths = [dir.path().join("a"), dir.path().join("b")];
     let stream = Stream::default();
-    let records = paths.iter().map(|_| stream.listen_watched(None)).collect();
+    let records = paths.iter().map(|_| stream.listen_watched()).collect();
     // More than the stream keeps for who comes later.
     for n in 1..=5000 {
         stream.publish(event(n));
@@ -289,7 +289,7 @@ fn a_disk_that_does_not_keep_what_it_took_is_told_once() {
     let good = start(&[file(&path, "")], &stream);
     let state = Arc::new(SinkState::new("forgetful".into()));
     let driver = Driver::new(Box::new(Forgetful), Arc::clone(&state), stream.clone()).expect("a timer");
-    let Records { recent, to_come, losses, .. } = stream.listen_watched(None);
+    let Records { recent, to_come, losses, .. } = stream.listen_watched();
     losses.name(state.name.clone());
     let thread = thread::spawn(move || driver.run(recent, to_come, None));
     for n in 1..=100 {
