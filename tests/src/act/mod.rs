@@ -6,6 +6,7 @@
 mod code;
 mod content;
 mod dns;
+mod entry32;
 mod exec;
 mod file;
 mod net;
@@ -93,6 +94,7 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         odd::perform,
         dns::perform,
         tty::perform,
+        entry32::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

@@ -89,11 +89,11 @@ fn chattr_32(path: &str) -> Act {
 }
 
 /// A page below 4 GiB, which is where a 32-bit argument can point.
-struct Low(u32);
+pub(super) struct Low(pub(super) u32);
 
 impl Low {
     /// One that holds these bytes.
-    fn holding(bytes: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn holding(bytes: &[u8]) -> Result<Self, Failure> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | low_flag()?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice, larger than what is written.

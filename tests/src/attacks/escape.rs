@@ -214,6 +214,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         hooks: &["file_open", "path_unlink"],
         tries: "replace the control socket or the daemon's binary",
     },
+    Attack {
+        line: 29,
+        variant: 4,
+        test: "entry32::signals_and_tracing",
+        hooks: &["task_kill", "ptrace_access_check"],
+        tries: "kill and trace by the entry for 32-bit programs",
+    },
     Attack { line: 30, variant: 1, test: "tamper::bpf_in_any_form", hooks: &["bpf"], tries: "call bpf() in any form" },
     Attack {
         line: 30,

@@ -81,6 +81,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "name the object by a bind mount in a mount namespace of one's own",
     },
     Attack {
+        line: 2,
+        variant: 7,
+        test: "entry32::exec",
+        hooks: &["bprm_check_security"],
+        tries: "execve by the entry for 32-bit programs",
+    },
+    Attack {
         line: 3,
         variant: 1,
         test: "mapping::a_loader_that_is_asked_to_run_a_denied_program",

@@ -159,6 +159,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "make pipes, sockets, directories and links from a directory's descriptor; link a file by its own descriptor",
     },
     Attack {
+        line: 13,
+        variant: 24,
+        test: "entry32::deletes",
+        hooks: &["path_unlink", "path_rename", "path_rmdir", "inode_setattr"],
+        tries: "unlink, rename, rmdir and truncate by the entry for 32-bit programs",
+    },
+    Attack {
         line: 14,
         variant: 1,
         test: "delete::unlinkat_by_a_directory_descriptor",
@@ -306,6 +313,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "places::an_overlay_whose_layers_share_numbers",
         hooks: &["path_unlink"],
         tries: "delete a file of an overlay that has the inode number of a listed one in another layer",
+    },
+    Attack {
+        line: 14,
+        variant: 24,
+        test: "entry32::writes",
+        hooks: &["file_open", "path_mknod", "path_mkdir", "path_link"],
+        tries: "open, create, make a directory and link by the entry for 32-bit programs",
     },
     Attack {
         line: 15,

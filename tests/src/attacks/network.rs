@@ -88,6 +88,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "connect by a socket of another network namespace",
     },
     Attack {
+        line: 19,
+        variant: 13,
+        test: "entry32::connect",
+        hooks: &["connect4"],
+        tries: "connect by the entry for 32-bit programs, and by its socketcall",
+    },
+    Attack {
         line: 20,
         variant: 1,
         test: "connect::datagrams_without_a_connect",

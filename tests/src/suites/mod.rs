@@ -9,6 +9,7 @@ mod delete;
 mod devices;
 mod digest;
 mod entry;
+mod entry32;
 mod exec;
 mod files;
 mod full;
@@ -89,6 +90,7 @@ const PLAIN: &[Suite] = &[
     writes::SUITE,
     budget::SUITE,
     entry::SUITE,
+    entry32::SUITE,
     resolve::SUITE,
     names::SUITE,
     unix::SUITE,
