@@ -88,6 +88,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         tries: "execve by the entry for 32-bit programs",
     },
     Attack {
+        line: 2,
+        variant: 8,
+        test: "exec::from_a_chroot",
+        hooks: &["bprm_check_security"],
+        tries: "execute with a root of one's own, where a changed program has the listed one's path",
+    },
+    Attack {
         line: 3,
         variant: 1,
         test: "mapping::a_loader_that_is_asked_to_run_a_denied_program",
@@ -317,6 +324,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "walls::filesystems_that_the_agent_would_serve",
         hooks: &["sb_kern_mount"],
         tries: "serve a filesystem that shows one content to be measured and another to be run",
+    },
+    Attack {
+        line: 9,
+        variant: 4,
+        test: "digest::copied_up_while_it_is_executed",
+        hooks: &["file_open"],
+        tries: "have a file copied up and changed through the overlay while it is executed",
     },
     Attack {
         line: 10,

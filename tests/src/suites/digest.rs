@@ -1,15 +1,16 @@
 //! The digest of a file is measured once for as long as its content stays, and never longer.
 
+mod race;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 
-use crate::harness::{command, events::Event, files::Mount, runner::Suite, scene::Scene, succeed};
+use crate::harness::{command, events::Event, eventually, files::Mount, runner::Suite, scene::Scene, succeed};
 
 pub(super) const SUITE: Suite = Suite {
     name: "digest",
@@ -29,8 +30,10 @@ pub(super) const SUITE: Suite = Suite {
         ("mapped_below_an_overlay", mapped_below_an_overlay),
         ("open_for_writing_below_an_overlay", open_below_an_overlay),
         ("a_sparse_giant", giant),
-        ("a_race_on_tmpfs", |scene| race(scene, TMPFS)),
-        ("a_race_on_an_overlay", |scene| race(scene, OVERLAY)),
+        ("a_race_on_tmpfs", |scene| race::race(scene, TMPFS)),
+        ("a_race_on_an_overlay", |scene| race::race(scene, OVERLAY)),
+        ("copied_up_while_it_is_executed", race::copied_up),
+        ("an_overlay_on_a_disk", overlay_on_disk),
     ],
 };
 
@@ -40,6 +43,9 @@ const TMPFS: &str = "tmpfs";
 const DISK: &str = "disk";
 const LOOP: &str = "loop";
 const OVERLAY: &str = "overlay";
+const DISK_OVERLAY: &str = "overlay-on-disk";
+/// How many files of the lower layer are copied to the upper one while they are executed.
+const RISING: u64 = 40;
 /// Why a file does not run that a governed process has mapped.
 const MAPPED: &str = "a governed process has mapped it to write it";
 /// Files that lie in the lower layer before the overlay is mounted.
@@ -76,8 +82,8 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     for (name, content) in [
         ("good", padded("wc")?),
         ("evil", padded("id")?),
-        ("good-racer", ends_with(0)),
-        ("evil-racer", ends_with(foreign)),
+        ("good-racer", race::ends_with(0)),
+        ("evil-racer", race::ends_with(foreign)),
     ] {
         let path = scene.make_file(name)?;
         fs::write(&path, content)?;
@@ -93,7 +99,15 @@ fn policy(scene: &Scene) -> anyhow::Result<String> {
     for name in LOWER {
         fs::copy(path("good"), path(&format!("base/lower/{name}")))?;
     }
+    for n in 0..RISING {
+        fs::copy(path("good-racer"), path(&format!("base/lower/rising-{n}")))?;
+    }
     mounts.extend([base, Mount::overlay_of(&path(OVERLAY), &path("base"))?]);
+    for dir in ["lower", "upper", "work"] {
+        fs::create_dir_all(path(&format!("{DISK}/{dir}")))?;
+    }
+    fs::copy(path("good"), path(&format!("{DISK}/lower/once")))?;
+    mounts.push(Mount::overlay_of(&path(DISK_OVERLAY), &path(DISK))?);
     scene.keep_mounts(mounts);
     Ok(format!(
         "version: 1\naudit_level: strict\nskills:\n  {SKILL}:\n    allow_binaries:\n      \
@@ -397,52 +411,21 @@ fn giant(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A static program that ends with `status` and does nothing else: its code lies in its second page, so that the kernel
-/// reads the first one sooner.
-fn ends_with(status: u8) -> Vec<u8> {
-    const PAGE: usize = 4096;
-    const BASE: u64 = 0x40_0000;
-    let mut file = vec![0; 2 * PAGE];
-    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-    // The header of an executable for x86-64, with one program header behind it: all of the file, readable and executable.
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
-    put(24, &(BASE + PAGE as u64).to_le_bytes());
-    put(32, &64_u64.to_le_bytes());
-    put(52, &[64, 0, 56, 0, 1, 0]);
-    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]);
-    put(80, &BASE.to_le_bytes());
-    put(96, &(2 * PAGE as u64).to_le_bytes());
-    put(104, &(2 * PAGE as u64).to_le_bytes());
-    put(112, &(PAGE as u64).to_le_bytes());
-    // mov eax, SYS_exit; mov edi, status; syscall
-    put(PAGE, &[0xb8, 60, 0, 0, 0, 0xbf, status, 0, 0, 0, 0x0f, 0x05]);
-    file
-}
-
-/// The listed program and another take turns in a file, by several ways, while it is executed over and over.
-fn race(scene: &Scene, dir: &str) -> anyhow::Result<()> {
-    const EXECS: u64 = 500;
-    let victim = path(scene, &format!("{dir}/racer"));
-    let (good, evil, end) = (path(scene, "good-racer"), path(scene, "evil-racer"), path(scene, &format!("end-{dir}")));
-    fs::copy(&good, &victim)?;
-    ensure!(scene.outside(&["exec", &evil])?.status == FOREIGN, "the other program does not do what it should");
-    let (swapped, executed) = thread::scope(|scope| {
-        let swaps = scope.spawn(|| scene.outside(&["swap-often", &end, &victim, &good, &evil]));
-        let execs = scene.act(SKILL, &["exec-often", &EXECS.to_string(), &victim]);
-        let ended = fs::write(&end, "");
-        (swaps.join(), execs.and_then(|execs| ended.map(|()| execs).context("the end")))
-    });
-    swapped.map_err(|_| anyhow::anyhow!("the writer panicked"))??.done()?;
-    let executed = executed?;
-    let counts: Vec<u64> = executed.done()?.out.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    let &[ran, refused, _, _, foreign] = counts.as_slice() else { anyhow::bail!("{executed:?}") };
-    ensure!(foreign == 0, "something else ran: {executed:?}");
-    ensure!(ran + refused >= EXECS && ran.min(refused) >= EXECS / 10, "the two did not meet: {executed:?}");
-    // What is listed runs once more when it is quiet.
-    fs::remove_file(&victim)?;
-    fs::copy(&good, &victim)?;
-    scene.act(SKILL, &["exec", &victim])?.done()?;
-    ensure!(command(&["cmp", &good, &victim])?.status == 0, "the file is not what was written");
-    Ok(())
+/// An overlay whose layers lie on a disk's filesystem, as containers have it: known from the second exec on, and noticed when
+/// it is written, through the overlay and below it.
+fn overlay_on_disk(scene: &Scene) -> anyhow::Result<()> {
+    let (victim, below) = (path(scene, &format!("{DISK_OVERLAY}/once")), path(scene, &format!("{DISK}/lower/once")));
+    runs(scene, &victim)?;
+    let (measured, known) = counts(scene)?;
+    for _ in 0..3 {
+        runs(scene, &victim)?;
+    }
+    let (later, used) = counts(scene)?;
+    ensure!(later == measured && used >= known + 3, "{measured} and {known} became {later} and {used}");
+    overwrite(scene, "write", &below, &path(scene, "evil"))?;
+    refused(scene, &victim)?;
+    overwrite(scene, "write", &below, &path(scene, "good"))?;
+    runs(scene, &victim)?;
+    overwrite(scene, "write", &victim, &path(scene, "evil"))?;
+    refused(scene, &victim)
 }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use anyhow::ensure;
 
 use crate::harness::{
-    ENFORCER, command,
+    ENFORCER, SELF, command,
     events::Event,
     runner::Suite,
     scene::{Scene, there},
@@ -26,6 +26,8 @@ pub(super) const SUITE: Suite = Suite {
         ("hard_links", hard_links),
         ("proc_self_root_and_descriptors", by_descriptor),
         ("a_bind_mount_over_an_allowed_name", bind_mount),
+        ("from_a_chroot", chroot),
+        ("files_that_are_no_programs_or_cannot_be_read", odd_files),
         ("a_script_with_a_denied_interpreter", denied_interpreter),
         ("a_denied_script_with_an_allowed_interpreter", denied_script),
         ("a_memfd", memfd),
@@ -273,6 +275,46 @@ fn statuses(scene: &Scene) -> anyhow::Result<()> {
     let outcome =
         command(&[ENFORCER, "run", "--skill", SKILL, "--user", "agent", "--", "bash", "-c", "echo $UID $HOME"])?;
     ensure!(outcome.out.trim() == "1000 /home/agent", "{outcome:?}");
+    Ok(())
+}
+
+/// With another root the names are others, and the content is what it was.
+fn chroot(scene: &Scene) -> anyhow::Result<()> {
+    let root = scene.make_dir("root")?;
+    copy(scene, SELF, "root/usr/bin/tool")?;
+    let changed = copy(scene, SELF, "root/usr/lib/enforcer/enforcer-tests")?;
+    let mut content = fs::read(&changed)?;
+    content.push(0);
+    fs::write(&changed, content)?;
+    scene.act(SKILL, &["chroot", &root, "exec", "/usr/bin/tool", "act", "nothing"])?.done()?;
+    refused(scene, &["chroot", &root, "exec", "/usr/lib/enforcer/enforcer-tests", "act", "nothing"], &changed)
+}
+
+/// The kernel runs none of the former, whoever asks. One that may be executed and not read is measured like any other.
+fn odd_files(scene: &Scene) -> anyhow::Result<()> {
+    let empty = scene.make_file("odd/empty")?;
+    fs::write(&empty, "")?;
+    fs::set_permissions(&empty, fs::Permissions::from_mode(0o755))?;
+    refused(scene, &["exec", &empty], &empty)?;
+    let dir = scene.make_dir("odd/directory")?;
+    let fifo = scene.dir.join("odd/fifo").to_string_lossy().into_owned();
+    succeed(&["mkfifo", "-m", "755", &fifo])?;
+    let plain = copy(scene, "/usr/bin/wc", "odd/plain")?;
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644))?;
+    for path in [&dir, &fifo, &plain] {
+        scene.act(SKILL, &["exec", path])?.failed(libc::EACCES)?;
+    }
+    for (program, listed) in [("/usr/bin/wc", true), ("/usr/bin/id", false)] {
+        let hidden = copy(scene, program, &format!("odd/hidden-{listed}"))?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o711))?;
+        let act = ["user", "1000", "exec", &hidden, "--version"];
+        ensure!(command(&["setpriv", "--reuid", "1000", "cat", &hidden])?.status != 0, "it can be read");
+        if listed {
+            runs(scene, &act, ALLOWED)?;
+        } else {
+            refused(scene, &act, &hidden)?;
+        }
+    }
     Ok(())
 }
 
