@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::harness::{command, events::Event, eventually, files::Mount, runner::Suite, scene::Scene, succeed};
+use crate::harness::{events::Event, files::Mount, runner::Suite, scene::Scene, succeed};
 
 pub(super) const SUITE: Suite = Suite {
     name: "digest",

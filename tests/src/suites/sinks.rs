@@ -290,7 +290,7 @@ impl Listening {
 
 /// The next daemon tells that sink of them, exactly, and no other.
 fn killed(scene: &Scene) -> anyhow::Result<()> {
-    let (log, socket) = (scene.dir.join("beside"), scene.dir.join("syslog"));
+    let (log, socket) = (scene.dir.join("waiting.log"), scene.dir.join("waiting.socket"));
     let deaf = UnixDatagram::bind(&socket)?;
     let options = ["stdout".into(), format!("file:{}", log.display()), format!("syslog:{}", socket.display())]
         .map(|sink| ["--sink".to_owned(), sink]);
