@@ -311,6 +311,11 @@ impl Members {
         self.all.iter().filter(|(_, member)| member.skill.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// All of them, by the id of their cgroup.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Member)> {
+        self.all.iter().map(|(id, member)| (*id, member))
+    }
+
     /// Whether a process in a member's cgroup runs the member's own program, and not the engine's or systemd's, which will
     /// execute it.
     #[must_use]

@@ -18,7 +18,10 @@ use std::{
 use enforcer_common::ids::{ObjectId, SkillId};
 use serde::{Deserialize, Serialize};
 
-use super::{members::Members, owner::Owner};
+use super::{
+    members::{Member, Members},
+    owner::Owner,
+};
 use crate::{
     compile::{ruleset::Ruleset, world::Host},
     hash,
@@ -101,20 +104,40 @@ impl Members {
 
     /// The skills of which a process may be in a container's network: that of the container, those of others that share it, and, where it
     /// is the host's, all.
-    fn neighbours(&self, id: u64, ruleset: &Ruleset) -> BTreeSet<SkillId> {
+    ///
+    /// # Errors
+    /// When one that shares it may change it, which is named.
+    fn neighbours(&self, id: u64, ruleset: &Ruleset) -> Result<BTreeSet<SkillId>, String> {
         let Some(own) = self.arranged.get(&id).map(|arrangement| arrangement.what.network) else {
-            return BTreeSet::new();
+            return Ok(BTreeSet::new());
         };
         let is_hosts =
             network_of(std::process::id()).and_then(|network| number(&network)).is_ok_and(|host| host == own);
+        let unarranged = if is_hosts { vec![] } else { self.unarranged_in(own) };
+        // Of a unit nothing is known.
+        let changes = |member: &&&Member| member.facts().is_none_or(|facts| facts.net_admin);
+        if let Some(member) = unarranged.iter().find(changes) {
+            return Err(format!("{} shares its network and may change it (CAP_NET_ADMIN)", member.workload.path));
+        }
         let shares = |name: &str| {
             is_hosts
+                || unarranged.iter().any(|member| member.skill.as_deref() == Some(name))
                 || self.of(name).iter().any(|member| {
                     let other = self.arranged.get(&member.workload.id);
                     other.is_some_and(|other| other.what.network == own)
                 })
         };
-        ruleset.names.iter().filter(|(_, text)| shares(&text.name)).map(|(skill, _)| *skill).collect()
+        Ok(ruleset.names.iter().filter(|(_, text)| shares(&text.name)).map(|(skill, _)| *skill).collect())
+    }
+
+    /// The governed ones that have a process in a network, of those that no hook told of: their processes are looked at.
+    fn unarranged_in(&self, network: u64) -> Vec<&Member> {
+        let is_there = |pid| network_of(pid).and_then(|network| number(&network)).is_ok_and(|number| number == network);
+        self.iter()
+            .filter(|(id, member)| member.skill.is_some() && !self.arranged.contains_key(id))
+            .filter(|(_, member)| member.workload.processes().into_iter().any(is_there))
+            .map(|(_, member)| member)
+            .collect()
     }
 }
 
@@ -246,8 +269,19 @@ fn own_resolvers(
 /// # Errors
 /// When one could.
 fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -> Result<(), String> {
-    let neighbours = members.neighbours(workload.id, ruleset);
-    let Some(arrangement) = members.arranged.get_mut(&workload.id) else { return Err(UNTOLD.to_owned()) };
+    let outcome = no_other_answers(members, ruleset, workload);
+    if let Err(why) = &outcome
+        && let Some(arrangement) = members.arranged.get_mut(&workload.id)
+        && !std::mem::replace(&mut arrangement.told, true)
+    {
+        tracing::warn!("{}: its own resolvers are not asked: {why}", workload.path);
+    }
+    outcome
+}
+
+fn no_other_answers(members: &Members, ruleset: &Ruleset, workload: &Workload) -> Result<(), String> {
+    let neighbours = members.neighbours(workload.id, ruleset)?;
+    let arrangement = members.arranged.get(&workload.id).ok_or(UNTOLD)?;
     let places = arrangement.what.resolvers.iter().flat_map(|resolver| {
         // The unspecified address is this host.
         let here: &[IpAddr] = if resolver.is_unspecified() {
@@ -258,11 +292,8 @@ fn may_be_asked(members: &mut Members, ruleset: &Ruleset, workload: &Workload) -
         std::iter::once(*resolver).chain(here.iter().copied())
     });
     let taken = places.into_iter().find(|at| neighbours.iter().any(|skill| ruleset.may_listen(*skill, *at, DNS_PORT)));
-    let Some(resolver) = taken else { return Ok(()) };
-    let why = format!("its resolver {resolver}: `listen` lets a skill in its network answer there");
-    if !arrangement.told {
-        tracing::warn!("{}: its own resolvers are not asked: {why}", workload.path);
-        arrangement.told = true;
+    match taken {
+        None => Ok(()),
+        Some(resolver) => Err(format!("its resolver {resolver}: `listen` lets a skill in its network answer there")),
     }
-    Err(why)
 }

@@ -45,6 +45,7 @@ const OTHER: &str = "10.78.0.2";
 const RESOLVER: &str = "10.78.0.53";
 const FALSE_RESOLVER: &str = "10.78.0.66";
 const BOX: &str = "resolving";
+const OTHER_BOX: &str = "beside";
 /// How long the daemon may take to notice, under emulation.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -286,5 +287,21 @@ fn unasked(scene: &Scene) -> anyhow::Result<()> {
         drop(boxed);
     }
     ensure!(eventually(SOON, || lines().is_ok_and(|lines| lines.is_empty())), "{:?}", lines()?);
+    // One that shares the network, and could lead the questions elsewhere.
+    let boxed = Boxed::start(scene)?;
+    is_known(scene)?;
+    let network = format!("ns:{NETWORK}");
+    let other =
+        ["podman", "run", "-d", "--name", OTHER_BOX, "--annotation", "enforcer.test=net", "--network", &network];
+    let outcome = command(&[&other[..], &["--cap-add", "NET_ADMIN", IMAGE, "/bin/sh", "-c", "sleep 1000"]].concat());
+    let reason = "shares its network and may change it";
+    let said = eventually(SOON, || lines().is_ok_and(|lines| lines.iter().any(|line| line.contains(reason))));
+    let (last, removed) = (lines(), command(&["podman", "rm", "-f", "-t", "0", OTHER_BOX]));
+    ensure!(said, "{last:?}; {:?}", outcome?);
+    ensure!(removed?.status == 0, "the other container stays");
+    // When it has gone, they are asked again.
+    is_known(scene)?;
+    ensure!(eventually(SOON, || lines().is_ok_and(|lines| lines.is_empty())), "{:?}", lines()?);
+    drop(boxed);
     Ok(())
 }
