@@ -23,10 +23,14 @@ use tokio::{
 use super::{Answer, MAX_LINE, Request, SOCKET};
 use crate::{service::Service, workload::Selector};
 
-/// How many connections are served at once; a further one waits.
+/// How many connections of root's are served at once, and how many of the group's: neither takes the other's places.
 const MAX_CONNECTIONS: usize = 64;
+/// How many of each may follow the events, which has no end: there is always a place for who asks something.
+const MAX_FOLLOWERS: usize = 48;
 /// How long a request may take to arrive.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// The same where there is no place for who asks.
+const FULL_TIME: Duration = Duration::from_secs(1);
 /// How long a listener may take for one line before it is let go.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
@@ -74,16 +78,36 @@ impl Socket {
     }
 }
 
+/// The places for root, or for the others.
+#[derive(Clone)]
+struct Places {
+    connections: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new() -> Self {
+        let of = |count| Arc::new(Semaphore::new(count));
+        Self { connections: of(MAX_CONNECTIONS), followers: of(MAX_FOLLOWERS) }
+    }
+}
+
 /// Serves the socket until the task is ended.
 pub async fn serve(listener: UnixListener, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (roots, others) = (Places::new(), Places::new());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+                let places = if is_root { roots.clone() } else { others.clone() };
+                // Nobody waits for a place: who has none learns it.
+                let Ok(place) = Arc::clone(&places.connections).try_acquire_owned() else {
+                    tokio::spawn(full(stream));
+                    continue;
+                };
                 let service = Arc::clone(&service);
                 tokio::spawn(async move {
-                    if let Err(e) = connection(stream, &service).await {
+                    if let Err(e) = connection(stream, &service, &places.followers).await {
                         tracing::debug!("control connection: {e}");
                     }
                     drop(place);
@@ -98,7 +122,19 @@ pub async fn serve(listener: UnixListener, service: Arc<Service>) {
     }
 }
 
-async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
+/// Says that there is no place to who has asked within a second.
+async fn full(stream: UnixStream) {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut lines = BufReader::new(read.take(MAX_LINE));
+    // What was not read would make the peer lose the answer.
+    if timeout(FULL_TIME, lines.read_until(b'\n', &mut line)).await.is_ok() {
+        let error = format!("{MAX_CONNECTIONS} connections are open already: close one, or try again");
+        let _ = answer(&mut write, Err(error)).await;
+    }
+}
+
+async fn connection(stream: UnixStream, service: &Service, followers: &Semaphore) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
     let (read, mut write) = stream.into_split();
@@ -130,7 +166,14 @@ async fn connection(stream: UnixStream, service: &Service) -> io::Result<()> {
         }
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
-            Ok(Request::Events { follow }) => return events(&mut write, service, follow).await,
+            Ok(Request::Events { follow: false }) => return events(&mut write, service, false).await,
+            Ok(Request::Events { follow: true }) => {
+                let Ok(_place) = followers.try_acquire() else {
+                    let error = format!("{MAX_FOLLOWERS} follow the events already: close one, or read a sink");
+                    return answer(&mut write, Err(error)).await;
+                };
+                return events(&mut write, service, true).await;
+            }
             Ok(Request::Unload) => {
                 let by = format!("`enforcer unload` (process {}, user {})", pid.unwrap_or(0), peer.uid());
                 let outcome = service.unload(&by).await;

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     process::{Command, Stdio},
     sync::mpsc,
     thread,
@@ -10,11 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::bad;
 use crate::harness::{
-    ENFORCER, command, eventually,
+    ENFORCER, command,
+    daemon::{SOCKET, ask},
+    eventually,
     runner::Suite,
     scene::{Scene, gone, there},
     succeed,
@@ -26,6 +29,7 @@ pub(super) const SUITE: Suite = Suite {
     tests: &[
         ("status", status),
         ("events_and_follow", events),
+        ("more_listeners_than_there_are_places", crowd),
         ("reload_swaps_rules", reload),
         ("sighup_swaps_rules", hangup),
         ("sighup_with_a_bad_manifest_changes_nothing", failed_hangup),
@@ -116,6 +120,42 @@ fn events(scene: &Scene) -> anyhow::Result<()> {
     child.wait()?;
     ensure!(old, "`enforcer events --follow` does not begin with what happened before");
     ensure!(new, "`enforcer events --follow` does not go on");
+    Ok(())
+}
+
+/// Whoever listens for ever takes no place from who asks something, and a group none from root.
+fn crowd(_: &Scene) -> anyhow::Result<()> {
+    const FOLLOWERS: usize = 48;
+    const CONNECTIONS: usize = 64;
+    let connect = || -> anyhow::Result<UnixStream> {
+        let stream = UnixStream::connect(SOCKET)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(stream)
+    };
+    let follow = || -> anyhow::Result<(UnixStream, String)> {
+        let mut stream = connect()?;
+        writeln!(stream, "{}", json!({"op": "events", "follow": true}))?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line)?;
+        Ok((stream, line))
+    };
+    let status = || ask(&json!({"op": "status"}));
+    let mut followers = vec![];
+    for _ in 0..FOLLOWERS {
+        let (stream, line) = follow()?;
+        ensure!(!line.contains("\"error\""), "{line}");
+        followers.push(stream);
+    }
+    let (_, line) = follow()?;
+    ensure!(line.contains("48 follow the events already"), "{line}");
+    status()?;
+    // The rest of the places, by who says nothing.
+    let silent = (FOLLOWERS..CONNECTIONS).map(|_| connect()).collect::<anyhow::Result<Vec<_>>>()?;
+    // The connections that were served before may still be ending.
+    let full = eventually(Duration::from_secs(5), || status().is_err_and(|e| e.to_string().contains("64 connections")));
+    ensure!(full, "{:?}", status());
+    drop((followers, silent));
+    ensure!(eventually(Duration::from_secs(20), || status().is_ok()), "{:?}", status());
     Ok(())
 }
 
@@ -250,7 +290,7 @@ fn garbage(scene: &Scene) -> anyhow::Result<()> {
     for text in
         ["\n", "{}\n", "{\"op\":\"unloads\"}\n", "\u{0}\u{1}\n", "[[[[[[[[\n", long.as_str(), "{\"op\":\"status\"}"]
     {
-        let mut stream = UnixStream::connect(crate::harness::daemon::SOCKET)?;
+        let mut stream = UnixStream::connect(SOCKET)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         // The daemon may hang up before it has read all.
         let _ = stream.write_all(text.as_bytes());
