@@ -39,6 +39,8 @@ pub(crate) struct Daemon {
     /// What it and those before it printed.
     pub(crate) events: Events,
     policy: PathBuf,
+    /// Further ones, for each start.
+    options: Vec<String>,
     errors: PathBuf,
 }
 
@@ -72,7 +74,7 @@ impl Daemon {
         fs::write(&policy, manifest)?;
         let (events, errors) = (Events::default(), dir.join("daemon.err"));
         let child = spawn(ENFORCER, &policy, options, environment, &errors, &events)?;
-        let mut daemon = Self { child: Some(child), lent: None, events, policy, errors };
+        let mut daemon = Self { child: Some(child), lent: None, events, policy, options: options.to_vec(), errors };
         daemon.wait_until_it_answers()?;
         Ok(daemon)
     }
@@ -82,7 +84,8 @@ impl Daemon {
         fs::create_dir_all(dir)?;
         let events = Events::default();
         follow(&events)?;
-        Ok(Self { child: None, lent: Some(lent), events, policy: BESIDE.into(), errors: dir.join("daemon.err") })
+        let errors = dir.join("daemon.err");
+        Ok(Self { child: None, lent: Some(lent), events, policy: BESIDE.into(), options: vec![], errors })
     }
 
     /// Starts another daemon after this one has ended, and waits until it answers.
@@ -98,7 +101,7 @@ impl Daemon {
 
     /// Starts another daemon after this one has ended.
     pub(crate) fn spawn_again(&mut self, program: &str) -> anyhow::Result<()> {
-        self.child = Some(spawn(program, &self.policy, &[], &[], &self.errors, &self.events)?);
+        self.child = Some(spawn(program, &self.policy, &self.options, &[], &self.errors, &self.events)?);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crate::{
     act::TOKEN,
     harness::{
         SELF,
+        events::Event,
         listener::Server,
         runner::Suite,
         scene::{Scene, gone, holds, there},
@@ -68,7 +69,11 @@ fn deletes(scene: &Scene) -> anyhow::Result<()> {
                 outcome.refused()?;
                 there(object)?;
                 ensure!(act[0] != "truncate" || fs::metadata(object)?.len() > 0, "{object} was cut");
-                scene.event(mark, "delete", "deny", object)?;
+                // Whoever renames writes in two directories, too.
+                let refusal = |e: &Event| e.text("verdict") == "deny" && e.object("path") == object;
+                let event = scene.events().wait(mark, object, refusal)?;
+                let kind = event.text("kind");
+                ensure!(kind == "delete" || act[0] == "rename" && kind == "write", "{}", event.0);
             } else if act[0] == "truncate" {
                 outcome.done()?;
                 holds(object, "")?;
