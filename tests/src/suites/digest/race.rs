@@ -32,7 +32,7 @@ pub(super) fn ends_with(status: u8) -> Vec<u8> {
 
 /// The listed program and another take turns in a file, by several ways, while it is executed over and over.
 pub(super) fn race(scene: &Scene, dir: &str) -> anyhow::Result<()> {
-    const EXECS: u64 = 500;
+    const EXECS: u64 = 1000;
     let victim = path(scene, &format!("{dir}/racer"));
     let (good, evil, end) = (path(scene, "good-racer"), path(scene, "evil-racer"), path(scene, &format!("end-{dir}")));
     fs::copy(&good, &victim)?;
