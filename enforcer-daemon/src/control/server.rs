@@ -16,12 +16,12 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedWriteHalf, UCred},
     },
-    sync::Semaphore,
+    sync::{Semaphore, mpsc::Receiver},
     time::timeout,
 };
 
 use super::{Answer, MAX_LINE, Request, SOCKET};
-use crate::{service::Service, workload::Selector};
+use crate::{events::Record, service::Service, workload::Selector};
 
 /// How many connections of root's are served at once, and how many of the group's: neither takes the other's places.
 const MAX_CONNECTIONS: usize = 64;
@@ -166,13 +166,18 @@ async fn connection(stream: UnixStream, service: &Service, followers: &Semaphore
         }
         match serde_json::from_slice(&line) {
             Err(e) => answer(&mut write, Err(format!("not a request: {e}"))).await?,
-            Ok(Request::Events { follow: false }) => return events(&mut write, service, false).await,
+            Ok(Request::Events { follow: false }) => return events(&mut write, service).await.map(drop),
             Ok(Request::Events { follow: true }) => {
                 let Ok(_place) = followers.try_acquire() else {
                     let error = format!("{MAX_FOLLOWERS} follow the events already: close one, or read a sink");
                     return answer(&mut write, Err(error)).await;
                 };
-                return events(&mut write, service, true).await;
+                let mut records = events(&mut write, service).await?;
+                return tokio::select! {
+                    outcome = follow_on(&mut write, &mut records) => outcome,
+                    // Who has gone is let go now, and not at the next event.
+                    _ = lines.read_u8() => Ok(()),
+                };
             }
             Ok(Request::Unload) => {
                 let by = format!("`enforcer unload` (process {}, user {})", pid.unwrap_or(0), peer.uid());
@@ -257,13 +262,18 @@ async fn line(write: &mut OwnedWriteHalf, text: &str) -> io::Result<()> {
     timeout(WRITE_TIME, write_all).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// Sends the kept records, then those to come.
-async fn events(write: &mut OwnedWriteHalf, service: &Service, follow: bool) -> io::Result<()> {
-    let (recent, mut records) = service.stream.listen();
+/// Sends the kept records; returns those to come.
+async fn events(write: &mut OwnedWriteHalf, service: &Service) -> io::Result<Receiver<Arc<Record>>> {
+    let (recent, records) = service.stream.listen();
     for record in recent {
         line(write, &serde_json::to_string(&*record)?).await?;
     }
-    while follow && let Some(record) = records.recv().await {
+    Ok(records)
+}
+
+/// Sends the records as they come.
+async fn follow_on(write: &mut OwnedWriteHalf, records: &mut Receiver<Arc<Record>>) -> io::Result<()> {
+    while let Some(record) = records.recv().await {
         line(write, &serde_json::to_string(&*record)?).await?;
     }
     Ok(())

@@ -69,11 +69,11 @@ fn deletes(scene: &Scene) -> anyhow::Result<()> {
                 outcome.refused()?;
                 there(object)?;
                 ensure!(act[0] != "truncate" || fs::metadata(object)?.len() > 0, "{object} was cut");
-                // Whoever renames writes in two directories, too.
+                // Whoever renames or cuts writes, too, of which either may be refused.
                 let refusal = |e: &Event| e.text("verdict") == "deny" && e.object("path") == object;
                 let event = scene.events().wait(mark, object, refusal)?;
                 let kind = event.text("kind");
-                ensure!(kind == "delete" || act[0] == "rename" && kind == "write", "{}", event.0);
+                ensure!(kind == "delete" || ["rename", "truncate"].contains(&act[0]) && kind == "write", "{}", event.0);
             } else if act[0] == "truncate" {
                 outcome.done()?;
                 holds(object, "")?;
