@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
-    decide::{self, Act, Decision, Device},
+    decide::{self, Act, Decision, Device, End},
     event::{Kind, Reason},
     ids::SkillId,
     rules::action,
@@ -108,11 +108,11 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
     let rules = InForce::now();
-    let decision = match subject::findings() {
+    let (decision, end) = match subject::findings() {
         Some(findings) => decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings),
-        None => decide::no_room(),
+        None => (decide::no_room(), End::Target),
     };
-    let about = if decision.refuses() { source } else { target };
+    let about = if opaque::truth(end == End::Source) { source } else { target };
     let object = Object::File { dentry: about, digest: None };
     verdict::of(report::decision(Kind::Write, skill, rules.generation, &decision, &object))
 }

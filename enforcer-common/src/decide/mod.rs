@@ -15,7 +15,7 @@ mod unix;
 
 pub use code::{content, library, memory, overwrite};
 pub use exec::{enter, exec, has_flag, unsteady};
-pub use file::{Act, Finding, Findings, Quest, Question, judge, kind, link, object};
+pub use file::{Act, End, Finding, Findings, Quest, Question, judge, kind, link, object};
 pub use judgement::Judgement;
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
 pub use tamper::{Device, is_kernel_interface};

@@ -107,7 +107,10 @@ fn make(scene: &Scene) -> anyhow::Result<()> {
         scene.act(SKILL, &[act, &[&bad]].concat())?.refused()?;
         gone(&bad)?;
     }
-    Ok(())
+    // What is refused is the name, though the file is the other.
+    let (bad, mark) = (format!("{denied}/named"), scene.mark());
+    scene.act(SKILL, &["link", &source, &bad])?.refused()?;
+    scene.event(mark, "write", "deny", &bad).map(drop)
 }
 
 fn attributes(scene: &Scene) -> anyhow::Result<()> {
