@@ -8,9 +8,11 @@ mod content;
 mod dns;
 mod exec;
 mod file;
+mod host;
 mod net;
 mod network;
 mod odd;
+mod owner;
 mod passing;
 mod process;
 mod socket;
@@ -93,6 +95,8 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         odd::perform,
         dns::perform,
         tty::perform,
+        host::perform,
+        owner::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

@@ -120,7 +120,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 13,
         variant: 18,
         test: "files::files_that_the_kernel_writes_or_swaps_to",
-        hooks: &["file_open"],
+        hooks: &["capable"],
         tries: "have the kernel write to a file",
     },
     Attack {
@@ -157,6 +157,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "writes::nodes_and_links_by_every_call",
         hooks: &["path_mknod", "path_mkdir", "path_symlink", "path_link"],
         tries: "make pipes, sockets, directories and links from a directory's descriptor; link a file by its own descriptor",
+    },
+    Attack {
+        line: 13,
+        variant: 24,
+        test: "queues::made_opened_and_removed",
+        hooks: &["inode_create", "inode_unlink"],
+        tries: "make, read and remove message queues",
     },
     Attack {
         line: 14,

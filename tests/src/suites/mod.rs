@@ -12,6 +12,7 @@ mod entry;
 mod exec;
 mod files;
 mod full;
+mod host;
 mod jit;
 mod kernel;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod parents;
 mod pin;
 mod pins;
 mod places;
+mod queues;
 mod resolve;
 mod resolving;
 mod runtime;
@@ -84,9 +86,11 @@ const PLAIN: &[Suite] = &[
     control::SUITE,
     walls::SUITE,
     tamper::SUITE,
+    host::SUITE,
     devices::SUITE,
     files::SUITE,
     writes::SUITE,
+    queues::SUITE,
     budget::SUITE,
     entry::SUITE,
     resolve::SUITE,
