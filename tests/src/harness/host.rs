@@ -83,7 +83,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         suite: "host",
-        needs: &["/usr/sbin/mkfs.ext4"],
+        needs: &["/usr/bin/mount"],
         without: &[("acts_without_a_hook_of_their_own", HARM), ("programs_that_the_kernel_runs", HARM)],
     },
     part("queues", &["/usr/bin/mount"]),

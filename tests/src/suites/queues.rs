@@ -102,7 +102,10 @@ fn queues(scene: &Scene) -> anyhow::Result<()> {
     let told = scene.events().since(mark).iter().filter(|e| e.text("kind") == "delete").count();
     ensure!(told == 2, "{told} events");
     scene.act(ONE, &["mq-unlink", MINE])?.done()?;
-    gone(&path(MINE))
+    gone(&path(MINE))?;
+    // Queues outlive whoever made them.
+    scene.outside(&["mq-unlink", OTHER])?.done()?;
+    gone(&path(OTHER))
 }
 
 /// The queues of another namespace are other files, which no rule names.
