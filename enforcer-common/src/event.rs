@@ -146,6 +146,8 @@ wire_enum! {
         SocketNotListed = 45 => "unix socket not listed",
         /// No rule of `listen` covers the local address and port.
         ListenNotListed = 46 => "listening is not listed",
+        /// A signal that the kernel sends later, or in another's name, would be past every verdict.
+        FileOwner = 49 => "a file's owner may be the process itself alone",
         /// The message would change routes, addresses or links.
         NetworkChange = 47 => "changing the network is not allowed",
         /// The option would send packets by way of other addresses.
@@ -202,6 +204,8 @@ wire_enum! {
         TerminalInput = 77 => "it would type into a terminal",
         /// An `io_uring` that was made elsewhere: what is submitted to it may be done by a thread that is in no skill.
         OutsideRing = 78 => "an io_uring from elsewhere acts without the skill",
+        /// Restarting the machine, taking a module out, swapping, accounting, and their like.
+        HostControl = 79 => "it acts upon the host as a whole",
     }
 }
 

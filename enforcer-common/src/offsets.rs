@@ -131,6 +131,30 @@ offsets! {
     proc_inode_vfs_inode: "proc_inode"."vfs_inode",
     /// The tasks that have an id.
     pid_tasks: "pid"."tasks",
+    /// The id of a thread.
+    task_thread_pid: "task_struct"."thread_pid",
+    /// How deep the innermost pid namespace lies in which an id has a number; 0 is the first.
+    pid_level: "pid"."level",
+    /// The numbers of an id, one for each namespace from the first to the innermost.
+    pid_numbers: "pid"."numbers",
+    /// Such a number.
+    upid_nr: "upid"."nr",
+    /// What the entry code keeps of a task.
+    task_thread_info: "task_struct"."thread_info",
+    /// Flags of the entry: `TS_*`.
+    thread_info_status: "thread_info"."status",
+    /// The number of the system call.
+    pt_regs_orig_ax: "pt_regs"."orig_ax",
+    /// The namespaces of a task.
+    task_nsproxy: "task_struct"."nsproxy",
+    /// Its mount namespace.
+    nsproxy_mnt_ns: "nsproxy"."mnt_ns",
+    /// Its namespace of host names.
+    nsproxy_uts_ns: "nsproxy"."uts_ns",
+    /// What all namespaces have in common, within one of host names.
+    uts_namespace_ns: "uts_namespace"."ns",
+    /// How deep a user namespace lies; 0 is the first.
+    user_namespace_level: "user_namespace"."level",
     /// The mount of a path.
     path_mnt: "path"."mnt",
     /// What others see of a mount, within the mount.

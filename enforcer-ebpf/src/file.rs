@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use enforcer_common::{
-    decide::{self, Act, Decision, Device},
+    decide::{self, Act, Decision, Device, End},
     event::{Kind, Reason},
     ids::SkillId,
     rules::action,
@@ -18,7 +18,9 @@ use crate::{
     kernel::{Dentry, File, Iattr, Inode, Task},
     mapping::is_in_use,
     opaque,
+    owner::refuses_owner,
     policy::InForce,
+    queue::is_queue,
     report::{self, Object},
     subject,
     tamper::{self, is_kernel_interface, refuses_device, refuses_node},
@@ -41,7 +43,7 @@ fn decided(rules: &InForce, skill: SkillId, act: Act, dentry: Dentry) -> (Decisi
 
 /// Decides and reports one act on one object; true when it is refused.
 #[inline(always)]
-fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
+pub fn refuses(skill: SkillId, act: Act, dentry: Dentry) -> bool {
     let rules = InForce::now();
     let (decision, kind) = decided(&rules, skill, act, dentry);
     report::decision(kind, skill, rules.generation, &decision, &Object::File { dentry, digest: None })
@@ -108,11 +110,11 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let (source, target) = (Dentry::new(ctx.arg(0)), Dentry::new(ctx.arg(2)));
     let rules = InForce::now();
-    let decision = match subject::findings() {
+    let (decision, end) = match subject::findings() {
         Some(findings) => decide::link(&rules, skill, &mut Ascent::from(source), &mut Ascent::from(target), findings),
-        None => decide::no_room(),
+        None => (decide::no_room(), End::Target),
     };
-    let about = if decision.refuses() { source } else { target };
+    let about = if opaque::truth(end == End::Source) { source } else { target };
     let object = Object::File { dentry: about, digest: None };
     verdict::of(report::decision(Kind::Write, skill, rules.generation, &decision, &object))
 }
@@ -196,6 +198,9 @@ fn actions_of(file: File) -> u32 {
     if dentry.superblock().is_internal() {
         return 0;
     }
+    if is_queue(dentry, dentry.inode()) {
+        return action::READ | action::WRITE;
+    }
     let mode = file.mode();
     let mut actions = 0;
     if mode & FMODE_READ != 0 {
@@ -273,8 +278,8 @@ pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
     verdict::of(refuses_xattr(Dentry::new(ctx.arg(1))))
 }
 
-/// Decides an ioctl: those that change a file through a descriptor that may be open for reading alone, and those that type into
-/// a terminal.
+/// Decides an ioctl: those that change a file through a descriptor that may be open for reading alone, those that type into a
+/// terminal or hang it up, and those that make somebody the owner of a file.
 #[inline(always)]
 fn of_ioctl(file: File, command: u32) -> i32 {
     // `include/uapi/linux/fs.h` and `btrfs.h`: flags, the end of a filesystem, the deletion of a subvolume.
@@ -287,6 +292,12 @@ fn of_ioctl(file: File, command: u32) -> i32 {
     // `include/uapi/asm-generic/ioctls.h`: a character as if it were typed; on a console also the paste of what is selected.
     const TIOCSTI: u32 = 0x5412;
     const TIOCLINUX: u32 = 0x541c;
+    // The end of a session at a terminal, whose processes get a signal.
+    const TIOCVHANGUP: u32 = 0x5437;
+    // `include/uapi/asm-generic/ioctls.h` and `sockios.h`: the owner.
+    const FIOASYNC: u32 = 0x5452;
+    const FIOSETOWN: u32 = 0x8901;
+    const SIOCSPGRP: u32 = 0x8902;
     let Some(skill) = subject::current() else { return verdict::pass() };
     let dentry = file.dentry();
     let act = match command {
@@ -296,6 +307,12 @@ fn of_ioctl(file: File, command: u32) -> i32 {
             let object = Object::File { dentry, digest: None };
             return verdict::of(tamper::refuses(skill, Kind::Tamper, Reason::TerminalInput, &object));
         }
+        TIOCVHANGUP => {
+            let object = Object::File { dentry, digest: None };
+            return verdict::of(tamper::refuses(skill, Kind::Signal, Reason::OtherSkill, &object));
+        }
+        FIOASYNC if !file.names_owner() => return verdict::pass(),
+        FIOASYNC | FIOSETOWN | SIOCSPGRP => return verdict::of(refuses_owner(skill)),
         _ => return verdict::pass(),
     };
     verdict::of(!dentry.superblock().is_internal() && refuses(skill, act, dentry))

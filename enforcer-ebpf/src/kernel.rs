@@ -29,7 +29,8 @@ fn load(offset: &'static u32) -> usize {
     unsafe { ptr::read_volatile(offset) as usize }
 }
 
-// Behind the macro that it uses.
+// Behind the macro that they use.
+mod caller;
 mod sock;
 
 pub use sock::NetlinkHeader;
@@ -100,6 +101,8 @@ kernel_pointer! {
     Vma,
     /// `struct qstr`.
     Qstr,
+    /// `struct user_namespace`.
+    UserNamespace,
 }
 
 /// Reads a field.

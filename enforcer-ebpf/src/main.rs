@@ -3,7 +3,7 @@
 //! Thin on purpose: a program finds out who acts ([`subject`]), reads the facts of the act from kernel structures
 //! ([`kernel`]), lets the decision core of `enforcer-common` decide over the maps ([`policy`]), writes the event
 //! ([`report`]) and returns the verdict ([`verdict`]). One module per family of hooks: [`exec`], [`mapping`], [`file`],
-//! [`net`], [`task`], [`wall`], [`tamper`], [`mount`]; [`resolve`] tells the daemon what the kernel calls a file.
+//! [`net`], [`task`], [`wall`], [`owner`], [`queue`], [`tamper`], [`privilege`], [`mount`]; [`resolve`] tells the daemon what the kernel calls a file.
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "a program is found by its symbol; in a binary crate nothing is reachable")]
@@ -31,7 +31,10 @@ mod maps;
 mod mount;
 mod net;
 mod opaque;
+mod owner;
 mod policy;
+mod privilege;
+mod queue;
 mod report;
 mod resolve;
 mod socket;

@@ -19,7 +19,7 @@ use crate::{
 
 /// Refuses and reports; true unless the core says otherwise.
 #[inline(always)]
-pub fn refuses(skill: SkillId, kind: Kind, reason: Reason, object: &Object<'_>) -> bool {
+pub fn refuses(skill: SkillId, kind: Kind, reason: impl Into<ReasonCode>, object: &Object<'_>) -> bool {
     let rules = InForce::now();
     let decision = decide::never(&rules, skill, reason);
     report::decision(kind, skill, rules.generation, &decision, object)
@@ -68,12 +68,6 @@ pub fn kernel_load_data(ctx: LsmContext) -> i32 {
 pub fn kernel_read_file(ctx: LsmContext) -> i32 {
     let what: u32 = ctx.arg(1);
     if what == FIRMWARE { verdict::pass() } else { never(Reason::KernelCode) }
-}
-
-/// `security_settime64(ts, tz)`: `clock_settime` and `settimeofday`.
-#[lsm(hook = "settime")]
-pub fn settime(_ctx: LsmContext) -> i32 {
-    never(Reason::Clock)
 }
 
 /// Whether writing to this object tells the kernel what to do.

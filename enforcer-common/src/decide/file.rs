@@ -437,9 +437,18 @@ pub const fn kind(actions: u32) -> Kind {
     }
 }
 
+/// Which of the two that a link brings together a decision is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The file that is to have a second name.
+    Source,
+    /// The name.
+    Target,
+}
+
 /// May the skill make a second name `target` for the file `source`? Making the name is a write where it is to be. The file
 /// must be readable and writable where it lies, and may not become deletable by it: a link never widens what the skill may
-/// do with a file.
+/// do with a file. What is refused is one of the two.
 #[inline(always)]
 pub fn link<R: Rules, A: Ancestry>(
     rules: &R,
@@ -447,32 +456,36 @@ pub fn link<R: Rules, A: Ancestry>(
     source: &mut A,
     target: &mut A,
     found: &mut Findings,
-) -> Decision {
-    let Some((terms, question)) = survey(rules, skill, Act::MOVE, 0, target, found) else { return no_policy() };
+) -> (Decision, End) {
+    let Some((terms, question)) = survey(rules, skill, Act::MOVE, 0, target, found) else {
+        return (no_policy(), End::Target);
+    };
     let conf = terms.conf();
     found.end(terms, question);
     if let Some(refusal) = found.never(question.0) {
-        return refusal;
+        return (refusal, End::Target);
     }
     let (written, deletable) = (found.write.ruling(), found.delete.allows());
     let decision = settle(rules, &conf, action::WRITE, written);
     if decision.refuses() {
-        return decision;
+        return (decision, End::Target);
     }
     let all = Act { actions: action::READ | action::WRITE | action::DELETE, ..Act::MOVE };
-    let Some((terms, question)) = survey(rules, skill, all, 0, source, found) else { return no_policy() };
+    let Some((terms, question)) = survey(rules, skill, all, 0, source, found) else {
+        return (no_policy(), End::Source);
+    };
     found.end(terms, question);
     if let Some(refusal) = found.never(question.0) {
-        return refusal;
+        return (refusal, End::Source);
     }
     if !decision.allows() {
-        return decision;
+        return (decision, End::Target);
     }
     if !found.read.allows() {
-        return refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule);
+        return (refusal(&conf, ReasonCode(found.read.reason as u8), found.read.rule), End::Source);
     }
     if !found.write.allows() || (deletable && !found.delete.allows()) {
-        return refusal(&conf, Reason::LinkGains.into(), RuleId::NONE);
+        return (refusal(&conf, Reason::LinkGains.into(), RuleId::NONE), End::Source);
     }
-    decision
+    (decision, End::Target)
 }

@@ -9,15 +9,17 @@ mod exec;
 mod file;
 mod judgement;
 mod net;
+mod privilege;
 mod tamper;
 mod terms;
 mod unix;
 
 pub use code::{content, library, memory, overwrite};
 pub use exec::{enter, exec, has_flag, unsteady};
-pub use file::{Act, Finding, Findings, Quest, Question, judge, kind, link, object};
+pub use file::{Act, End, Finding, Findings, Quest, Question, judge, kind, link, object};
 pub use judgement::Judgement;
 pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, option, port_allowed, socket};
+pub use privilege::{Call, Privilege, is_watched, owner, privilege};
 pub use tamper::{Device, is_kernel_interface};
 pub use terms::Terms;
 pub use unix::{unix_name, unix_path};

@@ -1,7 +1,7 @@
 //! Hard links and renames: neither lets a skill do with a file what it could not do before.
 
 use enforcer_common::{
-    decide::{self, Act, Findings},
+    decide::{self, Act, End, Findings},
     event::{Kind, Reason},
 };
 use proptest::{prelude::*, sample::Index};
@@ -54,7 +54,7 @@ fn a_link_never_widens_and_is_refused_only_where_it_would() {
         let dirs: Vec<_> = naive.tree.dirs().into_iter().filter(|dir| **dir != file).cloned().collect();
         let name = join(&dirs[dir.index(dirs.len())], "link");
         let (mut here, mut there) = (disk.way(&file, 0), disk.way_to_be(&name));
-        let decision = decide::link(&store.now(), skill_id(0), &mut here, &mut there, &mut Findings::default());
+        let (decision, end) = decide::link(&store.now(), skill_id(0), &mut here, &mut there, &mut Findings::default());
         tally.count(reason(decision).as_str());
 
         // Making the name is a write where it is to be. Only what may be made there can be refused for the file's sake.
@@ -73,6 +73,10 @@ fn a_link_never_widens_and_is_refused_only_where_it_would() {
             prop_assert!(gained || sealed, "the link gains nothing");
         } else {
             prop_assert!(hidden, "neither the name nor the file stands against it: {decision:?}");
+        }
+        // What is refused is named.
+        if !decision.allows() {
+            prop_assert_eq!(end == End::Target, expected.is_err(), "{:?}", decision);
         }
         if decision.allows() {
             prop_assert!(!gained, "the model: {file} has more rights as {name}");

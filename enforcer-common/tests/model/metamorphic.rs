@@ -41,7 +41,7 @@ fn answers(tree: &Tree, policy: &Policy, numbers: &mut Numbers, questions: &Ques
     }
     let [file, dir] = questions.link.map(|index| &tree.names[index.index(tree.names.len())]);
     let (mut here, mut there) = (disk.way(file, 0), disk.way_to_be(&join(dir, "new")));
-    out.push((decide::link(&rules, skill, &mut here, &mut there, &mut room), true));
+    out.push((decide::link(&rules, skill, &mut here, &mut there, &mut room).0, true));
     let content = questions.run.measured.map(digest);
     let lineage = questions.run.lineage.iter().fold(0, |bits, name| bits | rules.parent(&digest(*name)));
     out.push((decide::exec(&rules, skill, content.as_ref(), lineage), false));
@@ -187,6 +187,6 @@ fn an_audited_link_names_the_refusal_that_comes_first() {
     let disk = Disk::new(&tree);
     let store = Store::with(compile(&vec![Some(skill)], &disk, &mut Numbers::default()));
     let (mut here, mut there) = (disk.way("/a", 0), disk.way_to_be("/b"));
-    let decision = decide::link(&store.now(), skill_id(0), &mut here, &mut there, &mut Findings::default());
+    let (decision, _) = decide::link(&store.now(), skill_id(0), &mut here, &mut there, &mut Findings::default());
     assert_eq!((decision.verdict, reason(decision)), (Verdict::Audit, Reason::PathNotListed));
 }

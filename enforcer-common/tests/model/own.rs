@@ -94,7 +94,7 @@ fn no_rule_and_no_mode_lets_a_skill_change_it() {
         // Nor does it get another name by which it could be changed.
         let place = tree.names[name.index(tree.names.len())].clone();
         let (mut source, mut target) = (disk.way(&own, 0), disk.way_to_be(&join(&place, "name")));
-        let linked = decide::link(&guarded.now(), skill, &mut source, &mut target, &mut room);
+        let (linked, _) = decide::link(&guarded.now(), skill, &mut source, &mut target, &mut room);
         prop_assert!(linked.verdict == Verdict::Deny, "{linked:?}");
         tally.count("link");
         Ok(())

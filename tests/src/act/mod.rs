@@ -9,9 +9,11 @@ mod dns;
 mod entry32;
 mod exec;
 mod file;
+mod host;
 mod net;
 mod network;
 mod odd;
+mod owner;
 mod passing;
 mod process;
 mod socket;
@@ -95,6 +97,8 @@ pub(crate) fn perform(words: &[&str]) -> Act {
         dns::perform,
         tty::perform,
         entry32::perform,
+        host::perform,
+        owner::perform,
     ]
     .iter()
     .find_map(|family| family(name, rest))

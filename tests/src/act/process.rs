@@ -1,7 +1,7 @@
 //! Acts on other processes.
 
 use super::{
-    Act, Failure,
+    Act, Failure, owner,
     sys::{self, check},
 };
 
@@ -54,19 +54,12 @@ fn kill(pid: i32, signal: i32) -> Act {
 /// Makes another process the owner of a pipe, and lets the kernel send it a signal when there is something to read. What it does about the
 /// signal is told to nobody.
 fn signal_of_a_file(pid: i32, signal: i32) -> Act {
-    let mut pipe = [0; 2];
-    // SAFETY: the array takes the two descriptors; the byte lives through the call; the rest are numbers.
-    unsafe {
-        sys::prepare("pipe", libc::pipe(pipe.as_mut_ptr()))?;
-        check(libc::fcntl(pipe[0], libc::F_SETOWN, pid))?;
-        check(libc::fcntl(pipe[0], F_SETSIG, signal))?;
-        check(libc::fcntl(pipe[0], libc::F_SETFL, libc::O_ASYNC))?;
-        check(libc::write(pipe[1], b"x".as_ptr().cast(), 1) as i64).map(drop)
-    }
+    let pipe = owner::pipe()?;
+    owner::set(pipe[0], pid)?;
+    owner::ask_for_signals(pipe[0], signal)?;
+    // SAFETY: the byte lives through the call.
+    check(unsafe { libc::write(pipe[1], b"x".as_ptr().cast(), 1) as i64 }).map(drop)
 }
-
-/// `include/uapi/asm-generic/fcntl.h`.
-const F_SETSIG: i32 = 10;
 
 fn pidfd(pid: i32) -> Result<i64, Failure> {
     // SAFETY: no pointers.

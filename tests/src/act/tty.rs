@@ -15,6 +15,10 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
         }),
         ("type-32", []) => type_into(|terminal, letter| ioctl_32(terminal, TIOCSTI, Low::holding(&[*letter])?.0)),
         ("paste", []) => paste(),
+        ("hang-up-terminal", []) => terminal().and_then(|terminal| {
+            // SAFETY: no argument is read.
+            check(unsafe { libc::ioctl(terminal, TIOCVHANGUP, 0) }).map(drop)
+        }),
         ("chattr-32", [path]) => chattr_32(path),
         ("call-32", []) => getpid_32(),
         _ => return None,
@@ -24,9 +28,10 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
 /// `include/uapi/asm-generic/ioctls.h`.
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: libc::c_ulong = 0x541c;
+const TIOCVHANGUP: libc::c_ulong = 0x5437;
 
 /// The end of a new terminal that programs have.
-fn terminal() -> Result<i32, Failure> {
+pub(super) fn terminal() -> Result<i32, Failure> {
     // SAFETY: no pointers but to the name's buffer, whose size is given, and to a local.
     unsafe {
         let master = prepare("posix_openpt", libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY))?;

@@ -120,7 +120,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         line: 13,
         variant: 18,
         test: "files::files_that_the_kernel_writes_or_swaps_to",
-        hooks: &["file_open"],
+        hooks: &["capable"],
         tries: "have the kernel write to a file",
     },
     Attack {
@@ -161,6 +161,13 @@ pub(super) const ATTACKS: &[Attack] = &[
     Attack {
         line: 13,
         variant: 24,
+        test: "queues::made_opened_and_removed",
+        hooks: &["inode_create", "inode_unlink"],
+        tries: "make, read and remove message queues",
+    },
+    Attack {
+        line: 13,
+        variant: 25,
         test: "entry32::deletes",
         hooks: &["path_unlink", "path_rename", "path_rmdir", "inode_setattr"],
         tries: "unlink, rename, rmdir and truncate by the entry for 32-bit programs",

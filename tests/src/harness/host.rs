@@ -64,7 +64,7 @@ const PARTS: &[Part] = &[
     },
     part("places", &["/usr/sbin/mkfs.ext4"]),
     part("writes", &["/usr/sbin/mkfs.ext4"]),
-    part("walls", &["/usr/bin/mount"]),
+    part("walls", &["/usr/bin/mount", "/usr/bin/mkfifo"]),
     part("subjects", &["/usr/bin/bash"]),
     Part {
         suite: "tamper",
@@ -81,6 +81,12 @@ const PARTS: &[Part] = &[
             ("the_clock", HARM),
         ],
     },
+    Part {
+        suite: "host",
+        needs: &["/usr/bin/mount"],
+        without: &[("acts_without_a_hook_of_their_own", HARM), ("programs_that_the_kernel_runs", HARM)],
+    },
+    part("queues", &["/usr/bin/mount"]),
     part("budget", &["/usr/bin/rm"]),
     Part { suite: "entry", needs: &["/usr/bin/bash", "/usr/bin/rm"], without: &[("what_no_rule_can_allow", HARM)] },
     part("unix", &["/usr/bin/mount"]),

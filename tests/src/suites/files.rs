@@ -107,7 +107,10 @@ fn make(scene: &Scene) -> anyhow::Result<()> {
         scene.act(SKILL, &[act, &[&bad]].concat())?.refused()?;
         gone(&bad)?;
     }
-    Ok(())
+    // What is refused is the name, though the file is the other.
+    let (bad, mark) = (format!("{denied}/named"), scene.mark());
+    scene.act(SKILL, &["link", &source, &bad])?.refused()?;
+    scene.event(mark, "write", "deny", &bad).map(drop)
 }
 
 fn attributes(scene: &Scene) -> anyhow::Result<()> {
@@ -510,20 +513,23 @@ fn flags(scene: &Scene) -> anyhow::Result<()> {
     scene.daemon(|d| d.reload(&manifest)).map(drop)
 }
 
-/// `acct` and `swapon` open their files like anybody else.
+/// `acct` and `swapon` have the kernel write to a file: neither by a governed process, be the file listed or not.
 fn kernel_files(scene: &Scene) -> anyhow::Result<()> {
     for act in ["acct", "swapon"] {
-        let (allowed, denied) =
-            (scene.make_file(&format!("allowed/{act}/f"))?, scene.make_file(&format!("denied/{act}/f"))?);
-        let mark = scene.mark();
-        scene.act(SKILL, &[act, &denied])?.refused()?;
-        denied_event(scene, mark, &denied)?;
-        holds(&denied, &format!("denied/{act}/f"))?;
-        // What it is opened for is another question: a file of a few bytes is no swap.
-        let outcome = scene.act(SKILL, &[act, &allowed])?;
-        ensure!(outcome.status != libc::EPERM, "{outcome:?}");
+        for dir in ["allowed", "denied"] {
+            let name = format!("{dir}/{act}/f");
+            let (file, mark) = (scene.make_file(&name)?, scene.mark());
+            scene.act(SKILL, &[act, &file])?.refused()?;
+            holds(&file, &name)?;
+            scene.events().wait(mark, &format!("the refused {act}"), |e| {
+                e.text("verdict") == "deny" && e.text("reason").contains("the host as a whole")
+            })?;
+            // What it is opened for is another question: a file of a few bytes is no swap.
+            let outcome = scene.outside(&[act, &file])?;
+            ensure!(outcome.status != libc::EPERM, "{outcome:?}");
+        }
     }
-    // SAFETY: null ends the accounting that the allowed act began.
+    // SAFETY: null ends the accounting that the act from outside began.
     unsafe { libc::acct(std::ptr::null()) };
     Ok(())
 }

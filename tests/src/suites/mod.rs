@@ -13,6 +13,7 @@ mod entry32;
 mod exec;
 mod files;
 mod full;
+mod host;
 mod jit;
 mod kernel;
 mod lifecycle;
@@ -26,6 +27,7 @@ mod parents;
 mod pin;
 mod pins;
 mod places;
+mod queues;
 mod resolve;
 mod resolving;
 mod runtime;
@@ -85,9 +87,11 @@ const PLAIN: &[Suite] = &[
     control::SUITE,
     walls::SUITE,
     tamper::SUITE,
+    host::SUITE,
     devices::SUITE,
     files::SUITE,
     writes::SUITE,
+    queues::SUITE,
     budget::SUITE,
     entry::SUITE,
     entry32::SUITE,

@@ -7,8 +7,8 @@ use anyhow::{Context as _, ensure};
 use crate::{
     act::NO_ENTRY,
     harness::{
+        ENFORCER,
         breach::Breach,
-        kernel,
         runner::Suite,
         scene::Scene,
         succeed,
@@ -21,6 +21,10 @@ pub(super) const SUITE: Suite = Suite {
     policy: Some(policy),
     tests: &[
         ("signals", signals),
+        ("owners_of_files", owners),
+        ("an_owner_from_before", owner_from_before),
+        ("owners_that_are_not_named", foreground),
+        ("the_end_of_a_session", hang_up),
         ("tracing_and_memory", tracing),
         ("proc_files_of_another_process", proc_files),
         ("memory_of_another_process_written", memory),
@@ -64,22 +68,6 @@ fn signals(scene: &Scene) -> anyhow::Result<()> {
         refused(scene, "signal", act, &["9"])?;
         refused(scene, "signal", act, &["19"])?;
     }
-    // By the owner of a file the kernel sends it, and says nothing to who made it so.
-    let act = |pid: u32| ["signal-of-a-file".to_owned(), pid.to_string(), "9".to_owned()];
-    for target in [Worker::start(&Entry::Outside)?, Worker::start(&Entry::Run("neighbour"))?] {
-        let (words, mark) = (act(target.pid()), scene.mark());
-        scene.act(SKILL, &words.each_ref().map(String::as_str))?.done()?;
-        scene.events().wait(mark, "the refused signal of a file", |e| {
-            e.text("kind") == "signal"
-                && e.text("verdict") == "deny"
-                && e.text("reason") == "target is outside the skill"
-        })?;
-        if target.act(&["nothing"]).is_err() {
-            return Err(Breach("the signal of a file arrived".into()).into());
-        }
-        scene.outside(&words.each_ref().map(String::as_str))?.done()?;
-        ensure!(target.act(&["nothing"]).is_err(), "nobody can send a signal by a file");
-    }
     // The daemon is outside every skill.
     let daemon = scene.daemon(|d| Ok(d.pid()))?.to_string();
     scene.act(SKILL, &["kill", &daemon, "9"])?.refused()?;
@@ -87,6 +75,135 @@ fn signals(scene: &Scene) -> anyhow::Result<()> {
     let target = Worker::start(&Entry::Outside)?;
     scene.outside(&["kill", &target.pid().to_string(), "9"])?.done()?;
     Ok(())
+}
+
+/// The reason of a refused owner.
+const OWNER: &str = "a file's owner may be the process itself alone";
+
+/// A refusal of this kind and for this reason, in both modes told, in one of them refused.
+fn owner_refused(scene: &Scene, act: &[&str]) -> anyhow::Result<()> {
+    for (skill, verdict) in [(SKILL, "deny"), ("watched", "audit")] {
+        let mark = scene.mark();
+        let outcome = scene.act(skill, act)?;
+        if skill == SKILL {
+            outcome.refused()?;
+        } else {
+            outcome.done()?;
+        }
+        scene.events().wait(mark, &format!("the owner: {}", act.join(" ")), |e| {
+            e.text("kind") == "signal" && e.text("verdict") == verdict && e.text("reason") == OWNER
+        })?;
+    }
+    scene.outside(act)?.done().map(drop)
+}
+
+/// A pipe with a name, to which anybody writes.
+fn fifo(scene: &Scene, name: &str) -> anyhow::Result<String> {
+    let path = scene.make_dir("fifos").map(|dir| format!("{dir}/{name}"))?;
+    succeed(&["mkfifo", &path])?;
+    Ok(path)
+}
+
+/// Whoever writes to the pipe, or whatever interrupt brings it data, the kernel sends the owner a signal in their name: it is the
+/// owner that is judged, when it is named.
+fn owners(scene: &Scene) -> anyhow::Result<()> {
+    let entries = [Entry::Outside, Entry::Run("neighbour"), Entry::Run(SKILL)];
+    for (number, entry) in entries.iter().enumerate() {
+        for way in ["own-a-fifo", "own-a-fifo-ex"] {
+            let target = Worker::start(entry)?;
+            let pid = target.pid().to_string();
+            for owner in [pid.clone(), format!("-{pid}")] {
+                // A group that is not there: one that is would be the tests' own.
+                if way == "own-a-fifo-ex" && owner.starts_with('-') {
+                    continue;
+                }
+                let path = fifo(scene, &format!("{number}{way}{owner}"))?;
+                let (attacker, mark) = (Worker::start(&Entry::Run(SKILL))?, scene.mark());
+                let outcome = attacker.act(&["here", way, &path, &owner, "9"])?;
+                scene.outside(&["put", &path, "x"])?;
+                if target.act(&["nothing"]).is_err() {
+                    return Err(Breach(format!("{way}: the signal of a file arrived: {outcome:?}")).into());
+                }
+                outcome.refused()?;
+                scene.events().wait(mark, "the refused owner", |e| {
+                    e.text("kind") == "signal" && e.text("verdict") == "deny" && e.text("reason") == OWNER
+                })?;
+            }
+            // From outside it arrives.
+            let (path, friend) = (fifo(scene, &format!("{number}{way}"))?, Worker::start(&Entry::Outside)?);
+            friend.act(&["here", way, &path, &pid, "9"])?.done()?;
+            scene.outside(&["put", &path, "x"])?.done()?;
+            ensure!(target.act(&["nothing"]).is_err(), "{way}: nobody can send a signal by a file");
+        }
+    }
+    let pid = scene.outsider()?.pid().to_string();
+    for call in ["fiosetown", "siocspgrp"] {
+        owner_refused(scene, &["own-a-socket", call, &pid])?;
+    }
+    itself(scene)
+}
+
+/// Itself a process may have signalled, by its number in whatever pid namespace it is in; and nobody.
+fn itself(scene: &Scene) -> anyhow::Result<()> {
+    let worker = Worker::start(&Entry::Run(SKILL))?;
+    let path = fifo(scene, "itself")?;
+    worker.act(&["here", "own-a-fifo", &path, &worker.pid().to_string(), "9"])?.done()?;
+    worker.act(&["nothing"])?.done()?;
+    scene.outside(&["put", &path, "x"])?.done()?;
+    ensure!(worker.act(&["nothing"]).is_err(), "the signal of a file did not arrive");
+    for (number, way) in [&["thread"][..], &["unshare", "pid,mount"], &["unshare", "user,pid,mount"]].iter().enumerate()
+    {
+        let path = fifo(scene, &format!("itself-{number}"))?;
+        scene.act(SKILL, &[way, &["own-a-fifo-myself", &path, "9"][..]].concat())?.done()?;
+    }
+    scene.act(SKILL, &["own-nobody"])?.done()?;
+    // The number is the process's own, and nobody else's that has it elsewhere.
+    let path = fifo(scene, "elsewhere")?;
+    let outcome = scene.act(SKILL, &["unshare", "pid,mount", "fork", "own-a-fifo", &path, "1", "9"])?;
+    outcome.refused().map(drop)
+}
+
+/// An owner that was named outside is judged when the signal is sent, by whoever writes.
+fn owner_from_before(scene: &Scene) -> anyhow::Result<()> {
+    for (name, skill) in [("governed", Some(SKILL)), ("free", None)] {
+        let (worker, target) = (Worker::start(&Entry::Outside)?, Worker::start(&Entry::Outside)?);
+        let path = fifo(scene, name)?;
+        worker.act(&["here", "own-a-fifo", &path, &target.pid().to_string(), "9"])?.done()?;
+        if let Some(skill) = skill {
+            succeed(&[ENFORCER, "attach", "--skill", skill, "--pid", &worker.pid().to_string()])?;
+        }
+        let mark = scene.mark();
+        worker.act(&["put", &path, "x"])?.done()?;
+        let lives = target.act(&["nothing"]).is_ok();
+        if skill.is_none() {
+            ensure!(!lives, "nobody can send a signal by a file");
+        } else if lives {
+            reported(scene, mark, "signal", "signal of a file")?;
+        } else {
+            return Err(Breach("the signal of a file arrived".into()).into());
+        }
+    }
+    Ok(())
+}
+
+/// Of a terminal's signals without an owner those are the owners who are in its foreground.
+fn foreground(scene: &Scene) -> anyhow::Result<()> {
+    owner_refused(scene, &["own-the-foreground", "fcntl"])?;
+    owner_refused(scene, &["own-the-foreground", "ioctl"])
+}
+
+/// The end of a session is a signal to its processes, one of which may be the shell that started the agent. Of a session without a
+/// terminal there is nothing to end.
+fn hang_up(scene: &Scene) -> anyhow::Result<()> {
+    let mark = scene.mark();
+    scene.act(SKILL, &["setsid", "hang-up"])?.refused()?;
+    reported(scene, mark, "signal", "end of a session")?;
+    scene.act("watched", &["setsid", "hang-up"])?.done()?;
+    scene.outside(&["setsid", "hang-up"])?.done()?;
+    let mark = scene.mark();
+    scene.act(SKILL, &["hang-up-terminal"])?.refused()?;
+    reported(scene, mark, "signal", "end of a terminal's sessions")?;
+    scene.outside(&["hang-up-terminal"])?.done().map(drop)
 }
 
 fn tracing(scene: &Scene) -> anyhow::Result<()> {
@@ -161,10 +278,9 @@ fn memory(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// Has its memory put out, which the kernel takes for a look: since 6.13 it asks the hook, and then lets who has `CAP_PERFMON` do it
-/// all the same (`kernel/fork.c: may_access_mm`), so that it is not promised there.
+/// all the same (`kernel/fork.c: may_access_mm`), which is refused, too.
 fn advice(scene: &Scene) -> anyhow::Result<()> {
-    let entries = if kernel()? < (6, 13) { &[Entry::Outside, Entry::Run("neighbour")][..] } else { &[] };
-    for entry in entries {
+    for entry in &[Entry::Outside, Entry::Run("neighbour")] {
         let target = Worker::start(entry)?;
         let (pid, address) = (target.pid().to_string(), last_word(target.pid())?.to_string());
         let mark = scene.mark();
