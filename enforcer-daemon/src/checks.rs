@@ -4,9 +4,12 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::kernel::{
-    load::{self, CGROUP_ROOT},
-    offsets::{self, BTF_PATH},
+use crate::{
+    ima::{self, Choice},
+    kernel::{
+        load::{self, CGROUP_ROOT},
+        offsets::{self, BTF_PATH},
+    },
 };
 
 /// The oldest kernel that is not refused outright.
@@ -203,20 +206,15 @@ fn lsm() -> Check {
 
 fn ima() -> Check {
     const NAME: &str = "IMA";
-    const DIR: &str = "/sys/kernel/security/ima";
-    let policy = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if !Path::new(DIR).exists() {
-        return missing(NAME, "the kernel cannot measure files: no IMA", "boot a kernel with CONFIG_IMA=y");
-    }
-    if policy.split_whitespace().any(|w| w.starts_with("ima_policy=") || w.starts_with("ima_appraise=")) {
-        return Check {
+    match Choice::here() {
+        Choice::Kernel => ok(NAME, "digests are measured by the kernel"),
+        Choice::Daemon { why, fix } => Check {
             name: NAME,
             state: State::Partial,
-            found: "an IMA policy is loaded: it caches digests, and on overlayfs a stale one was seen".into(),
-            fix: Some("remove ima_policy= from the kernel's command line and reboot".into()),
-        };
+            found: format!("digests are measured by the daemon: {why}; {}", ima::PARTIAL),
+            fix: fix.map(Into::into),
+        },
     }
-    ok(NAME, "digests are measured by the kernel")
 }
 
 fn cgroup() -> Check {
