@@ -14,8 +14,8 @@ use crate::{
 
 /// The oldest kernel that is not refused outright.
 const OLDEST: (u32, u32) = (5, 15);
-/// The oldest kernel on which this build enforces: `bpf_ima_file_hash` in sleepable LSM programs with hash maps that are
-/// allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
+/// The oldest kernel on which this build enforces, whoever measures: `bpf_ima_file_hash` is called in sleepable LSM programs, with
+/// hash maps that are allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
 const ENFORCED_FROM: (u32, u32) = (6, 1);
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -160,9 +160,11 @@ fn version(release: &str) -> Check {
             format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"),
             newer,
         ),
-        Some(v) if v < ENFORCED_FROM => {
-            missing(NAME, format!("{release}: this build measures binaries in the kernel, which takes 6.1"), newer)
-        }
+        Some(v) if v < ENFORCED_FROM => missing(
+            NAME,
+            format!("{release}: the programs on exec are sleepable and use maps that grow, which takes 6.1"),
+            newer,
+        ),
         Some(_) if leaves_running_files_writable(release) => Check {
             name: NAME,
             state: State::Partial,

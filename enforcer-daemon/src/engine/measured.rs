@@ -111,6 +111,8 @@ impl Measuring {
             match outcome {
                 Ok(true) => {}
                 Ok(false) => tracing::warn!("{} cannot be measured where it lies: it is refused", path.display()),
+                // What has gone since the policy was loaded, nobody executes.
+                Err(e @ HashError::Open(_)) => tracing::debug!("{e}"),
                 Err(e) => tracing::warn!("{e}: it is refused until it is measured"),
             }
         }
