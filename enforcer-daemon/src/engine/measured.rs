@@ -5,7 +5,7 @@
 //! and neither its filesystem's mount nor, when it is deleted, its content.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
     io::{self, ErrorKind},
     os::fd::AsRawFd,
@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use enforcer_common::{content::answer, ids::ObjectId};
+use enforcer_common::{
+    content::answer,
+    ids::{ObjectId, SkillId},
+};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::fs::{Mode, OFlags};
 
@@ -29,8 +32,11 @@ use crate::{
 
 /// How many files are held in memory, those that were measured last.
 const HELD: usize = 4096;
-/// How many files may wait for being measured. Of those that find no room, the next attempt tells again.
-const QUEUE: usize = 256;
+/// How many files may wait for being measured, and how many of one skill. Of those that find no room, the next attempt tells again.
+const QUEUE: usize = 1024;
+const QUEUE_OF_SKILL: usize = 64;
+/// Files of more bytes wait for one another, and others do not wait for them.
+const LARGE: u64 = 64 << 20;
 /// How often a file is measured that changes meanwhile.
 const TRIES: u32 = 3;
 
@@ -40,12 +46,47 @@ pub(super) const CHECK: Duration = Duration::from_secs(30);
 /// A file that a governed process was refused.
 #[derive(Clone, Debug)]
 pub struct Wanted {
+    /// Its skill.
+    pub skill: SkillId,
     /// The process, and the one that started it: the file's path is one of theirs.
     pub pids: [u32; 2],
     /// Which file it is.
     pub object: ObjectId,
     /// Its path.
     pub path: PathBuf,
+}
+
+/// The files that wait, by skill: a skill's are measured one after another, so that others do not wait for all of them.
+#[derive(Default)]
+struct Waiting(BTreeMap<SkillId, VecDeque<Wanted>>);
+
+impl Waiting {
+    /// Adds a file, unless it waits already or too many do.
+    fn add(&mut self, wanted: Wanted) {
+        let of_skill = self.0.entry(wanted.skill).or_default();
+        if of_skill.len() < QUEUE_OF_SKILL && of_skill.iter().all(|other| other.object != wanted.object) {
+            of_skill.push_back(wanted);
+        }
+    }
+
+    /// One of each skill; of the same path those of one skill alone.
+    fn round(&mut self) -> HashMap<PathBuf, Wanted> {
+        let first = self.0.values_mut().filter_map(VecDeque::pop_front);
+        let round = first.map(|wanted| (wanted.path.clone(), wanted)).collect();
+        self.0.retain(|_, waiting| !waiting.is_empty());
+        round
+    }
+}
+
+/// What came of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Its digest is kept.
+    Kept,
+    /// It is another file, or changes of its content would not be noticed.
+    Impossible,
+    /// It has too many bytes.
+    Large,
 }
 
 /// What it takes to measure.
@@ -81,10 +122,10 @@ impl Owner {
 }
 
 impl Measuring {
-    /// Begins; what is asked for by the sender is measured from now on, by a thread that carries the label of this one.
+    /// Begins; what is asked for by the sender is measured from now on, by threads that carry the label of this one.
     ///
     /// # Errors
-    /// When the object has no such map, or there is no thread.
+    /// When the object has no such map.
     pub(super) fn begin(kernel: &Kernel) -> Result<(Self, mpsc::SyncSender<Wanted>), LoadError> {
         let held = Held::new();
         if let Err(e) = &held {
@@ -92,12 +133,16 @@ impl Measuring {
         }
         let (channel, held) = (Channel::new(kernel)?, Arc::new(Mutex::new(held.ok())));
         let measuring = Self { channel, held, looked: Instant::now() };
-        let (wanted, queue) = mpsc::sync_channel(QUEUE);
-        let worker = measuring.clone();
-        // Without the thread, what is executed for the first time stays refused, which is no reason to enforce nothing.
-        if let Err(e) = thread::Builder::new().name("measured".into()).spawn(move || worker.serve(&queue)) {
-            tracing::error!("what is executed for the first time is not measured: {e}");
-        }
+        let ((wanted, queue), (large, large_queue)) = (mpsc::sync_channel(QUEUE), mpsc::sync_channel(QUEUE));
+        let (worker, of_large) = (measuring.clone(), measuring.clone());
+        // Without the threads, what is executed for the first time stays refused, which is no reason to enforce nothing.
+        let start = |work: Box<dyn FnOnce() + Send>| {
+            if let Err(e) = thread::Builder::new().name("measured".into()).spawn(work) {
+                tracing::error!("what is executed for the first time is not measured: {e}");
+            }
+        };
+        start(Box::new(move || worker.serve(&queue, Some(&large))));
+        start(Box::new(move || of_large.serve(&large_queue, None)));
         Ok((measuring, wanted))
     }
 
@@ -106,11 +151,13 @@ impl Measuring {
         paths.sort_unstable();
         paths.dedup();
         let measuring = self.clone();
-        let work = move |path: &Path, piece: &mut dyn FnMut(usize)| measuring.one(path, None, piece);
+        let work = move |path: &Path, piece: &mut dyn FnMut(usize)| measuring.one(path, None, u64::MAX, piece);
         for (path, outcome) in measure::each(paths, work) {
             match outcome {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!("{} cannot be measured where it lies: it is refused", path.display()),
+                Ok(Outcome::Kept | Outcome::Large) => {}
+                Ok(Outcome::Impossible) => {
+                    tracing::warn!("{} cannot be measured where it lies: it is refused", path.display());
+                }
                 // What has gone since the policy was loaded, nobody executes.
                 Err(e @ HashError::Open(_)) => tracing::debug!("{e}"),
                 Err(e) => tracing::warn!("{e}: it is refused until it is measured"),
@@ -118,22 +165,35 @@ impl Measuring {
         }
     }
 
-    /// Measures what was asked for until nobody can ask any more.
-    fn serve(&self, queue: &mpsc::Receiver<Wanted>) {
-        while let Ok(first) = queue.recv() {
-            // One attempt after another at the same file is one question.
-            let wanted: HashMap<PathBuf, Wanted> =
-                std::iter::once(first).chain(queue.try_iter()).map(|wanted| (wanted.path.clone(), wanted)).collect();
-            let paths = wanted.keys().cloned().collect();
-            let (measuring, wanted) = (self.clone(), Arc::new(wanted));
+    /// Measures what was asked for until nobody can ask any more; what is larger than [`LARGE`] is handed on, where there is somebody to hand
+    /// it to.
+    fn serve(&self, queue: &mpsc::Receiver<Wanted>, large: Option<&mpsc::SyncSender<Wanted>>) {
+        let mut waiting = Waiting::default();
+        loop {
+            if waiting.0.is_empty() {
+                let Ok(first) = queue.recv() else { return };
+                waiting.add(first);
+            }
+            for wanted in queue.try_iter() {
+                waiting.add(wanted);
+            }
+            let round = Arc::new(waiting.round());
+            let (measuring, wanted) = (self.clone(), Arc::clone(&round));
+            let limit = large.map_or(u64::MAX, |_| LARGE);
             let work = move |path: &Path, piece: &mut dyn FnMut(usize)| match wanted.get(path) {
-                Some(wanted) => measuring.wanted(wanted, piece),
-                None => Ok(false),
+                Some(wanted) => measuring.wanted(wanted, limit, piece),
+                None => Ok(Outcome::Impossible),
             };
-            for (path, outcome) in measure::each(paths, work) {
+            for (path, outcome) in measure::each(round.keys().cloned().collect(), work) {
                 match outcome {
-                    Ok(true) => tracing::debug!("{} was measured", path.display()),
-                    Ok(false) => tracing::debug!("{} was not found, or cannot be measured", path.display()),
+                    Ok(Outcome::Kept) => tracing::debug!("{} was measured", path.display()),
+                    Ok(Outcome::Impossible) => tracing::debug!("{} was not found, or not measured", path.display()),
+                    Ok(Outcome::Large) => {
+                        if let (Some(large), Some(wanted)) = (large, round.get(&path)) {
+                            // Where there is no room, the next attempt tells again.
+                            let _ = large.try_send(wanted.clone());
+                        }
+                    }
                     Err(e) => tracing::warn!("{e}: it is refused until it is measured"),
                 }
             }
@@ -141,7 +201,7 @@ impl Measuring {
     }
 
     /// Measures a file that a process was refused, if it is found where the process has it.
-    fn wanted(&self, wanted: &Wanted, piece: &mut dyn FnMut(usize)) -> Result<bool, HashError> {
+    fn wanted(&self, wanted: &Wanted, limit: u64, piece: &mut dyn FnMut(usize)) -> Result<Outcome, HashError> {
         let [own, parents] = wanted.pids.map(|pid| PathBuf::from(format!("/proc/{pid}/root")));
         let below = wanted.path.strip_prefix("/").unwrap_or(&wanted.path);
         // A process that could not execute it has often ended by now; its parent mostly has the same files, and so has the host.
@@ -149,35 +209,42 @@ impl Measuring {
             let path = root.join(below);
             // Nothing is opened but what is then looked at: a process may put a device there.
             let Ok(fd) = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
-            match self.one(&by_descriptor(&fd), Some(wanted.object), piece) {
-                Ok(false) => {}
-                Ok(true) => return Ok(true),
+            match self.one(&by_descriptor(&fd), Some(wanted.object), limit, piece) {
+                Ok(Outcome::Impossible) | Err(HashError::Open(_)) => {}
+                Ok(outcome) => return Ok(outcome),
                 Err(e) => return Err(e.at(&wanted.path)),
             }
         }
-        Ok(false)
+        Ok(Outcome::Impossible)
     }
 
-    /// Measures what lies at a path, and has the digest kept; true when it is. `object` says which file it has to be.
-    fn one(&self, path: &Path, object: Option<ObjectId>, piece: &mut dyn FnMut(usize)) -> Result<bool, HashError> {
+    /// Measures what lies at a path, and has the digest kept. `object` says which file it has to be, `limit` how many bytes it may have.
+    fn one(
+        &self,
+        path: &Path,
+        object: Option<ObjectId>,
+        limit: u64,
+        piece: &mut dyn FnMut(usize),
+    ) -> Result<Outcome, HashError> {
         let failed = |e: ResolveError| HashError::Read { path: path.to_owned(), source: io::Error::other(e) };
         for _ in 0..TRIES {
             // Opened anew each time: what lies below an overlay is noted then.
-            let (file, _) = hash::open_regular(path)?;
+            let (file, meta) = hash::open_regular(path)?;
             let asked = self.channel.ask(&file).map_err(failed)?;
-            if object.is_some_and(|object| object != asked.object) {
-                return Ok(false);
+            let is_other = object.is_some_and(|object| object != asked.object);
+            if is_other || asked.version == 0 {
+                return Ok(Outcome::Impossible);
             }
             let kept = asked.answer == answer::KEPT || {
-                if asked.version == 0 {
-                    return Ok(false);
+                if meta.len() > limit {
+                    return Ok(Outcome::Large);
                 }
                 let digest = hash::sha256_open(path, &file, piece)?;
                 self.channel.tell(&file, asked.version, digest).map_err(failed)?
             };
             if kept {
                 self.hold(&file);
-                return Ok(true);
+                return Ok(Outcome::Kept);
             }
         }
         Err(HashError::Changed { path: path.to_owned() })
@@ -256,6 +323,28 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skills_take_turns() {
+        let wanted = |skill: u32, ino: u64| Wanted {
+            skill: SkillId(skill),
+            pids: [1, 1],
+            object: ObjectId { ino, ..ObjectId::default() },
+            path: format!("/{skill}/{ino}").into(),
+        };
+        let mut waiting = Waiting::default();
+        for ino in 0..1000 {
+            waiting.add(wanted(1, ino));
+            waiting.add(wanted(1, 0));
+        }
+        waiting.add(wanted(2, 0));
+        assert_eq!(waiting.0[&SkillId(1)].len(), QUEUE_OF_SKILL);
+        assert_eq!(waiting.round().len(), 2);
+        for _ in 1..QUEUE_OF_SKILL {
+            assert_eq!(waiting.round().len(), 1);
+        }
+        assert!(waiting.0.is_empty() && waiting.round().is_empty());
+    }
 
     #[test]
     fn so_many_are_held_and_the_deleted_are_forgotten() {

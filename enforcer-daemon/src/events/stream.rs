@@ -406,7 +406,8 @@ fn measure(engine: &Engine, event: &Event, path: Option<&str>) {
     if event.reason == Reason::NotMeasuredYet as u8
         && let Some(path) = path
     {
-        engine.measure(Unmeasured { pids: [event.pid, event.ppid], object: event.object, path: path.into() });
+        let pids = [event.pid, event.ppid];
+        engine.measure(Unmeasured { skill: event.skill, pids, object: event.object, path: path.into() });
     }
 }
 

@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
-use crate::harness::{ENFORCER, SELF, command, eventually, files::Mount, runner::Suite, scene::Scene, succeed};
+use crate::harness::{
+    ENFORCER, SELF, command, daemon::Daemon, events::Event, eventually, files::Mount, runner::Suite, scene::Scene,
+    succeed,
+};
 
 pub(super) const SUITE: Suite = Suite {
     name: "measured",
@@ -33,7 +36,7 @@ const YET: &str = "content was not measured yet";
 const NEVER: &str = "content could not be measured";
 const UNLISTED: &str = "binary not listed";
 /// How long the daemon may take to measure a file, under emulation.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(2);
 /// As long as any of the programs, so that one can take another's place without a change of length.
 const LENGTH: usize = 112 << 10;
 
@@ -137,7 +140,7 @@ fn never_runs(scene: &Scene, victim: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_unlisted(event: &crate::harness::events::Event, victim: &str) -> bool {
+fn is_unlisted(event: &Event, victim: &str) -> bool {
     event.is("exec", "deny", victim) && event.text("reason") == UNLISTED
 }
 
@@ -210,6 +213,8 @@ fn mapped(scene: &Scene) -> anyhow::Result<()> {
         let maps = || scene.act(SKILL, &act).is_ok_and(|outcome| outcome.status == 0);
         ensure!(eventually(LIMIT, maps), "{victim} is not mapped");
     }
+    // Of a memory file nobody knows when it changes.
+    scene.act(SKILL, &["memfd-exec", "sealed", &path(scene, "good"), "--version"])?.refused()?;
     // What lies below is known when a program is executed, and not when it is mapped.
     let victim = place(scene, OVERLAY, "mapped")?;
     runs_soon(scene, &victim)?;
@@ -223,6 +228,33 @@ fn anything(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// IMA gets a policy while the daemon runs, which takes over then. The guest has the policy from here on.
+pub(super) const LATER: Suite =
+    Suite { name: "measured_later", policy: Some(policy), tests: &[("a_policy_of_ima_that_is_loaded", loaded_later)] };
+
+fn loaded_later(scene: &Scene) -> anyhow::Result<()> {
+    const RULE: &str = "measure func=BPRM_CHECK mask=MAY_EXEC\n";
+    let measured_by = || -> anyhow::Result<String> {
+        let status = scene.daemon(|daemon| daemon.status())?;
+        Ok(status["measured_by"].as_str().unwrap_or_default().to_owned())
+    };
+    let known = place(scene, DISK, "known")?;
+    runs(scene, SKILL, &known)?;
+    ensure!(measured_by()? == "kernel", "it is the {}", measured_by()?);
+    fs::write("/sys/kernel/security/ima/policy", RULE)?;
+    // Where the file stays, what is measured tells.
+    succeed(&[&path(scene, "good"), "--version"])?;
+    ensure!(eventually(LIMIT, || measured_by().is_ok_and(|by| by == "daemon")), "the kernel measures still");
+    // What the policy names was measured, and what the kernel has measured counts no more.
+    runs(scene, SKILL, &path(scene, &format!("{DISK}/named")))?;
+    runs_the_second_time(scene, &known)?;
+    for dir in [TMPFS, OVERLAY] {
+        runs_the_second_time(scene, &place(scene, dir, "new")?)?;
+    }
+    ensure!(fs::read_to_string("/proc/cmdline")?.split(' ').all(|word| !word.starts_with("ima")), "it was booted so");
+    Ok(())
+}
+
 /// What was measured runs and what was changed does not, daemon or none; nobody else can have anything measured.
 fn without_daemon(scene: &Scene) -> anyhow::Result<()> {
     let places = |name: &str| -> anyhow::Result<Vec<String>> {
@@ -233,7 +265,7 @@ fn without_daemon(scene: &Scene) -> anyhow::Result<()> {
         runs_soon(scene, victim)?;
     }
     scene.outsider()?;
-    scene.daemon(|daemon| daemon.kill())?;
+    scene.daemon(Daemon::kill)?;
     for victim in &changed {
         overwrite(scene, "write", victim, "evil")?;
     }
@@ -249,7 +281,7 @@ fn without_daemon(scene: &Scene) -> anyhow::Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
-    scene.daemon(|daemon| daemon.restart())?;
+    scene.daemon(Daemon::restart)?;
     for victim in known.iter().chain(&new) {
         runs_soon(scene, victim)?;
     }

@@ -74,6 +74,7 @@ const LOADS: &[Suite] = &[
     full::SUITE,
     certificate::SUITE,
     storm::UPGRADES,
+    measured::LATER,
     kernel::SUITE,
 ];
 
