@@ -1,6 +1,6 @@
 //! What is known of the content of files: digests that hold for as long as nobody changes the file.
 
-use crate::ids::Digest;
+use crate::ids::{Digest, ObjectId};
 
 /// The size in bytes up to which a file is measured. The kernel does nothing else for the task while it reads, and of a sparse
 /// file it reads what is not there, too.
@@ -15,7 +15,8 @@ pub struct Content {
     pub version: u64,
     /// Odd while the fields below are written; each publication adds two.
     pub sequence: u64,
-    /// Of which version the digest below was measured: of this inode's, or of the inode below an overlay's.
+    /// Of which version the digest below was measured: of this inode's, or of the inode below an overlay's; as
+    /// [`MeasuredBy::mark`] has it.
     pub measured: u64,
     /// The digest.
     pub digest: Digest,
@@ -24,8 +25,76 @@ pub struct Content {
     pub mapped: u64,
 }
 
+/// Who measures. Where the kernel's own measuring cannot be had, or may give what was measured of an earlier content, the daemon
+/// does, and nothing that it has not measured has a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeasuredBy(u32);
+
+impl MeasuredBy {
+    /// The kernel, when the digest is needed.
+    pub const KERNEL: Self = Self(0);
+    /// The daemon, before.
+    pub const DAEMON: Self = Self(1);
+
+    /// Of the number in [`crate::host::HostFacts::measured_by`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        Self(number & 1)
+    }
+
+    /// The number of it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Whether it is the daemon.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_daemon(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The number that is kept in [`Content::measured`] for a version, none of which uses the highest bit: what one has measured is
+    /// none of what the other has.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mark(self, version: u64) -> u64 {
+        version | (self.0 as u64) << 63
+    }
+}
+
+/// What passes between the daemon and the `inode_getxattr` program about the content of a file: the value of `MEASUREMENT`, whose key
+/// is the asking thread's id, as `bpf_get_current_pid_tgid` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measurement {
+    /// The version that the file's content has, or had when it was asked for; 0 when none that a digest could be kept with.
+    pub version: u64,
+    /// The kernel's identity of the file.
+    pub object: ObjectId,
+    /// The digest of this version, when the daemon tells it.
+    pub digest: Digest,
+    /// One of the constants of [`answer`].
+    pub answer: u64,
+}
+
+/// What [`Measurement::answer`] says.
+pub mod answer {
+    /// Nothing yet: the daemon tells a digest.
+    pub const NONE: u64 = 0;
+    /// The version has no digest yet, or cannot have one.
+    pub const UNKNOWN: u64 = 1;
+    /// The digest of the version is kept already, or is now.
+    pub const KEPT: u64 = 2;
+    /// The content has another version by now, or somebody may be writing it.
+    pub const CHANGED: u64 = 3;
+}
+
 /// What a task noted of the file that it opened last for execution, for files of an overlay: their content lies in another
-/// inode, which is at hand only then.
+/// inode, which is at hand only then. The daemon's threads note each one that they open.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
@@ -86,10 +155,20 @@ pub const fn changes_are_seen(magic: u64, disk_major: Option<u32>) -> bool {
 
 const _: () = assert!(size_of::<Content>() == 64);
 const _: () = assert!(size_of::<Opened>() == 48);
+const _: () = assert!(size_of::<Measurement>() == 64);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_measured_is_none_of_the_others() {
+        assert_ne!(MeasuredBy::DAEMON.mark(7), MeasuredBy::KERNEL.mark(7));
+        assert_eq!(MeasuredBy::KERNEL.mark(7), 7);
+        for by in [MeasuredBy::KERNEL, MeasuredBy::DAEMON] {
+            assert_eq!(MeasuredBy::of_number(by.number()), by);
+        }
+    }
 
     #[test]
     fn only_local_filesystems_are_trusted_to_tell() {

@@ -102,6 +102,8 @@ wire_enum! {
         BinaryNotListed = 2 => "binary not listed",
         /// The kernel could not measure the content.
         NotMeasured = 3 => "content could not be measured",
+        /// The daemon measures on this host, and has not come to this content yet.
+        NotMeasuredYet = 28 => "content was not measured yet",
         /// No rule names the object or a directory above it.
         PathNotListed = 4 => "path not listed",
         /// The object lies deeper than [`crate::rules::MAX_DEPTH`].

@@ -6,8 +6,8 @@
 pub struct HostFacts {
     /// The number of the mount namespace of process 1, as `/proc/1/ns/mnt` shows it.
     pub mount_namespace: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// Who measures the content of files: a number of [`crate::content::MeasuredBy`].
+    pub measured_by: u32,
     /// A bit for each major number of a character device whose driver gives raw access to disks, and whose number the kernel
     /// chose when it was loaded.
     pub raw_majors: [u64; RAW_MAJOR_WORDS],

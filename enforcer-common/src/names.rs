@@ -67,6 +67,8 @@ pub mod map {
     pub const LAST_VERSION: &str = "LAST_VERSION";
     /// How often a digest was measured, and how often it was known, per CPU.
     pub const MEASUREMENTS: &str = "MEASUREMENTS";
+    /// What the daemon's threads and the `inode_getxattr` program tell each other about the content of files.
+    pub const MEASUREMENT: &str = "MEASUREMENT";
     /// Answers of the `inode_getxattr` program to the daemon's threads.
     pub const RESOLVED: &str = "RESOLVED";
 }
@@ -78,3 +80,10 @@ pub const OFFSETS: &str = "OFFSETS";
 /// names in the `security` namespace reach the LSM hook on every type of file and on read-only filesystems
 /// (`fs/xattr.c: xattr_permission`).
 pub const RESOLVE_XATTR: &str = "security.enforcer";
+
+/// The extended attribute that the daemon asks for to learn which version a file's content has: a
+/// [`crate::content::Measurement`]. It begins like [`RESOLVE_XATTR`], and is as long as [`DIGEST_XATTR`].
+pub const VERSION_XATTR: &str = "security.enforcer.v";
+
+/// The extended attribute that the daemon asks for to tell the digest of such a version.
+pub const DIGEST_XATTR: &str = "security.enforcer.d";

@@ -1,6 +1,6 @@
 //! `aya::Pod` for what the daemon reads and writes in maps.
 
-use crate::{event, host, ids, net, rules, task, unit};
+use crate::{content, event, host, ids, net, rules, task, unit};
 
 /// # Safety
 /// Every type in the list is `repr(C)` or `repr(transparent)`, `Copy`, made of integers alone, and has no padding: the
@@ -13,6 +13,7 @@ macro_rules! pod {
 }
 
 pod! {
+    content::Measurement,
     host::HostFacts,
     ids::Digest,
     ids::ObjectId,

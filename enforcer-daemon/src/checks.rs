@@ -4,15 +4,18 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::kernel::{
-    load::{self, CGROUP_ROOT},
-    offsets::{self, BTF_PATH},
+use crate::{
+    ima::{self, Choice},
+    kernel::{
+        load::{self, CGROUP_ROOT},
+        offsets::{self, BTF_PATH},
+    },
 };
 
 /// The oldest kernel that is not refused outright.
 const OLDEST: (u32, u32) = (5, 15);
-/// The oldest kernel on which this build enforces: `bpf_ima_file_hash` in sleepable LSM programs with hash maps that are
-/// allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
+/// The oldest kernel on which this build enforces, whoever measures: `bpf_ima_file_hash` is called in sleepable LSM programs, with
+/// hash maps that are allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
 const ENFORCED_FROM: (u32, u32) = (6, 1);
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -157,9 +160,11 @@ fn version(release: &str) -> Check {
             format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"),
             newer,
         ),
-        Some(v) if v < ENFORCED_FROM => {
-            missing(NAME, format!("{release}: this build measures binaries in the kernel, which takes 6.1"), newer)
-        }
+        Some(v) if v < ENFORCED_FROM => missing(
+            NAME,
+            format!("{release}: the programs on exec are sleepable and use maps that grow, which takes 6.1"),
+            newer,
+        ),
         Some(_) if leaves_running_files_writable(release) => Check {
             name: NAME,
             state: State::Partial,
@@ -203,20 +208,15 @@ fn lsm() -> Check {
 
 fn ima() -> Check {
     const NAME: &str = "IMA";
-    const DIR: &str = "/sys/kernel/security/ima";
-    let policy = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if !Path::new(DIR).exists() {
-        return missing(NAME, "the kernel cannot measure files: no IMA", "boot a kernel with CONFIG_IMA=y");
-    }
-    if policy.split_whitespace().any(|w| w.starts_with("ima_policy=") || w.starts_with("ima_appraise=")) {
-        return Check {
+    match Choice::here() {
+        Choice::Kernel => ok(NAME, "digests are measured by the kernel"),
+        Choice::Daemon { why, fix } => Check {
             name: NAME,
             state: State::Partial,
-            found: "an IMA policy is loaded: it caches digests, and on overlayfs a stale one was seen".into(),
-            fix: Some("remove ima_policy= from the kernel's command line and reboot".into()),
-        };
+            found: format!("digests are measured by the daemon: {why}; {}", ima::PARTIAL),
+            fix: fix.map(Into::into),
+        },
     }
-    ok(NAME, "digests are measured by the kernel")
 }
 
 fn cgroup() -> Check {

@@ -103,6 +103,29 @@ pub(crate) fn sha256_file_with(path: &Path, piece: &mut dyn FnMut(usize)) -> Res
     if state(&before) == state(&after) { Ok(digest) } else { Err(HashError::Changed { path: path.to_owned() }) }
 }
 
+/// The SHA-256 of what an open file has from here on, to its end; `piece` as for [`sha256_file`]. Whether it changes meanwhile is the
+/// caller's business.
+///
+/// # Errors
+///
+/// If it cannot be read, or is too large.
+pub(crate) fn sha256_open(path: &Path, file: &File, piece: &mut dyn FnMut(usize)) -> Result<Digest, HashError> {
+    let read = |source| HashError::Read { path: path.to_owned(), source };
+    let too_large = |size| HashError::TooLarge { path: path.to_owned(), size };
+    let size = file.metadata().map_err(read)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(too_large(size));
+    }
+    let mut bytes = 0;
+    let mut count = |piece_bytes: usize| {
+        bytes += piece_bytes as u64;
+        piece(piece_bytes);
+    };
+    // To the end, whatever the size was: a digest of a part would be one of another content.
+    let digest = sha256_with(file.take(MAX_FILE_BYTES + 1), &mut count).map_err(read)?;
+    if bytes > MAX_FILE_BYTES { Err(too_large(bytes)) } else { Ok(digest) }
+}
+
 /// The SHA-256 of everything that `reader` gives.
 ///
 /// # Errors

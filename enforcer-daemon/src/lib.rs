@@ -15,6 +15,7 @@ pub mod events;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod hash;
+pub mod ima;
 pub mod kernel;
 pub mod manifest;
 pub mod measure;

@@ -86,6 +86,14 @@ pub fn missing(paths: &[PathBuf]) -> HashMap<PathBuf, HashError> {
     looked_at.into_iter().filter_map(|(path, outcome)| Some((path, outcome.err()?))).collect()
 }
 
+/// Does `work` for each path, none of which is in the list twice, within the same bounds. `work` tells of each piece that it has read.
+pub(crate) fn each<T: Send + 'static>(
+    paths: Vec<PathBuf>,
+    work: impl Fn(&Path, &mut dyn FnMut(usize)) -> Result<T, HashError> + Clone + Send + 'static,
+) -> Vec<(PathBuf, Result<T, HashError>)> {
+    all(paths, LIMITS, &mut |_| {}, move |path, pulse| work(path, &mut |bytes| pulse.beat(bytes)))
+}
+
 /// Device, inode number, size and times: what two names of one file have in common.
 type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 
@@ -132,7 +140,7 @@ fn all<T: Send + 'static>(
     paths: Vec<PathBuf>,
     limits: Limits,
     tell: &mut dyn FnMut(Progress),
-    work: fn(&Path, &Pulse) -> Result<T, HashError>,
+    work: impl Fn(&Path, &Pulse) -> Result<T, HashError> + Clone + Send + 'static,
 ) -> Vec<(PathBuf, Result<T, HashError>)> {
     let total = paths.len();
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -141,7 +149,7 @@ fn all<T: Send + 'static>(
     let bytes = Arc::new(AtomicU64::new(0));
     let (say, hear) = mpsc::channel();
     let start = |say: mpsc::Sender<Said<T>>| {
-        let (queue, bytes) = (Arc::clone(&queue), Arc::clone(&bytes));
+        let (queue, bytes, work) = (Arc::clone(&queue), Arc::clone(&bytes), work.clone());
         let worker = move || {
             while let Some(path) = next(&queue) {
                 let pulse = Pulse { start: Instant::now(), last: AtomicU64::new(0), bytes: Arc::clone(&bytes) };

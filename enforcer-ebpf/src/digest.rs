@@ -22,6 +22,18 @@
 //!
 //! What changes content otherwise is not cached, see [`changes_are_seen`].
 //!
+//! # Who measures
+//!
+//! The kernel, where IMA takes the SHA-256 and has no policy of its own. Where it has one, it keeps digests in the inode and finds out
+//! about changes in other ways than this, so that below an overlay it gives an old one; and there are kernels without IMA. There the
+//! daemon measures ([`MeasuredBy::DAEMON`]), by the same steps: it opens the file, asks for the version ([`tell_version`]: (1) and
+//! (2)), reads the file (3), and has the digest kept with that version ([`take_digest`]: (4)). So what is above holds for it as it is: it does not matter
+//! who reads, nor how long it takes. What comes too late, after (b), is kept with a version that nobody will ever have, or not at all. That the
+//! descriptor leads to the content of this version is known as in an exec: the inode is the descriptor's own, and of a file of an
+//! overlay the daemon's thread [`note`]s the inode below when it opens it.
+//!
+//! Nothing is measured by an exec or a mapping there: what has no digest is refused, and the daemon, which reads of it in the event, measures it.
+//!
 //! # Mappings
 //!
 //! (d) has an exception: pages that I/O holds, such as a buffer that was registered with `io_uring`, can be written when the mapping that they were
@@ -41,18 +53,22 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::helpers::generated::bpf_ima_file_hash;
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_ima_file_hash},
+};
 use enforcer_common::{
-    content::{Content, MEASURED_UP_TO, Opened, Stage, changes_are_seen},
+    content::{Content, MEASURED_UP_TO, MeasuredBy, Measurement, Opened, Stage, answer, changes_are_seen},
     event::{Reason, ReasonCode},
-    ids::Digest,
+    ids::{Digest, SkillId},
 };
 
 use crate::{
     atomic,
     kernel::{File, Inode, Task, word_at},
     label,
-    maps::{CONTENTS, LAST_VERSION, MEASUREMENTS},
+    maps::{CONTENTS, HOST, LAST_VERSION, MEASUREMENT, MEASUREMENTS},
+    opaque,
 };
 
 /// `HASH_ALGO_SHA256` of `include/uapi/linux/hash_info.h`.
@@ -69,16 +85,34 @@ const KNOWN: u32 = 1;
 pub struct Identity {
     digest: Digest,
     measured: bool,
+    /// Why there is no digest, where there is none.
+    absent: ReasonCode,
     /// Why the content may not stay what it was measured to be.
     pub flaw: ReasonCode,
 }
 
 impl Identity {
-    /// The SHA-256; `None` when it could not be measured.
+    const NOTHING: Self = Self {
+        digest: Digest([0; 32]),
+        measured: false,
+        absent: ReasonCode(Reason::NotMeasured as u8),
+        flaw: ReasonCode::NONE,
+    };
+
+    /// The SHA-256.
+    ///
+    /// # Errors
+    /// When there is none: it could not be measured, or was not yet.
     #[inline(always)]
-    pub fn digest(&self) -> Option<&Digest> {
-        if self.measured { Some(&self.digest) } else { None }
+    pub fn digest(&self) -> Result<&Digest, ReasonCode> {
+        if self.measured { Ok(&self.digest) } else { Err(self.absent) }
     }
+}
+
+/// Who measures on this host.
+#[inline(always)]
+fn measured_by() -> MeasuredBy {
+    HOST.get(0).map_or(MeasuredBy::DAEMON, |host| MeasuredBy::of_number(host.measured_by))
 }
 
 /// Finds out what a file contains. For sleepable programs.
@@ -86,7 +120,7 @@ impl Identity {
 /// The digest is filled in where it lies, because moving an absent one would read what was never written.
 #[inline(always)]
 pub fn of(file: File) -> Identity {
-    let mut identity = Identity { digest: Digest([0; 32]), measured: false, flaw: ReasonCode::NONE };
+    let mut identity = Identity::NOTHING;
     let inode = file.inode();
     if inode.is_null() {
         return identity;
@@ -112,8 +146,20 @@ pub fn of(file: File) -> Identity {
     if identity.flaw.is_none() && is_mapped(inode) {
         identity.flaw = Reason::ContentMapped.into();
     }
-    identity.measured = known_or_measured(file, inode, version, &mut identity.digest);
+    let by = measured_by();
+    identity.measured = known_or_measured(file, inode, version, by, &mut identity.digest);
+    if !identity.measured {
+        identity.absent = absence(inode, version, by);
+    }
     identity
+}
+
+/// Why content of this version has no digest. Where there is no version to keep one with, the daemon cannot help either.
+#[inline(always)]
+fn absence(inode: Inode, version: u64, by: MeasuredBy) -> ReasonCode {
+    let waits = by.is_daemon() && version != 0 && inode.size() <= MEASURED_UP_TO;
+    let reason = if waits { Reason::NotMeasuredYet } else { Reason::NotMeasured };
+    ReasonCode(opaque::number(u64::from(reason as u8)) as u8)
 }
 
 /// Changes the version of a file that somebody is about to write, if it has one.
@@ -148,9 +194,9 @@ pub fn is_mapped(inode: Inode) -> bool {
     !content.is_null() && unsafe { (&raw const (*content).mapped).read_volatile() } != 0
 }
 
-/// Notes what a governed task opens for execution, and the file below it, if it is one of an overlay.
+/// Notes what a governed task opens for execution, or one of the daemon's at all, and the file below it, if it is one of an overlay.
 #[inline(always)]
-pub fn note(file: File) {
+pub fn note(file: File, skill: SkillId) {
     let Some(label) = label::of(Task::current()) else { return };
     let inode = file.inode();
     if inode.is_null() {
@@ -172,7 +218,7 @@ pub fn note(file: File) {
                 }
             }
         }
-    } else if file.is_for_execution() && inode.superblock().magic() == OVERLAYFS {
+    } else if (!skill.governs() || file.is_for_execution()) && inode.superblock().magic() == OVERLAYFS {
         let own = content_of(inode).map_or(0, current_version);
         *opened = Opened { file: file.address(), own, stage: Stage::Expecting as u64, ..Opened::NOTHING };
     } else {
@@ -192,9 +238,16 @@ fn version_below(file: File, inode: Inode) -> Result<u64, ReasonCode> {
     let Some(label) = label::of(Task::current()) else { return Err(Reason::NoRoom.into()) };
     // SAFETY: the label is the current task's own.
     let opened = unsafe { &(*label).opened };
-    if opened.file != file.address() || opened.own == 0 || opened.below == 0 {
+    if opened.file == file.address() { version_of_opened(opened, inode) } else { Ok(0) }
+}
+
+/// The same of the file of an overlay that the acting task noted last, whose inode this must be.
+#[inline(always)]
+fn version_of_opened(opened: &Opened, inode: Inode) -> Result<u64, ReasonCode> {
+    if opened.own == 0 || opened.below == 0 {
         return Ok(0);
     }
+    // No other inode has that version.
     let Some(content) = content_of(inode) else { return Ok(0) };
     if current_version(content) != opened.own {
         return Err(Reason::ChangedWhileOpened.into());
@@ -266,23 +319,23 @@ fn next_version() -> u64 {
 /// Finds the digest that is kept of a version, else measures it and keeps it; false when it cannot be measured. Version 0 is
 /// measured each time.
 #[inline(always)]
-fn known_or_measured(file: File, inode: Inode, version: u64, digest: &mut Digest) -> bool {
+fn known_or_measured(file: File, inode: Inode, version: u64, by: MeasuredBy, digest: &mut Digest) -> bool {
     if version == 0 {
-        return measure(file, digest);
+        return measure(file, by, digest);
     }
-    let Some(content) = content_of(inode) else { return measure(file, digest) };
-    if kept(content, version, digest) {
+    let Some(content) = content_of(inode) else { return measure(file, by, digest) };
+    if kept(content, by.mark(version), digest) {
         count(KNOWN);
         return true;
     }
-    let measured = measure(file, digest);
+    let measured = measure(file, by, digest);
     if measured {
-        keep(content, version, digest);
+        keep(content, by.mark(version), digest);
     }
     measured
 }
 
-/// Finds the digest that is kept of a version.
+/// Finds the digest that is kept of a version, which is [marked](MeasuredBy::mark).
 #[inline(always)]
 fn kept(content: *mut Content, version: u64, digest: &mut Digest) -> bool {
     // SAFETY: the storage is there for as long as the inode; the sequence tells whether what was read is whole.
@@ -295,9 +348,9 @@ fn kept(content: *mut Content, version: u64, digest: &mut Digest) -> bool {
     }
 }
 
-/// Keeps the digest of a version, unless another task is just keeping one.
+/// Keeps the digest of a version, which is [marked](MeasuredBy::mark), unless another task is just keeping one; false then.
 #[inline(always)]
-fn keep(content: *mut Content, version: u64, digest: &Digest) {
+fn keep(content: *mut Content, version: u64, digest: &Digest) -> bool {
     // SAFETY: as above; the odd number keeps other tasks from writing.
     unsafe {
         let sequence = atomic::read(&raw mut (*content).sequence);
@@ -308,6 +361,7 @@ fn keep(content: *mut Content, version: u64, digest: &Digest) {
             (&raw mut (*content).digest).write_volatile(*digest);
             atomic::swap(&raw mut (*content).sequence, sequence + 2);
         }
+        taken
     }
 }
 
@@ -321,10 +375,10 @@ fn is_sealed(inode: Inode) -> bool {
 }
 
 /// Has the kernel read the file and take the SHA-256 of its content now. False when the kernel has no IMA, its default algorithm
-/// is another, or the file cannot be read or is too large.
+/// is another, or the file cannot be read or is too large; or the daemon measures.
 #[inline(always)]
-fn measure(file: File, digest: &mut Digest) -> bool {
-    if file.inode().size() > MEASURED_UP_TO {
+fn measure(file: File, by: MeasuredBy, digest: &mut Digest) -> bool {
+    if by.is_daemon() || file.inode().size() > MEASURED_UP_TO {
         return false;
     }
     // SAFETY: the helper writes at most 32 bytes into `digest` and takes a file that the caller's hook holds.
@@ -333,11 +387,87 @@ fn measure(file: File, digest: &mut Digest) -> bool {
     algorithm == HASH_ALGO_SHA256
 }
 
-/// What a file contains now, measured; for a mapping, which holds nobody off.
+/// What a file contains now; for a mapping, which holds nobody off. It is measured; where the daemon measures, the digest of the
+/// version that it has now counts. Files of overlays have none there: what lies below is known of those alone that are executed.
 #[inline(always)]
-pub fn now(file: File) -> Option<Digest> {
-    let mut digest = Digest([0; 32]);
-    if measure(file, &mut digest) { Some(digest) } else { None }
+pub fn now(file: File) -> Identity {
+    let mut identity = Identity::NOTHING;
+    let by = measured_by();
+    if !by.is_daemon() {
+        identity.measured = measure(file, by, &mut identity.digest);
+        return identity;
+    }
+    let inode = file.inode();
+    if !inode.is_null() && may_be_kept(inode) {
+        identity.absent = Reason::NotMeasuredYet.into();
+        if let Some(content) = content_of(inode)
+            && let Some(version) = unwritten(inode, content)
+        {
+            identity.measured = kept(content, by.mark(version), &mut identity.digest);
+        }
+    }
+    identity
+}
+
+/// The version of the content of a file that the daemon has open; 0 when no digest could be kept with it, or somebody may be writing
+/// it.
+#[inline(always)]
+fn version_for_daemon(inode: Inode) -> u64 {
+    let superblock = inode.superblock();
+    if superblock.is_internal() {
+        0
+    } else if superblock.magic() == OVERLAYFS {
+        let Some(label) = label::of(Task::current()) else { return 0 };
+        // SAFETY: the label is the current task's own.
+        version_of_opened(unsafe { &(*label).opened }, inode).unwrap_or(0)
+    } else if may_be_kept(inode)
+        && let Some(content) = content_of(inode)
+    {
+        unwritten(inode, content).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+/// Answers the daemon which version the content of a file has that it has open, and whether its digest is kept.
+#[inline(always)]
+pub fn tell_version(inode: Inode) {
+    let mut told = Measurement {
+        version: version_for_daemon(inode),
+        object: inode.id(),
+        digest: Digest([0; 32]),
+        answer: answer::UNKNOWN,
+    };
+    if told.version != 0
+        && let Some(content) = content_of(inode)
+        && kept(content, MeasuredBy::DAEMON.mark(told.version), &mut told.digest)
+    {
+        told.answer = answer::KEPT;
+    }
+    // The first answer is the one: overlayfs passes the question on to the layers below.
+    let _ = MEASUREMENT.insert(bpf_get_current_pid_tgid(), told, u64::from(BPF_NOEXIST));
+}
+
+/// Keeps the digest that the daemon tells of a version of the content of a file that it has open.
+#[inline(always)]
+pub fn take_digest(inode: Inode) {
+    let Some(told) = MEASUREMENT.get_ptr_mut(bpf_get_current_pid_tgid()) else { return };
+    // SAFETY: the element is the current thread's, which removes it when this call has returned.
+    let told = unsafe { &mut *told };
+    // An overlay has passed the digest on to a layer below.
+    if told.answer != answer::NONE {
+        return;
+    }
+    told.answer = answer::CHANGED;
+    let version = version_for_daemon(inode);
+    if version != 0
+        && version == told.version
+        && let Some(content) = content_of(inode)
+        && keep(content, MeasuredBy::DAEMON.mark(version), &told.digest)
+    {
+        count(MEASURED);
+        told.answer = answer::KEPT;
+    }
 }
 
 /// Counts for `enforcer status`.

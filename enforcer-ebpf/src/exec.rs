@@ -65,7 +65,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     // else it is told to.
     label.pending = SkillId(0);
     if decision.allows()
-        && let Some(digest) = content.digest()
+        && let Ok(digest) = content.digest()
     {
         match decide::enter(&rules, skill, digest, Task::current().is_traced()) {
             Ok(target) => label.pending = target.unwrap_or(SkillId(0)),
@@ -78,12 +78,12 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     }
     label.program = file.inode().id();
     label.stage &= !stage::TO_LOADER;
-    if let Some(digest) = content.digest()
+    if let Ok(digest) = content.digest()
         && decide::has_flag(&rules, skill, digest, binary_flag::LOADER)
     {
         label.stage |= stage::TO_LOADER;
     }
-    let object = Object::File { dentry: file.dentry(), digest: content.digest() };
+    let object = Object::File { dentry: file.dentry(), digest: content.digest().ok() };
     verdict::of(report::decision(Kind::Exec, skill, rules.generation, &decision, &object))
 }
 

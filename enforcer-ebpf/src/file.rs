@@ -127,9 +127,9 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     if file.is_writable() {
         digest::forget(file.inode());
     }
-    let Some(skill) = subject::current() else { return verdict::pass() };
-    digest::note(file);
-    if file.is_opened_by_kernel() {
+    let Some(skill) = subject::label() else { return verdict::pass() };
+    digest::note(file, skill);
+    if !skill.governs() || file.is_opened_by_kernel() {
         return verdict::pass();
     }
     verdict::of(

@@ -161,14 +161,14 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     }
     let as_program = before & stage::LOADER != 0;
     let rules = InForce::now();
-    let mut digest = digest::now(file);
-    let mut decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
+    let mut content = digest::now(file);
+    let mut decision = decide::content(&rules, skill, content.digest(), as_program, label.lineage);
     if decision.allows() {
         let flaw = hold(label, file);
         if flaw.is_none() {
             // Measured again now that nobody governed can write it.
-            digest = digest::now(file);
-            decision = decide::content(&rules, skill, digest.as_ref(), as_program, label.lineage);
+            content = digest::now(file);
+            decision = decide::content(&rules, skill, content.digest(), as_program, label.lineage);
         } else {
             decision = decide::never(&rules, skill, flaw);
         }
@@ -176,7 +176,7 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     if decision.allows() {
         label.stage &= !stage::LOADER;
     }
-    verdict::of(reported(&rules, skill, &decision, file, digest.as_ref()))
+    verdict::of(reported(&rules, skill, &decision, file, content.digest().ok()))
 }
 
 /// Keeps governed processes from writing a file from now on, as long as it exists. Says why not: somebody has it open for writing or

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use enforcer_common::{
-    content::Content,
+    content::{Content, Measurement},
     event::Event,
     host::HostFacts,
     ids::{Digest, ObjectId, SkillId},
@@ -147,6 +147,9 @@ pub static HOST: Array<HostFacts, 1> = Array::new();
 
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
+
+#[btf_map]
+pub static MEASUREMENT: HashMap<u64, Measurement, 4096, LAZY> = HashMap::new();
 
 #[btf_map]
 pub static CONTENTS: InodeStorage<Content> = InodeStorage::new();

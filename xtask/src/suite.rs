@@ -162,19 +162,29 @@ enum Place {
     Plain,
     /// The same, for what loads programs again and again, with CPUs that run in turns; it has the second build of the daemon.
     Loads,
+    /// The same as the first, where IMA has a policy, so that the kernel's measuring cannot be relied on.
+    Ima,
     /// A root on a disk.
     Root(Root),
 }
 
 impl Place {
     fn all() -> impl Iterator<Item = Self> {
-        [Self::Plain, Self::Loads].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
+        [Self::Plain, Self::Loads, Self::Ima].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
     }
 
     fn root(self) -> Option<Root> {
         match self {
             Self::Root(root) => Some(root),
-            Self::Plain | Self::Loads => None,
+            Self::Plain | Self::Loads | Self::Ima => None,
+        }
+    }
+
+    /// What its kernel is booted with beside the rest.
+    fn parameters(self) -> Option<&'static str> {
+        match self {
+            Self::Ima => Some("ima_policy=tcb"),
+            Self::Plain | Self::Loads | Self::Root(_) => None,
         }
     }
 
@@ -183,6 +193,7 @@ impl Place {
         match self {
             Self::Plain => "plain".to_owned(),
             Self::Loads => "loads".to_owned(),
+            Self::Ima => "ima".to_owned(),
             Self::Root(root) => root.to_string(),
         }
     }
@@ -224,6 +235,7 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
         Place::Plain => 1,
         Place::Loads => 2,
         Place::Root(Root::Agents) => 3,
+        Place::Ima => 4,
     });
     Ok(boots)
 }
@@ -328,6 +340,10 @@ fn guest(
     let mut machine = Machine::from(&args.machine);
     // Where nothing races on purpose, it is also the faster way for two guests on two CPUs.
     machine.in_turns |= place != Place::Plain;
+    machine.append = match (machine.append.take(), place.parameters()) {
+        (Some(asked), Some(own)) => Some(format!("{own} {asked}")),
+        (asked, own) => asked.or(own.map(str::to_owned)),
+    };
     let root = place.root();
     let copies = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
     let job = Job { kernel, machine, root, copies, environment, words };

@@ -2,7 +2,7 @@
 
 use super::{Ancestry, Climb, Decision, Findings, Rules, Step, no_policy, settle};
 use crate::{
-    event::Reason,
+    event::{Reason, ReasonCode},
     ids::{Digest, ObjectId, RuleId, SkillId},
     rules::{LibrarySlot, binary_flag, skill_flag},
 };
@@ -72,13 +72,13 @@ pub fn library<R: Rules, A: Ancestry>(
     Some(decision)
 }
 
-/// May the skill map a file with this content as code? `digest` is `None` when the content could not be measured. As the
+/// May the skill map a file with this content as code? `digest` says why, when the content was not measured. As the
 /// program that a loader is asked to run (`as_program`) it must be one of the skill's programs.
 #[inline(always)]
 pub fn content<R: Rules>(
     rules: &R,
     skill: SkillId,
-    digest: Option<&Digest>,
+    digest: Result<&Digest, ReasonCode>,
     as_program: bool,
     lineage: u64,
 ) -> Decision {
@@ -88,8 +88,8 @@ pub fn content<R: Rules>(
     } else {
         let refused = if as_program { Reason::BinaryNotListed } else { Reason::LibraryNotListed };
         match digest {
-            None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
-            Some(digest) => match rules.binary(skill, digest) {
+            Err(reason) => Err((reason, RuleId::NONE)),
+            Ok(digest) => match rules.binary(skill, digest) {
                 Some(binary) if !as_program && binary.flags & binary_flag::LIBRARY != 0 => Ok(binary.rule),
                 Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => {
                     if binary.accepts(lineage) {

@@ -7,16 +7,16 @@ use crate::{
     rules::{action, binary_flag, skill_flag},
 };
 
-/// May a task of the skill with this lineage execute this content? `digest` is `None` when the content could not be measured.
+/// May a task of the skill with this lineage execute this content? `digest` says why, when the content was not measured.
 #[inline(always)]
-pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Option<&Digest>, lineage: u64) -> Decision {
+pub fn exec<R: Rules>(rules: &R, skill: SkillId, digest: Result<&Digest, ReasonCode>, lineage: u64) -> Decision {
     let Some(conf) = rules.skill(skill) else { return no_policy() };
     let ruling = if conf.flags & skill_flag::EXEC_ANY != 0 {
         Ok(conf.exec_any)
     } else {
         match digest {
-            None => Err((Reason::NotMeasured.into(), RuleId::NONE)),
-            Some(digest) => match rules.binary(skill, digest) {
+            Err(reason) => Err((reason, RuleId::NONE)),
+            Ok(digest) => match rules.binary(skill, digest) {
                 Some(binary) if binary.flags & binary_flag::PROGRAM != 0 => {
                     if binary.accepts(lineage) {
                         Ok(binary.rule)

@@ -69,7 +69,8 @@ pub(crate) fn compare(
 ) -> Result<Reason, TestCaseError> {
     let content: Option<Digest> = run.measured.map(digest);
     let lineage = run.lineage.iter().fold(0, |bits, name| bits | rules.parent(&digest(*name)));
-    let mut decision = decide::exec(rules, skill_id(index), content.as_ref(), lineage);
+    let mut decision =
+        decide::exec(rules, skill_id(index), content.as_ref().ok_or(Reason::NotMeasured.into()), lineage);
     let mut leads = index;
     if let (true, Some(content)) = (decision.allows(), content) {
         match decide::enter(rules, skill_id(index), &content, run.traced) {

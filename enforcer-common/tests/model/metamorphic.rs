@@ -44,7 +44,7 @@ fn answers(tree: &Tree, policy: &Policy, numbers: &mut Numbers, questions: &Ques
     out.push((decide::link(&rules, skill, &mut here, &mut there, &mut room).0, true));
     let content = questions.run.measured.map(digest);
     let lineage = questions.run.lineage.iter().fold(0, |bits, name| bits | rules.parent(&digest(*name)));
-    out.push((decide::exec(&rules, skill, content.as_ref(), lineage), false));
+    out.push((decide::exec(&rules, skill, content.as_ref().ok_or(Reason::NotMeasured.into()), lineage), false));
     if let Some(Err(refusal)) = content.map(|digest| decide::enter(&rules, skill, &digest, questions.run.traced)) {
         out.push((refusal, false));
     }

@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!("enforcer {} (process {}) on kernel {}", text("version"), text("pid"), text("kernel"));
     println!("policy   {} (generation {})", text("policy"), text("generation"));
     println!("events   {} lost", text("dropped"));
-    println!("digests  {} measured, {} known", status["digests"]["measured"], status["digests"]["known"]);
+    let digests = &status["digests"];
+    println!("digests  {} measured by the {}, {} known", digests["measured"], text("measured_by"), digests["known"]);
     println!("cgroups  {} governed", text("cgroups"));
     for sink in status["sinks"].as_array().into_iter().flatten() {
         let text = |key: &str| sink[key].as_str().map_or_else(|| sink[key].to_string(), ToOwned::to_owned);

@@ -29,6 +29,15 @@ impl Host<'_> {
         self.ask(&name(container, path), move || root.find(&within))?.map_err(refused)
     }
 
+    /// The containers' files that were measured for the policy, those that can be opened. The descriptors are good for a path alone.
+    pub fn measured_inside(&mut self) -> Vec<OwnedFd> {
+        let found = self.members.found.iter().flat_map(|(container, found)| {
+            found.pins.iter().filter(|(_, digest)| digest.is_ok()).map(|(path, _)| (*container, path.clone()))
+        });
+        let found: Vec<_> = found.collect();
+        found.into_iter().filter_map(|(container, path)| self.open_inside(container, &path).ok()?).collect()
+    }
+
     /// [`super::World::objects`] within a container.
     pub(super) fn objects_inside(
         &mut self,

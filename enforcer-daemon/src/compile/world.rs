@@ -239,6 +239,12 @@ impl<'a> Host<'a> {
         self.measure(&paths);
     }
 
+    /// The host's files that were measured for the policy.
+    #[must_use]
+    pub fn measured(&self) -> Vec<PathBuf> {
+        self.loaded.pins.iter().filter(|(_, digest)| digest.is_ok()).map(|(path, _)| path.clone()).collect()
+    }
+
     fn measure(&mut self, paths: &[PathBuf]) {
         let mut meter = Meter::default();
         for (path, outcome) in measure::files(paths, |progress| meter.show(progress)) {

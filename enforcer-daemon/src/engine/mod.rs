@@ -7,6 +7,7 @@
 mod first;
 mod hold;
 mod left;
+mod measured;
 pub mod members;
 mod owner;
 mod resolving;
@@ -32,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 use self::owner::{Handover, Owner, Told};
 pub use self::{
     left::{Left, is_governed, left},
+    measured::Wanted as Unmeasured,
     ring::{Ring, RingError},
 };
 use crate::{
@@ -153,6 +155,8 @@ pub struct Status {
     pub cgroups: usize,
     /// Events that found the ring full.
     pub dropped: u64,
+    /// Who measures files: `kernel` or `daemon`.
+    pub measured_by: &'static str,
     /// How the digests of executed files were had.
     pub digests: DigestCounts,
     /// What the compiler warned of.
@@ -162,7 +166,7 @@ pub struct Status {
 /// How often an exec had to read the whole file, and how often its digest was known, since the programs were loaded.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct DigestCounts {
-    /// The file was read.
+    /// The file was read, by whoever measures.
     pub measured: u64,
     /// It had not changed since it was read.
     pub known: u64,
@@ -299,6 +303,7 @@ enum Request {
 #[derive(Clone)]
 pub struct Engine {
     requests: mpsc::SyncSender<Request>,
+    unmeasured: mpsc::SyncSender<Unmeasured>,
     directory: Arc<RwLock<Directory>>,
     watched: watch::Receiver<BTreeSet<PathBuf>>,
     names: watch::Receiver<Wanted>,
@@ -338,8 +343,8 @@ impl Engine {
         thread::Builder::new()
             .name("engine".into())
             .spawn(move || match Owner::start(manifest, file, site, shared, Told { watched, wanted, closed }) {
-                Ok(Handover { owner, rings, debug, origin, ledger, known }) => {
-                    let _ = ready.send(Ok((rings, debug, origin, ledger, known)));
+                Ok(Handover { owner, rings, debug, origin, ledger, known, unmeasured }) => {
+                    let _ = ready.send(Ok((rings, debug, origin, ledger, known, unmeasured)));
                     owner.serve(&inbox);
                 }
                 Err(e) => {
@@ -347,9 +352,9 @@ impl Engine {
                 }
             })
             .map_err(StartError::Thread)?;
-        let (rings, debug, origin, ledger, known) =
+        let (rings, debug, origin, ledger, known, unmeasured) =
             outcome.recv().map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-        let engine = Self { requests, directory, watched: receiver, names };
+        let engine = Self { requests, unmeasured, directory, watched: receiver, names };
         Ok(Started { engine, rings, debug, origin, ledger, known, closed: told })
     }
 
@@ -429,6 +434,11 @@ impl Engine {
     /// When the change is not taken.
     pub async fn cgroups(&self, news: Vec<CgroupNews>) -> Option<Result<(), PolicyError>> {
         self.ask(move |reply| Request::Cgroups(news, reply)).await
+    }
+
+    /// Has a file measured that nobody has measured yet. Never waits: where there is no room, the next attempt at it tells again.
+    pub fn measure(&self, unmeasured: Unmeasured) {
+        let _ = self.unmeasured.try_send(unmeasured);
     }
 
     /// Reports the open files of a process that its skill may not have; returns how many there are.

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 use super::{
     Closed, DigestCounts, Directory, EnterError, Origin, PolicyError, Request, Site, SkillStatus, StartError, Status,
+    Unmeasured,
+    measured::{self, Measuring},
     members::Members,
     resolving,
     ring::Ring,
@@ -58,7 +60,8 @@ pub(super) struct Owner {
     pub(super) ids: Ids,
     loaded: Loaded,
     site: Site,
-    host: HostMap,
+    pub(super) host: HostMap,
+    pub(super) measuring: Measuring,
     file: PathBuf,
     manifest: Arc<ValidManifest>,
     /// Cgroups that were attached by hand, with their skills; they stay over reloads.
@@ -84,6 +87,15 @@ pub(super) struct Told {
     pub(super) closed: tokio::sync::mpsc::Sender<Closed>,
 }
 
+/// What the engine waited for.
+enum Next {
+    Request(Request),
+    /// A while has passed.
+    Nothing,
+    /// Nobody will ask any more.
+    End,
+}
+
 /// What a started engine hands out once.
 pub(super) struct Handover {
     pub(super) owner: Owner,
@@ -93,6 +105,8 @@ pub(super) struct Handover {
     pub(super) ledger: Ledger,
     /// The addresses of names that the daemon before knew.
     pub(super) known: Addresses,
+    /// Takes the files that are to be measured.
+    pub(super) unmeasured: mpsc::SyncSender<Unmeasured>,
 }
 
 impl Owner {
@@ -119,10 +133,15 @@ impl Owner {
             None => Kernel::attach(&sets)?,
         };
         let generation = before.as_ref().map_or(Ok(Generation(0)), migrate::generation)?;
+        let mut enroller = Enroller::new(&kernel)?;
+        // Before there is a thread that asks the programs.
+        enroller.enrol(&kernel, std::process::id(), SkillId::RESOLVER)?;
+        let (measuring, unmeasured) = Measuring::begin(&kernel)?;
         let mut owner = Self {
             maps: PolicyMaps::open(&kernel, generation)?,
             resolver: Resolver::new(&kernel)?,
-            enroller: Enroller::new(&kernel)?,
+            enroller,
+            measuring,
             members: Members::default(),
             drops: kernel.map(map::DROPS)?,
             measurements: kernel.map(map::MEASUREMENTS)?,
@@ -142,7 +161,6 @@ impl Owner {
             names: names.unwrap_or_default(),
             name_warnings: vec![],
         };
-        owner.enroller.enrol(&owner.kernel, std::process::id(), SkillId::RESOLVER)?;
         owner.begin(kept)?;
         // Also what the daemon before may not have come to.
         owner.enrol_cgroups();
@@ -165,7 +183,7 @@ impl Owner {
         rings.push(Ring::in_force(&owner.kernel)?);
         let ledger = Ledger::open(owner.kernel.set())?;
         let known = owner.names.clone();
-        Ok(Handover { owner, rings, debug, origin, ledger, known })
+        Ok(Handover { owner, rings, debug, origin, ledger, known, unmeasured })
     }
 
     /// Goes on where the daemon before this one was, or begins with a policy that was never in force.
@@ -218,7 +236,15 @@ impl Owner {
         // Nothing is in force any more: the programs answer no questions, and there is nothing to keep up to date.
         let mut unloaded = false;
         // Whoever asked may have gone away; then nobody wants the answer.
-        while let Some(request) = self.next_request(inbox) {
+        loop {
+            if !unloaded {
+                self.look_who_measures();
+            }
+            let request = match self.next_request(inbox) {
+                Next::Request(request) => request,
+                Next::Nothing => continue,
+                Next::End => return,
+            };
             match request {
                 Request::Refresh(reply) if unloaded => {
                     let _ = reply.send(Ok(false));
@@ -282,16 +308,20 @@ impl Owner {
         }
     }
 
-    /// Waits for a request, and meanwhile clears away what the policy before has left; `None` when nobody will ask any more.
-    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Option<Request> {
+    /// Waits for a request, and meanwhile clears away what the policy before has left.
+    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Next {
         if let Some(wait) = self.maps.collects_in() {
             match inbox.recv_timeout(wait) {
-                Ok(request) => return Some(request),
+                Ok(request) => return Next::Request(request),
                 Err(mpsc::RecvTimeoutError::Timeout) => self.maps.collect(),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Next::End,
             }
         }
-        inbox.recv().ok()
+        match inbox.recv_timeout(measured::CHECK) {
+            Ok(request) => Next::Request(request),
+            Err(mpsc::RecvTimeoutError::Timeout) => Next::Nothing,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Next::End,
+        }
     }
 
     /// Loads a policy: binaries are measured anew.
@@ -326,7 +356,7 @@ impl Owner {
     }
 
     /// Looks again at what lies at the policy's paths; binaries stay pinned to what they were.
-    fn refresh(&mut self) -> Result<bool, PolicyError> {
+    pub(super) fn refresh(&mut self) -> Result<bool, PolicyError> {
         let before = self.maps.generation();
         let manifest = Arc::clone(&self.manifest);
         Ok(self.put_in_force(&manifest)? != before)
@@ -412,6 +442,12 @@ impl Owner {
             compiled.ruleset.launchers = launchers(&mut host);
         }
         let containers = resolving::asking(&mut host, &compiled.ruleset);
+        if self.host.measures().by().is_daemon() {
+            // Before it is in force, so that what it names runs from the beginning.
+            let (mut named, inside) = (host.measured(), host.measured_inside());
+            named.extend(inside.iter().map(measured::by_descriptor));
+            self.measuring.measure(named);
+        }
         let name_warnings = compiled.ruleset.resolve_names(&self.names);
         if let Ok(mut directory) = self.directory.write() {
             directory.remember(&compiled.ruleset);
@@ -590,6 +626,7 @@ impl Owner {
             written: self.maps.written(),
             cgroups: self.maps.governed_cgroups().len(),
             dropped: self.dropped(),
+            measured_by: if self.host.measures().by().is_daemon() { "daemon" } else { "kernel" },
             digests: DigestCounts { measured: sum(&self.measurements, 0), known: sum(&self.measurements, 1) },
             warnings: self
                 .warnings
@@ -597,6 +634,7 @@ impl Owner {
                 .chain(&self.name_warnings)
                 .map(ToString::to_string)
                 .chain(self.members.unasked.lines.iter().cloned())
+                .chain(self.host.measures().warning())
                 .collect(),
         }
     }

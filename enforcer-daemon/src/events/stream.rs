@@ -13,7 +13,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use enforcer_common::event::{Event, Kind};
+use enforcer_common::event::{Event, Kind, Reason};
 use tokio::{
     io::unix::AsyncFd,
     sync::{
@@ -30,7 +30,7 @@ use super::{
     record::Lost,
 };
 use crate::{
-    engine::{CgroupNews, Engine, Ring},
+    engine::{CgroupNews, Engine, Ring, Unmeasured},
     kernel::contents::Stamp,
     manifest::AuditLevel,
 };
@@ -372,7 +372,9 @@ fn drain(
             continue;
         }
         inspect_newcomer(engine, &event);
-        stream.publish_event(enricher.record(&event), Stamp { time_ns: event.time_ns, tid: event.tid });
+        let record = enricher.record(&event);
+        measure(engine, &event, record.object.path.as_deref());
+        stream.publish_event(record, Stamp { time_ns: event.time_ns, tid: event.tid });
     }
     missed
 }
@@ -396,6 +398,16 @@ async fn follow_cgroups(engine: Engine, mut news: Receiver<CgroupNews>) {
             Some(Ok(())) => {}
             Some(Err(e)) => tracing::error!("containers and units could not be looked at: {e}"),
         }
+    }
+}
+
+/// Has a file measured that was refused because it was not.
+fn measure(engine: &Engine, event: &Event, path: Option<&str>) {
+    if event.reason == Reason::NotMeasuredYet as u8
+        && let Some(path) = path
+    {
+        let pids = [event.pid, event.ppid];
+        engine.measure(Unmeasured { skill: event.skill, pids, object: event.object, path: path.into() });
     }
 }
 

@@ -6,6 +6,7 @@ use aya::maps::{Array, MapData};
 use enforcer_common::{host::HostFacts, names};
 
 use super::{Kernel, LoadError};
+use crate::ima::Choice;
 
 /// Drivers of character devices that give raw access to disks, memory or networks, as `/proc/devices` names them, and whose major numbers
 /// the kernel chooses when they are loaded.
@@ -30,6 +31,7 @@ const RAW_DRIVERS: &[&str] = &[
 /// The map of facts.
 pub struct HostMap {
     map: Array<MapData, HostFacts>,
+    measures: Choice,
 }
 
 impl HostMap {
@@ -38,12 +40,12 @@ impl HostMap {
     /// # Errors
     /// When the object has no such map, or the facts cannot be had.
     pub fn new(kernel: &Kernel) -> Result<Self, LoadError> {
-        let mut host = Self { map: kernel.map(names::map::HOST)? };
+        let mut host = Self { map: kernel.map(names::map::HOST)?, measures: Choice::here() };
         host.refresh().map_err(|cause| LoadError::Map { map: names::map::HOST, cause })?;
         Ok(host)
     }
 
-    /// Looks again: drivers are loaded as devices come.
+    /// Looks again: drivers are loaded as devices come, and so may be a policy of IMA.
     ///
     /// # Errors
     /// When the facts cannot be had or the kernel does not take them; those of before stay.
@@ -51,15 +53,25 @@ impl HostMap {
         const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
         let namespace = fs::metadata(HOST_MOUNTS).map_err(|e| format!("{HOST_MOUNTS}: {e}"))?.ino();
         let devices = fs::read_to_string("/proc/devices").map_err(|e| format!("/proc/devices: {e}"))?;
+        let measures = Choice::here();
         let mut facts = HostFacts {
             mount_namespace: u32::try_from(namespace).map_err(|e| format!("{HOST_MOUNTS}: {e}"))?,
+            measured_by: measures.by().number(),
             ..HostFacts::default()
         };
         for major in raw_majors(&devices) {
             let (word, bit) = HostFacts::raw_major_slot(major);
             facts.raw_majors[word] |= bit;
         }
-        self.map.set(0, facts, 0).map_err(|e| e.to_string())
+        self.map.set(0, facts, 0).map_err(|e| e.to_string())?;
+        self.measures = measures;
+        Ok(())
+    }
+
+    /// Who measures the content of files, as the programs were told.
+    #[must_use]
+    pub fn measures(&self) -> &Choice {
+        &self.measures
     }
 }
 

@@ -146,20 +146,29 @@ fn resolve_itself(answers: &Answers, path: &Path) -> Result<ObjectId, ResolveErr
 fn ask(answers: &Answers, get: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Result<ObjectId, ResolveError> {
     // Never held while a filesystem is waited for.
     let answers = || answers.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned());
+    let key = thread_key();
     // An old answer must not be taken for this one.
     let _ = answers().remove(&key);
-    let mut value = [0u8; 1];
-    match get(&mut value) {
-        // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
-        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
-        // A link that leads to itself leads nowhere, until somebody removes it; whoever makes one must not keep a policy out.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(ResolveError::NotFound),
-        Err(e) => return Err(ResolveError::Path(e.into())),
-    }
+    asked(get(&mut [0u8; 1]))?;
     let answer = answers().get(&key, 0).map_err(|_| ResolveError::NoAnswer)?;
     let _ = answers().remove(&key);
     Ok(answer)
+}
+
+/// Under which key the programs answer this thread.
+pub(super) fn thread_key() -> u64 {
+    u64::from(std::process::id()) << 32 | u64::from(gettid().as_raw_nonzero().get().cast_unsigned())
+}
+
+/// Whether a question reached the hook, by what became of the attribute that was asked for.
+pub(super) fn asked(outcome: Result<usize, Errno>) -> Result<(), ResolveError> {
+    match outcome {
+        // No file has the attribute; a filesystem without any says EOPNOTSUPP. The hook has run before either.
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(()),
+        // A link that leads to itself leads nowhere, until somebody removes it; whoever makes one must not keep a policy out.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(ResolveError::NotFound),
+        Err(e) => Err(ResolveError::Path(e.into())),
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             // SAFETY: as above, and the value's buffer, too.
             unsafe { libc::setxattr(p, c"user.tests".as_ptr(), c"x".as_ptr().cast(), 1, 0) }
         }),
+        ("ask-content", [path]) => ask_content(path),
         ("symlink", [to, path]) => symlink(to, path),
         ("mknod", [path]) => change(path, |p| {
             // SAFETY: as above.
@@ -60,6 +61,20 @@ fn on_path(call: i64, path: &str) -> Act {
     let path = c(path)?;
     // SAFETY: the path ends with NUL and lives through the call.
     check(unsafe { libc::syscall(call, path.as_ptr()) }).map(drop)
+}
+
+/// Asks what the daemon asks about the content of a file; no file has such an attribute, and nobody is answered.
+fn ask_content(path: &str) -> Act {
+    let path = c(path)?;
+    for name in [c"security.enforcer", c"security.enforcer.v", c"security.enforcer.d"] {
+        // SAFETY: path and name end with NUL and live through the call, which asks for a length alone.
+        let got = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+        let error = std::io::Error::last_os_error().raw_os_error();
+        if got >= 0 || !matches!(error, Some(libc::ENODATA | libc::EOPNOTSUPP)) {
+            return Err(Failure::broken(format!("{} has {name:?}: {got}, {error:?}", path.to_string_lossy())));
+        }
+    }
+    Ok(())
 }
 
 fn unlinkat(dir: i32, name: &str, flags: i32) -> Act {

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_test_is_there() {
-        let places = [Place::Plain, Place::Loads, Place::Agents, Place::Systemd];
+        let places = [Place::Plain, Place::Loads, Place::Ima, Place::Agents, Place::Systemd];
         let known: BTreeSet<String> = places
             .into_iter()
             .flat_map(suites::of)

@@ -49,6 +49,8 @@ pub(crate) enum Place {
     Plain,
     /// The same, for what attaches and detaches programs again and again, under attack, too; it has the second build.
     Loads,
+    /// The same as the first, with a policy of IMA's.
+    Ima,
     /// Debian with agents' runtimes and servers.
     Agents,
     /// Debian with systemd as the first process, and a container engine.
@@ -80,9 +82,10 @@ impl Options {
                     options.place = match words.next() {
                         Some(&"plain") => Place::Plain,
                         Some(&"loads") => Place::Loads,
+                        Some(&"ima") => Place::Ima,
                         Some(&"agents") => Place::Agents,
                         Some(&"systemd") => Place::Systemd,
-                        _ => return Err("--place needs plain, loads, agents or systemd".to_owned()),
+                        _ => return Err("--place needs plain, loads, ima, agents or systemd".to_owned()),
                     };
                 }
                 "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),

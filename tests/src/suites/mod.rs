@@ -19,6 +19,7 @@ mod kernel;
 mod lifecycle;
 mod listen;
 mod mapping;
+mod measured;
 mod modes;
 mod names;
 mod networks;
@@ -53,12 +54,15 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
     match place {
         Place::Plain => PLAIN,
         Place::Loads => LOADS,
+        Place::Ima => IMA,
         Place::Agents => AGENTS,
         Place::Systemd => SYSTEMD,
     }
 }
 
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
+
+const IMA: &[Suite] = &[measured::SUITE, kernel::SUITE];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, resolving::SUITE, kernel::SUITE];
 
@@ -73,6 +77,7 @@ const LOADS: &[Suite] = &[
     full::SUITE,
     certificate::SUITE,
     storm::UPGRADES,
+    measured::LATER,
     kernel::SUITE,
 ];
 
