@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
 };
 
 use serde_json::{Value, json};
@@ -10,13 +10,22 @@ use serde_json::{Value, json};
 /// The states in the order of the table's columns, behind `bare`.
 const STATES: [&str; 6] = ["outside", "governed", "many digests", "many prefixes", "many skills", "denied"];
 /// The state that the others are compared with.
-const BARE: &str = "bare";
+pub(super) const BARE: &str = "bare";
 
 /// An operation: its name, and how deep the file lies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Op {
     pub(super) name: String,
     pub(super) depth: u64,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.depth {
+            0 => f.write_str(&self.name),
+            depth => write!(f, "{} at depth {depth}", self.name),
+        }
+    }
 }
 
 /// Costs by operation, state and round, in instructions, and those of each program.
@@ -78,6 +87,11 @@ impl Results {
         let rounds = self.costs.get(&(op.clone(), BARE.to_owned()));
         let range = rounds.and_then(|r| Some(r.values().max()? - r.values().min()?));
         range.unwrap_or(0).cast_signed()
+    }
+
+    /// Whether anything was measured in this state.
+    pub(super) fn has(&self, state: &str) -> bool {
+        self.costs.keys().any(|(op, measured)| op.name != "reload" && measured == state)
     }
 
     /// The operations, in the order in which they were measured.
