@@ -7,6 +7,7 @@
 //!
 //! Each result is one JSON object a line on standard output; `xtask` makes the table of them.
 
+mod daemon;
 mod ops;
 mod programs;
 mod states;
@@ -51,7 +52,21 @@ impl Options {
 
 /// Measures everything.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    match measure(options) {
+    ended(measure(options))
+}
+
+/// Measures the daemon.
+pub(crate) fn run_daemon() -> ExitCode {
+    ended(daemon::measure())
+}
+
+/// In a governed process: so many deletes that are refused.
+pub(crate) fn flood(count: u64) -> ExitCode {
+    ended(daemon::refused(count))
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("enforcer-tests: {e:#}");
@@ -77,8 +92,10 @@ fn measure(options: &Options) -> anyhow::Result<()> {
             states::in_state(state, round, &ground, &servers)?;
         }
         if round == options.rounds {
-            daemon.reload(&states::policy(State::Governed, options.many, &ground)?)?;
-            programs::measure(&ground, &servers)?;
+            for state in [State::Outside, State::Governed] {
+                daemon.reload(&states::policy(state, options.many, &ground)?)?;
+                programs::measure(state, &ground, &servers)?;
+            }
         }
         daemon.stop()?;
     }

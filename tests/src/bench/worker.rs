@@ -12,7 +12,7 @@ const REST: Duration = Duration::from_millis(20);
 
 /// Lets nothing else run while an operation does: what the operation costs is to be counted, not what the daemon or a thread of
 /// the kernel does meanwhile. The programs that it starts inherit this.
-fn alone() -> io::Result<()> {
+pub(super) fn alone() -> io::Result<()> {
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: the pointer is to a local; 0 is the calling thread.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) } {
@@ -21,14 +21,15 @@ fn alone() -> io::Result<()> {
     }
 }
 
-/// Runs every operation and prints what each costs.
+/// Runs every operation and prints what each costs; where an operation takes the place of a state, it alone.
 pub(crate) fn run(state: &str, round: u32, tcp: u16, udp: u16) -> ExitCode {
     let ground = ground_at(tcp, udp);
     if let Err(e) = alone() {
         eprintln!("enforcer-tests: in state {state}: the measured process cannot be put before the others: {e}");
         return ExitCode::FAILURE;
     }
-    for op in OPS {
+    let only = OPS.iter().any(|op| op.name == state);
+    for op in OPS.iter().filter(|op| !only || op.name == state) {
         let mut costs = Vec::with_capacity(op.batches);
         let (mut calls, mut refused) = (0, 0);
         // The first batch warms caches up.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what enforcement costs, in instructions, in a guest whose clock counts them.
 
 mod budget;
+mod daemon;
 mod results;
 
 use std::{ffi::OsString, fs, io, path::PathBuf, process::ExitCode, time::Duration};
@@ -56,23 +57,14 @@ pub(crate) struct BenchArgs {
     /// Print the ceilings that this run would have in `xtask/budgets.json`.
     #[arg(long)]
     ceilings: bool,
-    /// Measure on this host, as root, what the daemon takes to compile a policy and to load it into the maps.
-    #[arg(long, conflicts_with_all = ["kernel", "json", "rounds", "many", "states", "check", "ceilings"])]
-    host: bool,
-}
-
-/// The daemon's own benchmarks, each beside its baseline.
-fn host(paths: &Paths) -> Result<ExitCode> {
-    build::ebpf(paths)?;
-    let status =
-        paths.cargo().args(["bench", "--locked", "--package", "enforcer-daemon", "--bench", "policy"]).status();
-    let success = status.context("cargo bench")?.success();
-    Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    /// Measure the daemon instead: compiling, loading and hashing on this host, as root; idling and what it takes for events in a guest.
+    #[arg(long, conflicts_with_all = ["kernel", "rounds", "many", "states", "check", "ceilings"])]
+    daemon: bool,
 }
 
 pub(crate) fn run(paths: &Paths, args: &BenchArgs) -> Result<ExitCode> {
-    if args.host {
-        return host(paths);
+    if args.daemon {
+        return daemon::run(paths, args.json.as_deref());
     }
     let binaries = build::all(paths)?;
     let kernel = kernels::get(paths, args.kernel)?;
@@ -139,33 +131,47 @@ fn measure(
     options: &[&str],
     say: &mut dyn FnMut(&str),
 ) -> Result<Results> {
-    let words = ["enforcer-tests", "bench"].iter().chain(options);
-    let job = Job {
-        kernel: kernel.clone(),
-        machine: Machine {
-            memory: Some(2048),
-            icount: true,
-            in_turns: false,
-            timeout: LIMIT,
-            append: Some(STILL.into()),
-        },
-        root: None,
-        copies: Vec::new(),
-        environment: vm::environment(),
-        words: words.map(OsString::from).collect(),
-    };
+    let words = ["enforcer-tests", "bench"].iter().chain(options).map(OsString::from).collect();
     let mut results = Results::default();
     let mut lines = Lines::new(|line| {
         if let Some(said) = results.line(line) {
             say(&said);
         }
     });
-    let ending = guest::run(paths, binaries, &job, &mut lines, &mut io::stderr())?;
+    Boot { paths, binaries, kernel }.run(words, &mut lines)?;
     lines.end();
-    if ending != Ending::Exited(0) {
-        bail!("the guest did not measure to the end: {ending:?}");
-    }
     Ok(results)
+}
+
+/// A guest that counts instructions.
+struct Boot<'a> {
+    paths: &'a Paths,
+    binaries: &'a Binaries,
+    kernel: &'a Kernel,
+}
+
+impl Boot<'_> {
+    /// Runs a command in it to its end.
+    fn run(&self, words: Vec<OsString>, out: &mut dyn io::Write) -> Result<()> {
+        let job = Job {
+            kernel: self.kernel.clone(),
+            machine: Machine {
+                memory: Some(2048),
+                icount: true,
+                in_turns: false,
+                timeout: LIMIT,
+                append: Some(STILL.into()),
+            },
+            root: None,
+            copies: Vec::new(),
+            environment: vm::environment(),
+            words,
+        };
+        match guest::run(self.paths, self.binaries, &job, out, &mut io::stderr())? {
+            Ending::Exited(0) => Ok(()),
+            ending => bail!("the guest did not measure to the end: {ending:?}"),
+        }
+    }
 }
 
 /// The commit that is measured, with a mark when the tree differs from it.
