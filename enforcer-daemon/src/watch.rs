@@ -33,7 +33,7 @@ pub(crate) struct Watches {
     waker: AsyncFd<OwnedFd>,
     /// What is watched for beside that names come and go.
     more: WatchMask,
-    names: HashMap<WatchDescriptor, (PathBuf, BTreeSet<OsString>)>,
+    names: HashMap<WatchDescriptor, BTreeSet<OsString>>,
     asker: Asker,
 }
 
@@ -82,17 +82,16 @@ impl Watches {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR
             | self.more;
-        let known: BTreeSet<PathBuf> = self.names.values().map(|(dir, _)| dir.clone()).collect();
         let mut fresh = false;
-        let mut names = HashMap::new();
+        let mut names: HashMap<WatchDescriptor, BTreeSet<OsString>> = HashMap::new();
         for (dir, interesting) in wanted {
             // What does not exist is not watched; the directory above it is.
             match self.inotify.watches().add(&dir, mask) {
                 Ok(descriptor) => {
-                    fresh |= !known.contains(&dir);
-                    // Two ways may lead to one directory: the names of both matter.
-                    let (_, all) = names.entry(descriptor).or_insert_with(|| (dir, BTreeSet::new()));
-                    all.extend(interesting);
+                    // By the directory, not by its path: another one may lie there now, and two ways may lead to one, of which the
+                    // names of both matter.
+                    fresh |= !self.names.contains_key(&descriptor);
+                    names.entry(descriptor).or_default().extend(interesting);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {}
                 Err(e) => tracing::error!("cannot watch {}: {e}; a change there is not noticed", dir.display()),
@@ -118,10 +117,8 @@ impl Watches {
             };
             for event in events {
                 let itself = EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::Q_OVERFLOW | EventMask::IGNORED;
-                let named = self
-                    .names
-                    .get(&event.wd)
-                    .is_some_and(|(_, names)| event.name.is_some_and(|name| names.contains(name)));
+                let named =
+                    self.names.get(&event.wd).is_some_and(|names| event.name.is_some_and(|name| names.contains(name)));
                 concerned |= named || event.mask.intersects(itself);
             }
         }
@@ -169,5 +166,32 @@ pub async fn run(engine: Engine) -> io::Result<()> {
                 Some(Err(e)) => tracing::error!("the policy's paths could not be resolved again: {e}"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_that_two_ways_lead_to_is_new_once() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("real"))?;
+        std::os::unix::fs::symlink("real", at("link"))?;
+        let mut watches = Watches::new(WatchMask::empty())?;
+        let paths = BTreeSet::from(["link/a", "real/b"].map(at));
+        assert!(watches.set(&paths));
+        assert!(!watches.set(&paths), "nothing is watched that was not before");
+        for name in ["link/b", "real/a"] {
+            std::fs::write(at(name), "")?;
+            watches.ready().await?;
+            assert!(watches.drain()?, "{name} is one that matters, by whichever way");
+        }
+        // Another directory at the same path.
+        std::fs::rename(at("real"), at("gone"))?;
+        std::fs::create_dir(at("real"))?;
+        assert!(watches.set(&paths));
+        Ok(())
     }
 }

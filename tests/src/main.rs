@@ -44,6 +44,8 @@ fn main() -> ExitCode {
             Ok(options) => bench::run(&options),
             Err(e) => usage(&e),
         },
+        ["bench-daemon"] => bench::run_daemon(),
+        ["bench-flood", count] => count.parse().map_or_else(|_| usage("bench-flood takes a number"), bench::flood),
         ["bench-worker", state, round, tcp, udp] => match (round.parse(), tcp.parse(), udp.parse()) {
             (Ok(round), Ok(tcp), Ok(udp)) => bench::worker::run(state, round, tcp, udp),
             _ => usage("bench-worker takes numbers"),
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
 fn usage(problem: &str) -> ExitCode {
     eprintln!(
         "enforcer-tests: {problem}\nusage: enforcer-tests run [--place PLACE] [--attacks] [--filter SUBSTR]… [--list]\n       enforcer-tests act ACT…\n       \
-         enforcer-tests bench [--rounds N] [--many N]"
+         enforcer-tests bench [--rounds N] [--many N] [--states STATE,…]\n       enforcer-tests bench-daemon"
     );
     ExitCode::from(2)
 }

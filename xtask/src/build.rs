@@ -83,9 +83,16 @@ fn host(paths: &Paths, host: &str) -> Result<String> {
 
 /// A build of static binaries.
 fn host_build(paths: &Paths, host: &str) -> Command {
+    let mut cargo = host_cargo(paths, host, "build");
+    cargo.arg("--release");
+    cargo
+}
+
+/// Cargo with what static binaries are compiled with, which need not be compiled again for it.
+pub(crate) fn host_cargo(paths: &Paths, host: &str, command: &str) -> Command {
     let mut cargo = paths.cargo();
     cargo
-        .args(["build", "--release", "--locked", "--target", host])
+        .args([command, "--locked", "--target", host])
         // With an explicit target these flags spare proc macros, which cannot be static.
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     cargo

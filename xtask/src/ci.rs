@@ -46,6 +46,7 @@ pub(crate) fn run(paths: &Paths) -> Result<ExitCode> {
     let mut tests = TestArgs::default();
     // Under emulation, a container engine and its like take as long as all the rest of a kernel's tests: `cargo xtask test` has the time.
     tests.rootfs_on = Some(Series::V6_12);
+    tests.bench = true;
     suite::run(paths, &tests)
 }
 

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::{
+    bench,
     build::{self, Binaries},
     guest::{self, Copied, Ending, Job, Machine, Root},
     kernels::{self, Series},
@@ -72,6 +73,9 @@ pub(crate) struct TestArgs {
     /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
+    /// Also measure what each operation costs, in a guest of its own.
+    #[arg(skip)]
+    pub(crate) bench: bool,
     #[command(flatten)]
     machine: MachineArgs,
     /// For the guest suite: names of tests, or parts of them.
@@ -154,6 +158,14 @@ fn unit(paths: &Paths, failures: &mut Vec<String>) -> Result<Tally> {
 
 /// One boot: a kernel, and what runs on it.
 type Boot = (Series, Place);
+
+/// What runs in one guest.
+enum Guest {
+    /// The suite's part for a kind of guest.
+    Suite(Boot),
+    /// The measurement of what operations cost.
+    Bench,
+}
 
 /// A kind of guest, with the tests that are for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,7 +282,9 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Ve
     } else {
         None
     };
-    let queue = Mutex::new(boots.into_iter());
+    // The shortest comes last.
+    let measured = args.bench.then_some(Guest::Bench);
+    let queue = Mutex::new(boots.into_iter().map(Guest::Suite).chain(measured));
     let total = Mutex::new(Tally::default());
     let failed = Mutex::new(Vec::new());
     let matrix = Mutex::new(Matrix::default());
@@ -280,8 +294,12 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Ve
                 scope.spawn(|| -> Result<()> {
                     loop {
                         let next = lock(&queue).next();
-                        let Some(boot) = next else { return Ok(()) };
-                        let Some((tally, notes)) = guest(paths, args, binaries, package.as_ref(), &matrix, boot) else {
+                        let outcome = match next {
+                            None => return Ok(()),
+                            Some(Guest::Suite(boot)) => guest(paths, args, binaries, package.as_ref(), &matrix, boot),
+                            Some(Guest::Bench) => Some(bench(paths, binaries)),
+                        };
+                        let Some((tally, notes)) = outcome else {
                             lock(&queue).by_ref().for_each(drop);
                             anyhow::bail!("interrupted");
                         };
@@ -367,6 +385,18 @@ fn guest(
         println!("{prefix}{wrong}");
     }
     Some((tally, suite.failures().chain(wrong).map(|what| format!("{prefix}{what}")).collect()))
+}
+
+/// The measurement, counted as one test, and what costs more than it may.
+fn bench(paths: &Paths, binaries: &Binaries) -> (Tally, Vec<String>) {
+    let mut say = |line: &str| println!("[bench] {line}");
+    let over = bench::check(paths, binaries, &mut say).unwrap_or_else(|error| vec![format!("{error:#}")]);
+    if over.is_empty() {
+        println!("[bench] test budgets ... ok");
+        return (Tally { passed: 1, failed: 0 }, over);
+    }
+    println!("[bench] test budgets ... FAILED");
+    (Tally::BROKEN, over.into_iter().map(|line| format!("[bench] {line}")).collect())
 }
 
 /// Cuts a stream into lines.

@@ -7,6 +7,7 @@
 //!
 //! Each result is one JSON object a line on standard output; `xtask` makes the table of them.
 
+mod daemon;
 mod ops;
 mod programs;
 mod states;
@@ -26,19 +27,22 @@ pub(crate) struct Options {
     rounds: u32,
     /// How many entries the large policies have.
     many: usize,
+    /// The states with the programs loaded that are measured.
+    states: Vec<State>,
 }
 
 impl Options {
     /// Reads the command line.
     pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut options = Self { rounds: 2, many: 100_000 };
+        let mut options = Self { rounds: 2, many: 100_000, states: State::LOADED.to_vec() };
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let mut number =
-                || words.next().and_then(|n| n.parse::<u32>().ok()).ok_or(format!("{word} needs a number"));
+            let value = *words.next().ok_or(format!("{word} needs a value"))?;
+            let number = || value.parse::<u32>().map_err(|_| format!("{word} needs a number"));
             match *word {
                 "--rounds" => options.rounds = number()?.max(1),
                 "--many" => options.many = number()? as usize,
+                "--states" => options.states = value.split(',').map(State::named).collect::<Result<_, _>>()?,
                 other => return Err(format!("unknown option {other}")),
             }
         }
@@ -48,7 +52,21 @@ impl Options {
 
 /// Measures everything.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    match measure(options) {
+    ended(measure(options))
+}
+
+/// Measures the daemon.
+pub(crate) fn run_daemon() -> ExitCode {
+    ended(daemon::measure())
+}
+
+/// In a governed process: so many deletes that are refused.
+pub(crate) fn flood(count: u64) -> ExitCode {
+    ended(daemon::refused(count))
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("enforcer-tests: {e:#}");
@@ -63,7 +81,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     for round in 1..=options.rounds {
         states::in_state(State::Bare, round, &ground, &servers)?;
         let mut daemon = Daemon::start(dir, &states::policy(State::Outside, options.many, &ground)?)?;
-        for state in State::LOADED {
+        for &state in &options.states {
             let manifest = states::policy(state, options.many, &ground)?;
             let started = std::time::Instant::now();
             daemon.reload(&manifest).with_context(|| format!("the policy of state {}", state.name()))?;
@@ -74,8 +92,10 @@ fn measure(options: &Options) -> anyhow::Result<()> {
             states::in_state(state, round, &ground, &servers)?;
         }
         if round == options.rounds {
-            daemon.reload(&states::policy(State::Governed, options.many, &ground)?)?;
-            programs::measure(&ground, &servers)?;
+            for state in [State::Outside, State::Governed] {
+                daemon.reload(&states::policy(state, options.many, &ground)?)?;
+                programs::measure(state, &ground, &servers)?;
+            }
         }
         daemon.stop()?;
     }

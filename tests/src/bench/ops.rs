@@ -74,7 +74,7 @@ pub(crate) const OPS: &[Op] = &[
 ];
 
 /// The machine's clock: in a guest that counts instructions, one of them a nanosecond.
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a local.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_RAW, &raw mut time) };
@@ -261,6 +261,21 @@ fn write(ground: &Ground, _: usize) -> anyhow::Result<Timed> {
         // SAFETY: the buffer lives through the call.
         (unsafe { libc::pwrite(file.as_raw_fd(), buffer.as_ptr().cast(), buffer.len(), 0) }) as i64
     })
+}
+
+/// Tries so often to delete a file.
+///
+/// # Errors
+/// When one of them is not refused.
+pub(super) fn refused_deletes(ground: &Ground, count: u64) -> anyhow::Result<()> {
+    let path = c(&ground.dir(3).join("standing-0"))?;
+    for _ in 0..count {
+        // SAFETY: the path ends with NUL and lives through the call.
+        ensure!(unsafe { libc::unlink(path.as_ptr()) } != 0, "it was deleted");
+        let error = io::Error::last_os_error();
+        ensure!(error.raw_os_error() == Some(libc::EPERM), "a call failed: {error}");
+    }
+    Ok(())
 }
 
 /// A socket address of loopback.

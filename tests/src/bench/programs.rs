@@ -10,11 +10,11 @@ use super::states::{Ground, Servers, State, in_state};
 /// Where the kernel is told to count (since 5.1).
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// Runs every operation as a governed process with the counting on, and prints the mean of each program that ran.
-pub(super) fn measure(ground: &Ground, servers: &Servers) -> anyhow::Result<()> {
+/// Runs every operation in this state with the counting on, and prints the mean of each program that ran.
+pub(super) fn measure(state: State, ground: &Ground, servers: &Servers) -> anyhow::Result<()> {
     fs::write(SWITCH, "1")?;
     let before = counts();
-    let measured = in_state(State::Governed, 0, ground, servers);
+    let measured = in_state(state, 0, ground, servers);
     let after = counts();
     fs::write(SWITCH, "0")?;
     measured?;
@@ -22,7 +22,7 @@ pub(super) fn measure(ground: &Ground, servers: &Servers) -> anyhow::Result<()> 
         let (earlier_time, earlier_runs) = before.get(&(id, name.clone())).copied().unwrap_or_default();
         let (time, runs) = (time - earlier_time, runs - earlier_runs);
         if runs > 0 {
-            println!("{}", json!({ "program": name, "runs": runs, "ns": time / runs }));
+            println!("{}", json!({ "program": name, "state": state.name(), "runs": runs, "ns": time / runs }));
         }
     }
     Ok(())

@@ -49,6 +49,11 @@ impl State {
     pub(crate) const LOADED: [Self; 6] =
         [Self::Outside, Self::Governed, Self::ManyDigests, Self::ManyPrefixes, Self::ManySkills, Self::Denied];
 
+    /// The one with this name.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        Self::LOADED.into_iter().find(|state| state.name() == name).ok_or(format!("there is no state {name}"))
+    }
+
     /// Its name in results.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
 };
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The states in the order of the table's columns, behind `bare`.
 const STATES: [&str; 6] = ["outside", "governed", "many digests", "many prefixes", "many skills", "denied"];
 /// The state that the others are compared with.
-const BARE: &str = "bare";
+pub(super) const BARE: &str = "bare";
 
 /// An operation: its name, and how deep the file lies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,13 +19,23 @@ pub(super) struct Op {
     pub(super) depth: u64,
 }
 
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.depth {
+            0 => f.write_str(&self.name),
+            depth => write!(f, "{} at depth {depth}", self.name),
+        }
+    }
+}
+
 /// Costs by operation, state and round, in instructions, and those of each program.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     costs: BTreeMap<(Op, String), BTreeMap<u64, u64>>,
     /// The operations as they came.
     order: Vec<Op>,
-    programs: BTreeMap<String, (u64, u64)>,
+    /// Runs and instructions inside, by program and state.
+    programs: BTreeMap<String, BTreeMap<String, (u64, u64)>>,
 }
 
 impl Results {
@@ -34,7 +44,8 @@ impl Results {
         let value: Value = serde_json::from_str(line).ok()?;
         let number = |key: &str| value[key].as_u64();
         if let Some(program) = value["program"].as_str() {
-            self.programs.insert(program.to_owned(), (number("runs")?, number("ns")?));
+            let (state, inside) = (value["state"].as_str()?, (number("runs")?, number("ns")?));
+            self.programs.entry(program.to_owned()).or_default().insert(state.to_owned(), inside);
             return None;
         }
         let (state, round, cost) = (value["state"].as_str()?, number("round")?, number("ns")?);
@@ -50,11 +61,11 @@ impl Results {
         said
     }
 
-    /// The median over the rounds.
+    /// The median over the rounds; of two, the lower: what disturbs one round makes it dearer.
     pub(super) fn cost(&self, op: &Op, state: &str) -> Option<u64> {
         let mut rounds: Vec<u64> = self.costs.get(&(op.clone(), state.to_owned()))?.values().copied().collect();
         rounds.sort_unstable();
-        rounds.get(rounds.len() / 2).copied()
+        rounds.get(rounds.len().saturating_sub(1) / 2).copied()
     }
 
     /// How far apart the rounds without the programs are, as a ratio of the largest to the smallest.
@@ -78,6 +89,11 @@ impl Results {
         let rounds = self.costs.get(&(op.clone(), BARE.to_owned()));
         let range = rounds.and_then(|r| Some(r.values().max()? - r.values().min()?));
         range.unwrap_or(0).cast_signed()
+    }
+
+    /// Whether anything was measured in this state.
+    pub(super) fn has(&self, state: &str) -> bool {
+        self.costs.keys().any(|(op, measured)| op.name != "reload" && measured == state)
     }
 
     /// The operations, in the order in which they were measured.
@@ -111,9 +127,16 @@ impl Results {
             }
             text.push_str(" |\n");
         }
-        text.push_str("\n| program | runs | instructions inside |\n| --- | --- | --- |\n");
-        for (program, (runs, cost)) in &self.programs {
-            let _ = writeln!(text, "| {program} | {runs} | {cost} |");
+        text.push_str("\n| program | runs, outside | instructions inside | runs, governed | instructions inside |\n");
+        text.push_str("| --- | --- | --- | --- | --- |\n");
+        for (program, states) in &self.programs {
+            let _ = write!(text, "| {program}");
+            for state in ["outside", "governed"] {
+                let shown = states.get(state).map(|(runs, inside)| (runs.to_string(), inside.to_string()));
+                let (runs, inside) = shown.unwrap_or_default();
+                let _ = write!(text, " | {runs} | {inside}");
+            }
+            text.push_str(" |\n");
         }
         text
     }
@@ -133,7 +156,10 @@ impl Results {
         let programs: Vec<Value> = self
             .programs
             .iter()
-            .map(|(name, (runs, cost))| json!({ "program": name, "runs": runs, "instructions": cost }))
+            .flat_map(|(name, states)| states.iter().map(move |(state, counts)| (name, state, counts)))
+            .map(|(name, state, (runs, inside))| {
+                json!({ "program": name, "state": state, "runs": runs, "instructions": inside })
+            })
             .collect();
         json!({ "kernel": kernel, "commit": commit, "operations": ops, "programs": programs })
     }
