@@ -279,14 +279,18 @@ pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
 }
 
 /// Decides an ioctl: those that change a file through a descriptor that may be open for reading alone, those that type into a
-/// terminal or hang it up, and those that make somebody the owner of a file.
+/// terminal or hang it up, those that freeze a filesystem, and those that make somebody the owner of a file.
 #[inline(always)]
 fn of_ioctl(file: File, command: u32) -> i32 {
-    // `include/uapi/linux/fs.h` and `btrfs.h`: flags, the end of a filesystem, the deletion of a subvolume.
+    // `include/uapi/linux/fs.h`, `fsverity.h` and `btrfs.h`: flags, the end of a filesystem, content for ever, the deletion of a subvolume.
     const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
     const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
     const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
     const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
+    const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
+    // A filesystem stands still, for whoever writes on it, until somebody lets it go on.
+    const FIFREEZE: u32 = 0xc004_5877;
+    const FITHAW: u32 = 0xc004_5878;
     const BTRFS_IOC_SNAP_DESTROY: u32 = 0x5000_940f;
     const BTRFS_IOC_SNAP_DESTROY_V2: u32 = 0x5000_943f;
     // `include/uapi/asm-generic/ioctls.h`: a character as if it were typed; on a console also the paste of what is selected.
@@ -301,7 +305,11 @@ fn of_ioctl(file: File, command: u32) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     let dentry = file.dentry();
     let act = match command {
-        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR | FS_IOC_SHUTDOWN => Act::WRITE,
+        FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS | FS_IOC_FSSETXATTR | FS_IOC_SHUTDOWN | FS_IOC_ENABLE_VERITY => Act::WRITE,
+        FIFREEZE | FITHAW => {
+            let object = Object::File { dentry, digest: None };
+            return verdict::of(tamper::refuses(skill, Kind::Tamper, Reason::HostControl, &object));
+        }
         BTRFS_IOC_SNAP_DESTROY | BTRFS_IOC_SNAP_DESTROY_V2 => Act::DELETE,
         TIOCSTI | TIOCLINUX => {
             let object = Object::File { dentry, digest: None };

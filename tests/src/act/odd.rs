@@ -29,6 +29,8 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
             check(unsafe { libc::swapon(path.as_ptr(), 0) }).map(drop)
         }),
         ("clone-range", [from, to]) => copy(from, to),
+        ("freeze", [path]) => of_filesystem(path, FIFREEZE),
+        ("thaw", [path]) => of_filesystem(path, FITHAW),
         _ => return None,
     })
 }
@@ -84,6 +86,16 @@ fn open_by_handle(path: &str) -> Result<i32, Failure> {
 
 /// `FS_NOATIME_FL`.
 const NOATIME: libc::c_long = 0x80;
+/// `include/uapi/linux/fs.h`.
+const FIFREEZE: libc::c_ulong = 0xc004_5877;
+const FITHAW: libc::c_ulong = 0xc004_5878;
+
+/// An ioctl that acts upon a whole filesystem.
+fn of_filesystem(path: &str, command: libc::c_ulong) -> Act {
+    let root = sys::open_dir_for_reading(&format!("{path}/."))?;
+    // SAFETY: the argument is not read.
+    check(unsafe { libc::ioctl(root, command, 0) }).map(drop)
+}
 
 /// Opens a file for reading and reads its flags.
 fn flags(path: &str) -> Result<(i32, libc::c_long), Failure> {

@@ -346,6 +346,13 @@ pub(super) const ATTACKS: &[Attack] = &[
     },
     Attack {
         line: 30,
+        variant: 19,
+        test: "host::a_filesystem_that_stands_still",
+        hooks: &["file_ioctl"],
+        tries: "freeze a filesystem, and let one go on",
+    },
+    Attack {
+        line: 30,
         variant: 17,
         test: "host::settings_of_a_mount",
         hooks: &["capable"],

@@ -23,6 +23,7 @@ pub(super) const SUITE: Suite = Suite {
     policy: Some(tamper::policy),
     tests: &[
         ("acts_without_a_hook_of_their_own", acts),
+        ("a_filesystem_that_stands_still", frozen),
         ("settings_of_a_mount", mount_settings),
         ("programs_that_the_kernel_runs", programs),
     ],
@@ -62,6 +63,16 @@ fn acts(scene: &Scene) -> anyhow::Result<()> {
         ensure!(outside == 0 || namespaces == "user,uts", "nobody can name a namespace: {outside}");
     }
     Ok(())
+}
+
+/// Whoever writes on it would wait: the daemon too, if it were its.
+fn frozen(scene: &Scene) -> anyhow::Result<()> {
+    let disk = Mount::ext4(&scene.dir.join("frozen").to_string_lossy())?;
+    // What was done from outside, a governed process does not undo.
+    for act in ["freeze", "thaw"] {
+        never(scene, "tamper", HOST, &[act, disk.path()], &[0])?;
+    }
+    Ok(fs::write(format!("{}/file", disk.path()), "")?)
 }
 
 /// Whether a mount is read-only, as the host sees it.
