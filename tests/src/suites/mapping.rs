@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::harness::{
     ENFORCER, command,
+    events::Event,
     files::Mount,
     runner::Suite,
     scene::{Scene, gone, holds, there},
@@ -320,8 +321,11 @@ fn star(scene: &Scene) -> anyhow::Result<()> {
     // Nothing is read-only by it, and memory is another matter.
     scene.act("star", &["create", "/usr/lib/enforcer-star"])?.done()?;
     fs::remove_file("/usr/lib/enforcer-star")?;
+    let mark = scene.mark();
     scene.act("star", &["anonymous"])?.refused()?;
-    Ok(())
+    // The next test counts what comes after it.
+    let told = |e: &Event| e.text("kind") == "map" && e.text("verdict") == "deny";
+    scene.events().wait(mark, "the refused memory", told).map(drop)
 }
 
 fn silent(scene: &Scene) -> anyhow::Result<()> {
