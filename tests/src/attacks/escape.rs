@@ -346,13 +346,6 @@ pub(super) const ATTACKS: &[Attack] = &[
     },
     Attack {
         line: 30,
-        variant: 19,
-        test: "host::a_filesystem_that_stands_still",
-        hooks: &["file_ioctl"],
-        tries: "freeze a filesystem, and let one go on",
-    },
-    Attack {
-        line: 30,
         variant: 17,
         test: "host::settings_of_a_mount",
         hooks: &["capable"],
@@ -364,6 +357,13 @@ pub(super) const ATTACKS: &[Attack] = &[
         test: "host::programs_that_the_kernel_runs",
         hooks: &["file_open"],
         tries: "name a program for the kernel to run: core dumps, modules, binfmt_misc, release agents",
+    },
+    Attack {
+        line: 30,
+        variant: 19,
+        test: "host::a_filesystem_that_stands_still",
+        hooks: &["file_ioctl"],
+        tries: "freeze a filesystem, and let one go on",
     },
     Attack {
         line: 31,
