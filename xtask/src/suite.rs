@@ -73,8 +73,8 @@ pub(crate) struct TestArgs {
     /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
-    /// Also measure what each operation costs, in a guest of its own.
-    #[arg(skip)]
+    /// Also measure what each operation costs, in a guest of its own, and fail where it is more than `xtask/budgets.json` allows.
+    #[arg(long)]
     pub(crate) bench: bool,
     #[command(flatten)]
     machine: MachineArgs,
