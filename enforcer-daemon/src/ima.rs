@@ -6,14 +6,46 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, ErrorKind},
-    path::Path,
+    io::{self, BufRead as _, BufReader, ErrorKind},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use enforcer_common::content::MeasuredBy;
+use inotify::WatchMask;
+use tokio::time::sleep;
+
+use crate::{engine::Engine, watch::Watches};
 
 /// Where IMA tells of itself (`security/integrity/ima/ima_fs.c`).
 const DIR: &str = "/sys/kernel/security/ima";
+
+/// Its policy, which is written by lines, and in force when whoever wrote it has closed it (`ima_release_policy`).
+const POLICY: &str = "/sys/kernel/security/ima/policy";
+/// How long after that is looked who measures. Where the policy cannot be read, a file must have been measured by then.
+const LOOKS: [Duration; 3] = [Duration::from_millis(50), Duration::from_secs(1), Duration::from_secs(10)];
+
+/// Has looked who measures each time that somebody has written IMA's policy, until the engine ends. Nothing is polled.
+///
+/// # Errors
+/// When the kernel gives no watches.
+pub async fn watch(engine: Engine) -> io::Result<()> {
+    let mut watches = Watches::new(WatchMask::CLOSE_WRITE)?;
+    let paths = [PathBuf::from(POLICY)].into();
+    loop {
+        watches.set(&paths);
+        watches.ready().await?;
+        if !watches.drain()? {
+            continue;
+        }
+        for wait in LOOKS {
+            sleep(wait).await;
+            if engine.look_who_measures().await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
 
 /// The environment variable that lets the daemon measure wherever it runs, with the value `daemon`: to see what that is like. There is none that
 /// makes it rely on the kernel.

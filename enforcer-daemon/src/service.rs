@@ -28,6 +28,7 @@ use crate::{
         sinks::SinkState,
         stream::{self, Records, Stream},
     },
+    ima,
     kernel::pins::Sets,
     manifest,
     names::{
@@ -241,6 +242,7 @@ impl Service {
         if let Some(private) = &mut private {
             private.watcher = Some(watcher.abort_handle());
         }
+        tokio::spawn(watch_ima(service.engine.clone()));
         let control = tokio::spawn(server::serve(listener, Arc::clone(&service)));
         let debug = debug.map(|logger| tokio::spawn(debug_messages(logger)));
         Ok(Running {
@@ -369,6 +371,13 @@ impl Policy for Resolving {
 async fn watch_paths(engine: Engine) {
     if let Err(e) = watch::run(engine).await {
         tracing::error!("changes at the policy's paths are not noticed any more: {e}; reload after them");
+    }
+}
+
+/// Has looked who measures files when somebody has written a policy for IMA.
+async fn watch_ima(engine: Engine) {
+    if let Err(e) = ima::watch(engine).await {
+        tracing::warn!("a policy that IMA gets is noticed late: {e}");
     }
 }
 

@@ -40,8 +40,8 @@ const LARGE: u64 = 64 << 20;
 /// How often a file is measured that changes meanwhile.
 const TRIES: u32 = 3;
 
-/// How often is looked whether the kernel can still be relied on: nothing tells when IMA gets a policy.
-pub(super) const CHECK: Duration = Duration::from_secs(30);
+/// How often is looked at most, when there is a request, whether the kernel can still be relied on.
+const CHECK: Duration = Duration::from_secs(30);
 
 /// A file that a governed process was refused.
 #[derive(Clone, Debug)]
@@ -104,11 +104,15 @@ pub(super) fn by_descriptor(fd: &impl AsRawFd) -> PathBuf {
 }
 
 impl Owner {
-    /// Looks now and then whether IMA has got a policy. What the policy names is measured then; what else runs is refused once.
-    pub(super) fn look_who_measures(&mut self) {
-        if self.measuring.looked.elapsed() < CHECK {
-            return;
+    /// Looks whether IMA has got a policy, unless that was just done.
+    pub(super) fn look_now_and_then(&mut self) {
+        if self.measuring.looked.elapsed() >= CHECK {
+            self.look_who_measures();
         }
+    }
+
+    /// Looks whether IMA has got a policy. What the policy names is measured then; what else runs is refused once.
+    pub(super) fn look_who_measures(&mut self) {
         self.measuring.looked = Instant::now();
         let choice = Choice::here();
         if choice.by() == self.host.measures().by() {

@@ -295,6 +295,7 @@ enum Request {
     IsGoverned(u32, oneshot::Sender<Result<bool, EnrolError>>),
     Status(oneshot::Sender<Status>),
     Dropped(oneshot::Sender<u64>),
+    WhoMeasures(oneshot::Sender<()>),
     Unload(oneshot::Sender<Result<(), PinError>>),
     Hold(PathBuf, Vec<(PathBuf, OwnedFd)>, mpsc::Sender<Result<(), String>>),
 }
@@ -482,6 +483,11 @@ impl Engine {
     /// What is in force.
     pub async fn status(&self) -> Option<Status> {
         self.ask(Request::Status).await
+    }
+
+    /// Looks who measures files: IMA may have got a policy.
+    pub async fn look_who_measures(&self) -> Option<()> {
+        self.ask(Request::WhoMeasures).await
     }
 
     /// How many events found the ring full since the programs were loaded.

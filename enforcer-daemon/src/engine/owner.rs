@@ -87,15 +87,6 @@ pub(super) struct Told {
     pub(super) closed: tokio::sync::mpsc::Sender<Closed>,
 }
 
-/// What the engine waited for.
-enum Next {
-    Request(Request),
-    /// A while has passed.
-    Nothing,
-    /// Nobody will ask any more.
-    End,
-}
-
 /// What a started engine hands out once.
 pub(super) struct Handover {
     pub(super) owner: Owner,
@@ -238,13 +229,9 @@ impl Owner {
         // Whoever asked may have gone away; then nobody wants the answer.
         loop {
             if !unloaded {
-                self.look_who_measures();
+                self.look_now_and_then();
             }
-            let request = match self.next_request(inbox) {
-                Next::Request(request) => request,
-                Next::Nothing => continue,
-                Next::End => return,
-            };
+            let Some(request) = self.next_request(inbox) else { return };
             match request {
                 Request::Refresh(reply) if unloaded => {
                     let _ = reply.send(Ok(false));
@@ -296,6 +283,12 @@ impl Owner {
                 Request::Hold(sink, files, reply) => {
                     let _ = reply.send(self.hold(sink, &files));
                 }
+                Request::WhoMeasures(reply) => {
+                    if !unloaded {
+                        self.look_who_measures();
+                    }
+                    let _ = reply.send(());
+                }
                 Request::Dropped(reply) => {
                     let _ = reply.send(self.dropped());
                 }
@@ -308,20 +301,16 @@ impl Owner {
         }
     }
 
-    /// Waits for a request, and meanwhile clears away what the policy before has left.
-    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Next {
+    /// Waits for a request, and meanwhile clears away what the policy before has left. `None` when nobody will ask any more.
+    fn next_request(&mut self, inbox: &mpsc::Receiver<Request>) -> Option<Request> {
         if let Some(wait) = self.maps.collects_in() {
             match inbox.recv_timeout(wait) {
-                Ok(request) => return Next::Request(request),
+                Ok(request) => return Some(request),
                 Err(mpsc::RecvTimeoutError::Timeout) => self.maps.collect(),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Next::End,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
             }
         }
-        match inbox.recv_timeout(measured::CHECK) {
-            Ok(request) => Next::Request(request),
-            Err(mpsc::RecvTimeoutError::Timeout) => Next::Nothing,
-            Err(mpsc::RecvTimeoutError::Disconnected) => Next::End,
-        }
+        inbox.recv().ok()
     }
 
     /// Loads a policy: binaries are measured anew.
