@@ -83,7 +83,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         suite: "host",
-        needs: &["/usr/bin/mount"],
+        needs: &["/usr/bin/mount", "/usr/sbin/mkfs.ext4"],
         without: &[("acts_without_a_hook_of_their_own", HARM), ("programs_that_the_kernel_runs", HARM)],
     },
     part("queues", &["/usr/bin/mount"]),

@@ -7,6 +7,7 @@ use anyhow::ensure;
 
 use crate::harness::{
     breach::Breach,
+    events::Event,
     files::Mount,
     runner::Suite,
     scene::{Scene, gone, there},
@@ -59,7 +60,11 @@ fn refused(scene: &Scene, skill: &str, kind: &str, act: &str, queue: &str) -> an
         return Err(Breach(format!("{act} {queue} by {skill}: {outcome:?}")).into());
     }
     outcome.refused()?;
-    scene.event(mark, kind, "deny", &path).map(drop)
+    // On a host the queues may be shown elsewhere, too.
+    let told = format!("/{queue}");
+    let refusal =
+        |e: &Event| e.text("kind") == kind && e.text("verdict") == "deny" && e.object("path").ends_with(&told);
+    scene.events().wait(mark, &format!("{act} {queue}"), refusal).map(drop)
 }
 
 fn queues(scene: &Scene) -> anyhow::Result<()> {

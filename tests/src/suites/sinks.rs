@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -80,28 +80,35 @@ fn rotations(log: &Path) -> usize {
 /// A governed process that tries to write a log all the time.
 struct Forger {
     end: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<u32>>,
+    tried: Arc<AtomicU32>,
+    thread: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Forger {
     fn start(log: &Path) -> anyhow::Result<Self> {
         let (worker, end) = (Worker::start(&Entry::Run(SKILL))?, Arc::new(AtomicBool::new(false)));
         let (log, ended) = (log.to_string_lossy().into_owned(), Arc::clone(&end));
+        let tried = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&tried);
         let thread = std::thread::spawn(move || {
-            let mut tried = 0;
             while !ended.load(Ordering::Relaxed) {
                 // There is always a file of that name, and it is always the daemon's: also who would make one finds it.
                 worker.act(&["append", &log, "forged"])?.refused()?;
                 worker.act(&["create", &log])?.failed(libc::EEXIST)?;
-                tried += 1;
+                count.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(tried)
+            Ok(())
         });
-        Ok(Self { end, thread })
+        Ok(Self { end, tried, thread })
     }
 
-    /// How often it was refused.
-    fn end(self) -> anyhow::Result<u32> {
+    /// How often it was refused so far.
+    fn tried(&self) -> u32 {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    /// Ends it; an error when it was not refused.
+    fn end(self) -> anyhow::Result<()> {
         self.end.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the forger died"))?
     }
@@ -185,12 +192,15 @@ fn full(scene: &Scene) -> anyhow::Result<()> {
     ensure!(deletes + dropped > EVENTS && deletes + dropped < EVENTS + 60, "{deletes} and {dropped} of {EVENTS}");
     // Nor is there an instant at which a new file can be written.
     let (forger, before) = (Forger::start(&rotated)?, rotations(&rotated));
-    for _ in 0..EVENTS / 40 {
+    // As long as it takes until both have happened often enough.
+    let mut rounds = 0;
+    while (rounds < EVENTS / 40 || forger.tried() <= 20) && !forger.thread.is_finished() {
+        ensure!(rounds < EVENTS, "{} attempts to forge", forger.tried());
         worker.act(&["unlink-many", &victim, "4", "10"])?.refused()?;
+        rounds += 1;
     }
     ensure!(eventually(Duration::from_secs(20), || rotations(&rotated) > before + 3), "{}", rotations(&rotated));
-    let tried = forger.end()?;
-    ensure!(tried > 20, "{tried} attempts to forge");
+    forger.end()?;
     group_of(&daemon)?;
     drop(deaf);
     Ok(())

@@ -362,7 +362,7 @@ fn nodes(scene: &Scene) -> anyhow::Result<()> {
         for act in ["link-of-descriptor", "link-of-proc-fd"] {
             let source = scene.make_file(&format!("allowed/nodes/{act}-source"))?;
             let into = format!("{dir}/{act}");
-            judge(scene, against, &[act, &source, &into], &into, ("write", &source))?;
+            write(scene, against, &[act, &source, &into], &into)?;
             let source = scene.make_file(&format!("{side}/nodes/{act}-from"))?;
             let from = format!("{target}/{act}-{side}");
             let refused = if side == "denied" { Some("link") } else { against };
@@ -382,7 +382,7 @@ fn uring(scene: &Scene) -> anyhow::Result<()> {
             }
             let source = scene.make_file(&format!("allowed/{how}/source"))?;
             let path = format!("{dir}/link");
-            judge(scene, against, &[how, "link", &source, &path], &path, ("write", &source))?;
+            write(scene, against, &[how, "link", &source, &path], &path)?;
             let file = |name: &str| old_file(scene, &format!("{side}/{how}/{name}"));
             let linked = file("linked")?;
             let path = format!("{}/second-{side}", scene.make_dir(&format!("allowed/{how}"))?);
