@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     paths::{Paths, is_executable},
@@ -27,7 +28,7 @@ const META_PACKAGE: &str = "linux-image-cloud-amd64";
 const FRESH: Duration = Duration::from_hours(24);
 
 /// A kernel series that guests can boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Series {
     /// Debian 12's.
     V6_1,

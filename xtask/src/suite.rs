@@ -70,7 +70,8 @@ pub(crate) struct TestArgs {
     /// While the tests run, kill the daemon and reload its policy all the time.
     #[arg(long, conflicts_with = "mutants")]
     storm: bool,
-    /// Write which attacks held on which kernel to this file; a run that did not try them all is an error.
+    /// Write which attacks held on which kernel to this file. What earlier runs of this daemon have shown counts, too; an attack
+    /// that none of them tried is an error.
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
     /// Also measure what each operation costs, in a guest of its own, and fail where it is more than `xtask/budgets.json` allows.
@@ -287,7 +288,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Ve
     let queue = Mutex::new(boots.into_iter().map(Guest::Suite).chain(measured));
     let total = Mutex::new(Tally::default());
     let failed = Mutex::new(Vec::new());
-    let matrix = Mutex::new(Matrix::default());
+    let matrix = Mutex::new(Matrix::begin(paths, binaries)?);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..args.jobs.max(1))
             .map(|_| {
@@ -303,6 +304,7 @@ fn guests(paths: &Paths, args: &TestArgs, binaries: &Binaries, failures: &mut Ve
                             lock(&queue).by_ref().for_each(drop);
                             anyhow::bail!("interrupted");
                         };
+                        lock(&matrix).keep()?;
                         *lock(&total) += tally;
                         lock(&failed).extend(notes);
                     }
