@@ -83,12 +83,14 @@ impl Socket {
 struct Places {
     connections: Arc<Semaphore>,
     followers: Arc<Semaphore>,
+    /// For those who find no other, to be told so: whoever opens connections by the thousand takes no descriptors from others.
+    refused: Arc<Semaphore>,
 }
 
 impl Places {
     fn new() -> Self {
         let of = |count| Arc::new(Semaphore::new(count));
-        Self { connections: of(MAX_CONNECTIONS), followers: of(MAX_FOLLOWERS) }
+        Self { connections: of(MAX_CONNECTIONS), followers: of(MAX_FOLLOWERS), refused: of(MAX_CONNECTIONS) }
     }
 }
 
@@ -102,7 +104,12 @@ pub async fn serve(listener: UnixListener, service: Arc<Service>) {
                 let places = if is_root { roots.clone() } else { others.clone() };
                 // Nobody waits for a place: who has none learns it.
                 let Ok(place) = Arc::clone(&places.connections).try_acquire_owned() else {
-                    tokio::spawn(full(stream));
+                    if let Ok(place) = places.refused.try_acquire_owned() {
+                        tokio::spawn(async move {
+                            full(stream).await;
+                            drop(place);
+                        });
+                    }
                     continue;
                 };
                 let service = Arc::clone(&service);
