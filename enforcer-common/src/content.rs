@@ -20,9 +20,19 @@ pub struct Content {
     pub measured: u64,
     /// The digest.
     pub digest: Digest,
-    /// 1 when a governed process has mapped the file so that it could write it. The pages may stay writable after the mapping and
-    /// the descriptor are gone, for I/O that holds them, so it stays 1.
-    pub mapped: u64,
+    /// Bits of [`uses`].
+    pub uses: u64,
+}
+
+/// What governed processes have done with a file. None of the bits is ever cleared: they go with the inode, which stays in memory for
+/// as long as anybody has the file open or mapped (a file of an overlay, too: the file below, which is what is mapped, holds the
+/// overlay's dentry; `fs/overlayfs/file.c: ovl_open_realfile`, since 6.6 `fs/backing-file.c: backing_file_open`).
+pub mod uses {
+    /// Mapped so that it could be written. The pages may stay writable after the mapping and the descriptor are gone, for I/O that
+    /// holds them.
+    pub const WRITABLE: u64 = 1;
+    /// Measured and mapped as code: nobody governed may write it.
+    pub const CODE: u64 = 2;
 }
 
 /// Who measures. Where the kernel's own measuring cannot be had, or may give what was measured of an earlier content, the daemon

@@ -37,8 +37,6 @@ pub mod map {
     pub const OBJECTS: &str = "OBJECTS";
     /// Whether any inode with such a number may be in [`OBJECTS`].
     pub const OBJECT_FILTER: &str = "OBJECT_FILTER";
-    /// Files that were measured and mapped as code: nobody governed may write them.
-    pub const IN_USE: &str = "IN_USE";
     /// Skills by the digest of their entrypoint.
     pub const ENTRYPOINTS: &str = "ENTRYPOINTS";
     /// The programs that `parents` rules name, by digest.

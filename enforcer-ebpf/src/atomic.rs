@@ -17,6 +17,18 @@ pub unsafe fn fetch_add(word: *mut u64, by: u64) -> u64 {
     value
 }
 
+/// Sets bits of a word; returns what it was.
+///
+/// # Safety
+/// As [`fetch_add`].
+#[inline(always)]
+pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: as the caller promised.
+    unsafe { asm!("{v} = atomic_fetch_or((u64 *)({w} + 0), {v})", v = inout(reg) value, w = in(reg) word) };
+    value
+}
+
 /// Reads a word.
 ///
 /// # Safety

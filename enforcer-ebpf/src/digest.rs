@@ -39,7 +39,7 @@
 //! (d) has an exception: pages that I/O holds, such as a buffer that was registered with `io_uring`, can be written when the mapping that they were
 //! found by is gone, and the file is closed. And overlayfs gives a mapping the file below, so that the overlay's own inode does
 //! not count it. So a file that a governed process has mapped, shared and from a descriptor for writing, is marked
-//! ([`mark_mapped`], from `mmap_file`, while the descriptor is open), and is not held to be steady as long as its inode
+//! ([`mark`], from `mmap_file`, while the descriptor is open), and is not held to be steady as long as its inode
 //! is in memory.
 //!
 //! # Overlays
@@ -58,7 +58,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ima_file_hash},
 };
 use enforcer_common::{
-    content::{Content, MEASURED_UP_TO, MeasuredBy, Measurement, Opened, Stage, answer, changes_are_seen},
+    content::{Content, MEASURED_UP_TO, MeasuredBy, Measurement, Opened, Stage, answer, changes_are_seen, uses},
     event::{Reason, ReasonCode},
     ids::{Digest, SkillId},
 };
@@ -143,7 +143,7 @@ pub fn of(file: File) -> Identity {
         version = own;
     }
     // After nobody was seen to write: who maps has it open meanwhile.
-    if identity.flaw.is_none() && is_mapped(inode) {
+    if identity.flaw.is_none() && is_marked(inode, uses::WRITABLE) {
         identity.flaw = Reason::ContentMapped.into();
     }
     let by = measured_by();
@@ -176,22 +176,24 @@ pub fn forget(inode: Inode) {
     }
 }
 
-/// Marks a file that a governed process maps so that it can be written; false when there is no room for the mark.
+/// Marks a file that a governed process maps; false when there is no room for the mark. A full barrier.
+///
+/// `as_what` is one of the bits of [`uses`].
 #[inline(always)]
-pub fn mark_mapped(inode: Inode) -> bool {
+pub fn mark(inode: Inode, as_what: u64) -> bool {
     let Some(content) = content_of(inode) else { return false };
     // SAFETY: the storage is there for as long as the inode.
-    unsafe { atomic::store(&raw mut (*content).mapped, 1) };
+    unsafe { atomic::fetch_or(&raw mut (*content).uses, as_what) };
     true
 }
 
-/// Whether a governed process has mapped the file so that it could be written.
+/// Whether a file has such a [mark].
 #[inline(always)]
-pub fn is_mapped(inode: Inode) -> bool {
-    // SAFETY: the inode is that of a file that is open.
+pub fn is_marked(inode: Inode, as_what: u64) -> bool {
+    // SAFETY: the inode is that of a file that is open, is being opened, or is being changed.
     let content = unsafe { CONTENTS.get_ptr_mut(inode.as_ptr().cast()) };
     // SAFETY: the storage is there for as long as the inode; the word is read whole.
-    !content.is_null() && unsafe { (&raw const (*content).mapped).read_volatile() } != 0
+    !content.is_null() && unsafe { (&raw const (*content).uses).read_volatile() } & as_what != 0
 }
 
 /// Notes what a governed task opens for execution, or one of the daemon's at all, and the file below it, if it is one of an overlay.
@@ -259,7 +261,7 @@ fn version_of_opened(opened: &Opened, inode: Inode) -> Result<u64, ReasonCode> {
     if opened.place == 0 {
         return Err(Reason::NoRoom.into());
     }
-    if word_at(opened.place + offset_of!(Content, mapped) as u64) != Some(0) {
+    if word_at(opened.place + offset_of!(Content, uses) as u64).is_none_or(|word| word & uses::WRITABLE != 0) {
         return Err(Reason::ContentMapped.into());
     }
     if opened.version != 0 && word_at(opened.place + offset_of!(Content, version) as u64) == Some(opened.version) {

@@ -149,7 +149,7 @@ fn refuses_code(skill: SkillId, file: File) -> bool {
 /// Refuses to change what was measured and mapped as code; true when it is refused.
 #[inline(always)]
 fn is_code(skill: SkillId, dentry: Dentry) -> bool {
-    is_in_use(&dentry.inode().id())
+    is_in_use(dentry.inode())
         && tamper::refuses(skill, Kind::Write, Reason::ContentInUse, &Object::File { dentry, digest: None })
 }
 

@@ -6,27 +6,24 @@
 //! was attached last runs first (`kernel/bpf/trampoline.c: bpf_trampoline_link_prog` adds at the head). If another kernel has it the
 //! other way round, both notice and what would have to be measured is refused.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::BPF_ANY,
     helpers::generated::bpf_send_signal,
     macros::{fexit, lsm},
     programs::{FExitContext, LsmContext},
 };
 use enforcer_common::{
+    content::uses,
     decide::{self, Decision},
     event::{Kind, Reason, ReasonCode},
-    ids::{Digest, ObjectId, SkillId},
+    ids::{Digest, SkillId},
     task::{Label, stage},
 };
 
 use crate::{
     ascent::Ascent,
     digest,
-    kernel::{File, Task, Vma, is_zero},
-    maps::IN_USE,
+    kernel::{File, Inode, Task, Vma, is_zero},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -100,7 +97,7 @@ fn passes_unmarked(ctx: &LsmContext) -> bool {
     }
     let Some(skill) = subject::current() else { return false };
     let dentry = file.dentry();
-    if dentry.superblock().is_internal() || digest::mark_mapped(file.inode()) {
+    if dentry.superblock().is_internal() || digest::mark(file.inode(), uses::WRITABLE) {
         return false;
     }
     let rules = InForce::now();
@@ -164,7 +161,7 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     let mut content = digest::now(file);
     let mut decision = decide::content(&rules, skill, content.digest(), as_program, label.lineage);
     if decision.allows() {
-        let flaw = hold(label, file);
+        let flaw = hold(file);
         if flaw.is_none() {
             // Measured again now that nobody governed can write it.
             content = digest::now(file);
@@ -179,34 +176,32 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     verdict::of(reported(&rules, skill, &decision, file, content.digest().ok()))
 }
 
-/// Keeps governed processes from writing a file from now on, as long as it exists. Says why not: somebody has it open for writing or
+/// Keeps governed processes from writing a file from now on, as long as its inode is in memory: with the last mapping and descriptor it may go. Says why not: somebody has it open for writing or
 /// has mapped it so, or there is no room.
 ///
 /// Whoever opens a file for writing first counts himself in `i_writecount` and then asks [`is_in_use`]
 /// (`fs/open.c: do_dentry_open`); here the mark comes first and the count is read after it. One of the two sees the other. Whoever
 /// maps it has it open meanwhile, and leaves his mark before he closes it, which is looked for last.
 #[inline(always)]
-fn hold(label: &mut Label, file: File) -> ReasonCode {
+fn hold(file: File) -> ReasonCode {
     let inode = file.inode();
-    if inode.has_writers() || IN_USE.insert(inode.id(), 1, u64::from(BPF_ANY)).is_err() {
+    if inode.has_writers() {
         return Reason::ContentOpen.into();
     }
-    // An atomic addition is a full barrier: the mark is to be seen before the count is read.
-    // SAFETY: the label is a map value; `stage` is a word of it and stays as it is.
-    unsafe {
-        asm!("lock *(u32 *)({word} + 0) += {none}", word = in(reg) &raw mut label.stage, none = in(reg) 0u64);
+    // The mark is a full barrier: it is to be seen before the count is read.
+    if !digest::mark(inode, uses::CODE) {
+        return Reason::NoRoom.into();
     }
     if inode.has_writers() {
         return Reason::ContentOpen.into();
     }
-    if digest::is_mapped(inode) { Reason::ContentMapped.into() } else { ReasonCode::NONE }
+    if digest::is_marked(inode, uses::WRITABLE) { Reason::ContentMapped.into() } else { ReasonCode::NONE }
 }
 
 /// Whether a file was measured and mapped as code.
 #[inline(always)]
-pub fn is_in_use(object: &ObjectId) -> bool {
-    // SAFETY: only whether there is an element matters.
-    unsafe { IN_USE.get(object) }.is_some()
+pub fn is_in_use(inode: Inode) -> bool {
+    !inode.is_null() && digest::is_marked(inode, uses::CODE)
 }
 
 /// `security_file_mprotect(vma, reqprot, prot)`: `mprotect` and `pkey_mprotect`, once per mapping.

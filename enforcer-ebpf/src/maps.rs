@@ -103,10 +103,6 @@ pub static OBJECTS: HashMap<ObjectKey, Versioned<ObjectRule>, 1_048_576, LAZY> =
 #[btf_map]
 pub static OBJECT_FILTER: Array<u64, { OBJECT_FILTER_WORDS as usize }> = Array::new();
 
-/// An element stays until the maps go: its file keeps the identity for as long as it exists, and no other file gets it.
-#[btf_map]
-pub static IN_USE: HashMap<ObjectId, u32, 65_536, LAZY> = HashMap::new();
-
 #[btf_map]
 pub static ENTRYPOINTS: HashMap<Digest, Versioned<EntrypointRule>, 4096, LAZY> = HashMap::new();
 
@@ -151,9 +147,11 @@ pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
 #[btf_map]
 pub static MEASUREMENT: HashMap<u64, Measurement, 4096, LAZY> = HashMap::new();
 
+/// A set that replaces another one goes on with its map: what was mapped before must not be forgotten.
 #[btf_map]
 pub static CONTENTS: InodeStorage<Content> = InodeStorage::new();
 
+/// Goes with `CONTENTS`.
 #[btf_map]
 pub static LAST_VERSION: Array<u64, 1> = Array::new();
 

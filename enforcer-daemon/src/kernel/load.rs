@@ -16,7 +16,7 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use enforcer_common::{LAYOUT_VERSION, names, net::SocketLabel};
+use enforcer_common::{LAYOUT_VERSION, content::Content, names, net::SocketLabel};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -73,6 +73,14 @@ pub enum LoadError {
         hook: &'static str,
         /// How many arguments it takes.
         count: usize,
+    },
+    /// The set in force keeps something else of files.
+    #[error(
+        "what the programs in force know of files that are mapped cannot be carried over: they keep {size} bytes of each, and this build {}; `enforcer unload` ends what is in force, and then this version can start", size_of::<Content>()
+    )]
+    Contents {
+        /// The size of a value of its map.
+        size: u32,
     },
     /// cgroup v2 is not where it is expected.
     #[error("cannot open the root of cgroup v2 at {CGROUP_ROOT}: {0}")]
@@ -145,6 +153,14 @@ impl Object {
             if MapInfo::from_pin(&sockets).is_ok_and(|map| map.value_size() as usize == size_of::<SocketLabel>()) {
                 loader.map_pin_path(names::map::SOCKETS, sockets);
             }
+            // Files that were mapped stay mapped. The marks lie with the inodes, which nobody can list.
+            let contents = set.map(names::map::CONTENTS);
+            let size = MapInfo::from_pin(&contents).map_err(|e| PinError::io(&contents, &e))?.value_size();
+            if size as usize != size_of::<Content>() {
+                return Err(LoadError::Contents { size });
+            }
+            loader.map_pin_path(names::map::CONTENTS, contents);
+            loader.map_pin_path(names::map::LAST_VERSION, set.map(names::map::LAST_VERSION));
         }
         let ebpf = loader.load(object()).map_err(|e| LoadError::Object(Box::new(e)))?;
         Ok(Self { ebpf, btf, layout })

@@ -1,7 +1,8 @@
 //! Carries over what a set that is in force knows into the one that replaces it, while both are attached.
 //!
 //! Both give their verdicts meanwhile, and the stricter one holds. What they have in common over all layouts: the numbers of
-//! skills, the beginning of a label ([`enforcer_common::task::Inherited`]), and the values of `BUDGETS` and `SOCKETS`, which both use. Which cgroups are
+//! skills, the beginning of a label ([`enforcer_common::task::Inherited`]), and the values of `BUDGETS`, `SOCKETS` and
+//! `CONTENTS`, of which both use the same map for the last two. Which cgroups are
 //! governed comes from the policy, which is in force in the newer set before any task has a label in it.
 
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! Acts that make code out of something else than an executed program. Code that runs says so.
 
-use std::ptr;
+use std::{fs, os::fd::AsRawFd as _, path::Path, ptr, time::Duration};
 
 use libc::{
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, c_int, c_ulong, c_void,
@@ -11,6 +11,7 @@ use super::{
     sys::{self, check, prepare},
     tty,
 };
+use crate::harness::eventually;
 
 /// What code that was made prints.
 pub(crate) const RAN: &str = "the code ran";
@@ -29,6 +30,7 @@ pub(super) fn perform(name: &str, words: &[&str]) -> Option<Act> {
     Some(match (name, words) {
         ("map-code", [path]) => map_file(path, PROT_READ | PROT_EXEC, MAP_PRIVATE).map(drop),
         ("map-code-shared", [path]) => map_file(path, PROT_READ | PROT_EXEC, MAP_SHARED).map(drop),
+        ("hold-code", [path, held, until]) => hold_code(path, held, until),
         ("map-writable-code", [path]) => map_file(path, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE).map(drop),
         ("map-code-while-writing", [path]) => {
             file::open(path, libc::O_WRONLY).and_then(|_| map_file(path, PROT_READ | PROT_EXEC, MAP_PRIVATE).map(drop))
@@ -103,6 +105,19 @@ fn map(prot: c_int, flags: c_int, fd: c_int) -> Result<*mut u8, Failure> {
 fn map_file(path: &str, prot: c_int, flags: c_int) -> Result<*mut u8, Failure> {
     let fd = prepared(file::open(path, libc::O_RDONLY))?;
     map(prot, flags, fd)
+}
+
+/// Keeps a mapping of a file as code, and no descriptor: makes the file `held` then, and waits for the file `until`.
+fn hold_code(path: &str, held: &str, until: &str) -> Act {
+    let file = fs::File::open(path).map_err(Failure::broken)?;
+    map(PROT_READ | PROT_EXEC, MAP_PRIVATE, file.as_raw_fd())?;
+    drop(file);
+    fs::write(held, "").map_err(Failure::broken)?;
+    if eventually(Duration::from_mins(1), || Path::new(until).exists()) {
+        Ok(())
+    } else {
+        Err(Failure::broken("nobody has ended it"))
+    }
 }
 
 fn protect(page: *mut u8, prot: c_int) -> Act {

@@ -1,17 +1,18 @@
 //! Executable mappings of files: libraries come from where the manifest says, and a loader runs only what is listed.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
 use crate::harness::{
     ENFORCER, command,
     events::Event,
+    eventually,
     files::Mount,
     runner::Suite,
     scene::{Scene, gone, holds, there},
     succeed,
-    worker::Outcome,
+    worker::{Entry, Outcome, Worker},
 };
 
 pub(super) const SUITE: Suite = Suite {
@@ -26,6 +27,7 @@ pub(super) const SUITE: Suite = Suite {
         ("a_listed_directory_and_a_listed_content", listed),
         ("content_that_can_be_written", writable),
         ("content_that_was_mapped_to_be_written", written_by_mapping),
+        ("content_that_is_mapped_and_then_let_go", let_go),
         ("a_mapping_that_becomes_executable_later", later),
         ("library_directories_are_read_only", read_only),
         ("an_empty_list", empty),
@@ -256,6 +258,57 @@ fn written_by_mapping(scene: &Scene) -> anyhow::Result<()> {
     }
     drop(mounts);
     scene.daemon(|d| d.reload(&manifest)).map(drop)
+}
+
+/// The kernel forgets inodes that nobody has, and must not forget one that is mapped, also by way of an overlay. When
+/// nobody has the file any more, it is as any other.
+fn let_go(scene: &Scene) -> anyhow::Result<()> {
+    let at = |name: &str| scene.dir.join(name).to_string_lossy().into_owned();
+    let lib = library(scene, "content", 2)?;
+    let (stacked, base) = Mount::overlay(&at("content/stacked"), &[])?;
+    let mounts = (stacked, base, Mount::ext4(&at("content/disk"))?);
+    let manifest = policy(scene)?;
+    scene.daemon(|d| d.reload(&manifest))?;
+    let holder = Worker::start(&Entry::Run("listed"))?;
+    for dir in ["disk", "stacked"] {
+        let victim = at(&format!("content/{dir}/held.so"));
+        let (held, until) = (at(&format!("own/{dir}-held")), at(&format!("own/{dir}-until")));
+        fs::copy(&lib, &victim)?;
+        thread::scope(|scope| {
+            let holding = scope.spawn(|| holder.act(&["hold-code", &victim, &held, &until]));
+            let outcome = cannot_write(scene, &victim, &held);
+            fs::write(&until, "")?;
+            holding.join().map_err(|_| anyhow::anyhow!("the holder panicked"))??.done()?;
+            outcome
+        })?;
+        let written = eventually(Duration::from_secs(20), || {
+            forget_inodes().is_ok()
+                && scene.act("listed", &["append", &victim, "+"]).is_ok_and(|outcome| outcome.done().is_ok())
+        });
+        ensure!(written, "{victim} cannot be written though nobody has it any more");
+    }
+    drop(mounts);
+    scene.daemon(|d| d.reload(&manifest)).map(drop)
+}
+
+/// The kernel lets the inodes go that nobody has.
+fn forget_inodes() -> anyhow::Result<()> {
+    succeed(&["sync"])?;
+    Ok(fs::write("/proc/sys/vm/drop_caches", "3")?)
+}
+
+/// While it is mapped.
+fn cannot_write(scene: &Scene, victim: &str, held: &str) -> anyhow::Result<()> {
+    ensure!(eventually(Duration::from_secs(30), || Path::new(held).exists()), "{victim} is not mapped");
+    let before = fs::read(victim)?;
+    for _ in 0..5 {
+        for act in [&["append", victim, "+"][..], &["shorten", victim]] {
+            forget_inodes()?;
+            scene.act("listed", act)?.refused()?;
+        }
+    }
+    ensure!(fs::read(victim)? == before, "{victim} was changed");
+    Ok(())
 }
 
 fn later(scene: &Scene) -> anyhow::Result<()> {

@@ -185,6 +185,10 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     let before = play.daemon.events.mark();
     moved.act(&["unlink", &victim])?.refused()?;
     play.daemon.events.wait(before, "the first refusal", |e| e.is("delete", "deny", &victim))?;
+    // A program that may run, mapped as code by its content: nobody may write it any more.
+    let code = play.allowed("code")?;
+    fs::copy(SELF, &code)?;
+    moved.act(&["map-code", &code])?.done()?;
     fs::write("/sys/fs/cgroup/cgroup.procs", moved.pid().to_string()).context("the move")?;
     let mark = play.daemon.events.mark();
     let attempts = attack(&mut play, |daemon| {
@@ -198,18 +202,20 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
                 }
                 daemon.restart_as(program)?;
                 moved.act(&["unlink", &victim])?.refused().context(program)?;
+                moved.act(&["append", &code, "+"])?.refused().context(program)?;
             }
         }
         Ok(())
     })?;
     one_set()?;
-    // The moved one's.
-    attempts.made.fetch_add(2 * u64::from(rounds), Ordering::Relaxed);
+    // The moved one's, two each time.
+    attempts.made.fetch_add(4 * u64::from(rounds), Ordering::Relaxed);
     let replaced = play.daemon.events.since(mark);
     let replaced = replaced.iter().filter(|e| e.text("kind") == "start" && e.text("reason").contains("in place of"));
     ensure!(replaced.count() as u64 == 2 * u64::from(rounds), "not every start was one of another build");
     accounted_for(&play, mark, &attempts, 2 * u64::from(rounds))?;
     there(&victim)?;
+    ensure!(fs::read(&code)? == fs::read(SELF)?, "the code was changed");
     play.in_force()
 }
 
