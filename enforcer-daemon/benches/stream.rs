@@ -76,7 +76,7 @@ fn event() -> Vec<u8> {
 /// The rules behind the numbers.
 fn directory() -> Arc<RwLock<Directory>> {
     let mut directory = Directory::default();
-    let reason = Some("deletes outside the workspace need a human".to_owned());
+    let reason = Some("deletes outside the workspace need a human".into());
     directory.ruleset.names.insert(SkillId(1), SkillText { name: "agent".into(), reason, mode: "enforce" });
     let rule = RuleText { skill: "agent".into(), text: "allow_delete: /srv/agent/tmp".into() };
     directory.ruleset.rules.insert(RuleId(1), rule);

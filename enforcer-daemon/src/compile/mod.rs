@@ -15,6 +15,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use enforcer_common::{
@@ -84,7 +85,7 @@ pub struct Ids {
 #[derive(Serialize, Deserialize)]
 struct IdList {
     skills: Vec<(u32, String)>,
-    rules: Vec<(u32, String, String)>,
+    rules: Vec<(u32, Arc<str>, Arc<str>)>,
     last_rule: u32,
 }
 
@@ -115,7 +116,7 @@ impl Ids {
     /// The skills and rules behind the numbers: what events of before need.
     #[must_use]
     pub fn texts(&self) -> Ruleset {
-        let name = |name: &String| SkillText { name: name.clone(), ..SkillText::default() };
+        let name = |name: &String| SkillText { name: name.as_str().into(), ..SkillText::default() };
         Ruleset {
             names: self.skills.iter().map(|(text, id)| (*id, name(text))).collect(),
             rules: self.rules.iter().map(|(text, id)| (*id, text.clone())).collect(),
@@ -238,7 +239,7 @@ impl Compiler<'_> {
     }
 
     fn rule(&mut self, skill: &SkillName, text: String) -> RuleId {
-        let text = RuleText { skill: skill.to_string(), text };
+        let text = RuleText { skill: skill.as_str().into(), text: text.into() };
         let id = self.ids.rule(text.clone());
         self.ruleset.rules.insert(id, text);
         id
@@ -330,7 +331,10 @@ impl Compiler<'_> {
         }
         self.ruleset.skills.insert(id, conf);
         let mode = if mode == Mode::Audit { "audit" } else { "enforce" };
-        self.ruleset.names.insert(id, SkillText { name: name.to_string(), reason: skill.reason.clone(), mode });
+        self.ruleset.names.insert(
+            id,
+            SkillText { name: name.as_str().into(), reason: skill.reason.as_deref().map(Into::into), mode },
+        );
     }
 
     /// What the skill says of paths: on the host, and in each of its containers. Those of a skill that says which containers are its

@@ -41,7 +41,7 @@ fn rule(ruleset: &Ruleset, skill: SkillId, address: &str, port: u16, protocols: 
     };
     let longest = ruleset.destinations.iter().filter(|(prefix, _)| holds(prefix)).max_by_key(|(prefix, _)| prefix.len);
     let rule: RuleId = longest?.1.find(port, protocols)?;
-    Some(ruleset.rules[&rule].text.clone())
+    Some(ruleset.rules[&rule].text.to_string())
 }
 
 const S: SkillId = SkillId(1);

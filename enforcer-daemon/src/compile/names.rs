@@ -63,7 +63,7 @@ impl Ruleset {
         let mut remarks = vec![];
         self.destinations.retain(|prefix, _| !self.scopes.contains_key(&prefix.key.skill));
         for (skill, scope) in &self.scopes {
-            let name = self.names.get(skill).map_or("", |text| text.name.as_str());
+            let name = self.names.get(skill).map_or("", |text| &*text.name);
             let inside = known.containers.values().filter(|inside| inside.skill == name);
             let said: Vec<_> = std::iter::once((&known.names, &known.resolvers))
                 .chain(inside.map(|inside| (&inside.names, &inside.resolvers)))

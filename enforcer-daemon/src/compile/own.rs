@@ -56,7 +56,7 @@ fn text(path: &Path) -> String {
 pub fn hold(ruleset: &mut Ruleset, ids: &mut Ids, held: &[(PathBuf, ObjectId)]) {
     for (skill, SkillText { name, .. }) in ruleset.names.clone() {
         for (path, object) in held {
-            let text = RuleText { skill: name.clone(), text: text(path) };
+            let text = RuleText { skill: name.clone(), text: text(path).into() };
             let rule = ids.rule(text.clone());
             ruleset.rules.insert(rule, text);
             ruleset.objects.entry(ObjectKey::new(skill, *object)).or_default().own = Own::all(rule);

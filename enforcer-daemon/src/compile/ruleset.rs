@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
+    sync::Arc,
 };
 
 use enforcer_common::{
@@ -24,13 +25,17 @@ pub struct NetPrefix {
     pub len: u32,
 }
 
+/// Rules of which there may be very many. Two such tables that were made alike have their elements in the same order, so that comparing
+/// them reads memory from the beginning to the end; what is in them comes from the manifest, so that nobody else chooses keys which collide.
+pub type Rules<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
 /// Where a rule stands in the manifest, for events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleText {
     /// The skill.
-    pub skill: String,
+    pub skill: Arc<str>,
     /// The key and the entry, such as `allow_delete: /srv/agent/tmp`.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 /// A compiled policy.
@@ -41,9 +46,9 @@ pub struct Ruleset {
     /// The skills' names and their `reason` texts.
     pub names: BTreeMap<SkillId, SkillText>,
     /// Allowed binaries.
-    pub binaries: HashMap<BinaryKey, BinaryRule>,
+    pub binaries: Rules<BinaryKey, BinaryRule>,
     /// Path rules.
-    pub objects: HashMap<ObjectKey, ObjectRule>,
+    pub objects: Rules<ObjectKey, ObjectRule>,
     /// Skills by the digest of their entrypoint.
     pub entrypoints: HashMap<Digest, EntrypointRule>,
     /// The bits of all programs that a `parents` rule has named since the daemon started. None is given to another.
@@ -53,9 +58,9 @@ pub struct Ruleset {
     /// The paths whose binaries each skill may run, under the names that events may show.
     pub pinned: HashMap<SkillId, HashSet<PathBuf>>,
     /// Network rules.
-    pub destinations: HashMap<NetPrefix, PortSet>,
+    pub destinations: Rules<NetPrefix, PortSet>,
     /// Rules of `listen`.
-    pub listeners: HashMap<NetPrefix, PortSet>,
+    pub listeners: Rules<NetPrefix, PortSet>,
     /// Abstract names of unix sockets that may be reached.
     pub abstract_names: HashMap<AbstractKey, AbstractRule>,
     /// The skills that list names, with what their destinations are made of.
@@ -80,9 +85,9 @@ pub struct Ruleset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SkillText {
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The manifest's `reason`, handed to the agent's owner with each denial.
-    pub reason: Option<String>,
+    pub reason: Option<Arc<str>>,
     /// `enforce` or `audit`.
     pub mode: &'static str,
 }
@@ -120,7 +125,13 @@ impl Ruleset {
             && self.listeners == other.listeners
             && self.abstract_names == other.abstract_names
             && self.entrypoints == other.entrypoints
-            && self.parents == other.parents
+            && self.same_beside_rules(other)
+    }
+
+    /// Whether what is no rule would be the same in the maps.
+    #[must_use]
+    pub fn same_beside_rules(&self, other: &Self) -> bool {
+        self.parents == other.parents
             && self.cgroups == other.cgroups
             && self.cgroup_names == other.cgroup_names
             && self.units == other.units
@@ -193,10 +204,10 @@ mod tests {
         let rule = ObjectRule { connect: RuleId(1), allow_write: RuleId(2), ..ObjectRule::default() };
         Ruleset {
             skills: HashMap::from([(SKILL, SkillConf::default())]),
-            destinations: HashMap::from([(prefix(1), ports)]),
-            listeners: HashMap::from([(prefix(1), ports)]),
+            destinations: [(prefix(1), ports)].into_iter().collect(),
+            listeners: [(prefix(1), ports)].into_iter().collect(),
             abstract_names: HashMap::from([(name, AbstractRule { rule: RuleId(3) })]),
-            objects: HashMap::from([object(rule)]),
+            objects: [object(rule)].into_iter().collect(),
             ..Ruleset::default()
         }
     }
@@ -220,10 +231,12 @@ mod tests {
         let other = PortRule { port: 1, ..PortRule::default() };
         let changes: [(&str, Change<'_>); 17] = [
             ("no destination", &|next| next.destinations.clear()),
-            ("another destination", &|next| next.destinations = HashMap::from([(prefix(2), PortSet::default())])),
+            ("another destination", &|next| {
+                next.destinations = [(prefix(2), PortSet::default())].into_iter().collect();
+            }),
             ("other ports", &|next| next.destinations.values_mut().for_each(|set| set.ports[0] = other)),
             ("no listener", &|next| next.listeners.clear()),
-            ("another listener", &|next| next.listeners = HashMap::from([(prefix(2), PortSet::default())])),
+            ("another listener", &|next| next.listeners = [(prefix(2), PortSet::default())].into_iter().collect()),
             ("listening at other ports", &|next| next.listeners.values_mut().for_each(|set| set.ports[0] = other)),
             ("no abstract name", &|next| next.abstract_names.clear()),
             ("no skill", &|next| next.skills.clear()),

@@ -75,7 +75,7 @@ fn what_is_our_own_is_so_for_every_skill() {
         let rule = |ino| out.objects[&ObjectKey::new(skill, ObjectId { ino, dev: 1, generation: 0 })];
         assert!(rule(10).own.rule() != RuleId::NONE && !rule(10).own.is_way());
         assert!(rule(9).own.is_way(), "a directory on the way");
-        assert_eq!(out.rules[&rule(10).own.rule()].text, "self: /srv/tmp");
+        assert_eq!(&*out.rules[&rule(10).own.rule()].text, "self: /srv/tmp");
         assert_ne!(out.skills[&skill].flags & skill_flag::GUARDS, 0);
     }
     for rule in ["allow_write: [/srv/tmp]", "allow_delete: [/srv/tmp/below]"] {
@@ -93,7 +93,7 @@ fn what_leads_to_a_protected_path_is_marked() {
     let rule = |skill, ino| out.objects.get(&ObjectKey::new(SkillId(skill), ObjectId { ino, dev: 1, generation: 0 }));
     let (way, itself) = (rule(1, 9).expect("the directory above"), rule(1, 10).expect("itself"));
     assert_eq!((way.protect, way.way), (RuleId::NONE, itself.protect));
-    assert_eq!((out.rules[&way.way].text.as_str(), itself.way), ("protect: /srv/tmp", RuleId::NONE));
+    assert_eq!((&*out.rules[&way.way].text, itself.way), ("protect: /srv/tmp", RuleId::NONE));
     assert!(rule(2, 9).is_none(), "an allowance needs no way");
     let absent = compiled("skills: {a: {protect: [/srv/absent]}}", &mut Ids::default()).ruleset;
     assert!(absent.objects.is_empty(), "what does not exist has no way");
@@ -258,7 +258,7 @@ fn numbers_outlive_the_daemon() {
     let written = serde_json::to_string(&ids).expect("numbers can be written down");
     let mut read: Ids = serde_json::from_str(&written).expect("and read");
     assert_eq!(read, ids);
-    assert_eq!(read.texts().rules[&before.binaries.values().next().expect("one").rule].skill, "a");
+    assert_eq!(&*read.texts().rules[&before.binaries.values().next().expect("one").rule].skill, "a");
     let after = compiled(yaml, &mut read).ruleset;
     assert!(after.same_rules(&before));
     assert_eq!(after.rules, before.rules);
@@ -281,7 +281,7 @@ fn numbers_of_forgotten_rules_are_not_given_again() {
     assert_eq!(compiled(&policy("/srv"), &mut ids).ruleset.rules, second);
     let third = compiled(&policy("/srv/tmp"), &mut ids).ruleset.rules;
     let of = |rules: &HashMap<RuleId, RuleText>| {
-        rules.iter().find(|(_, rule)| rule.text == "allow_delete: /srv/tmp").map(|(id, _)| *id)
+        rules.iter().find(|(_, rule)| *rule.text == *"allow_delete: /srv/tmp").map(|(id, _)| *id)
     };
     let (then, now) = (of(&first).expect("a rule"), of(&third).expect("a rule"));
     assert!(now > then && !second.contains_key(&now), "{then:?} {now:?} {second:?}");

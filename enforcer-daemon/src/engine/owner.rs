@@ -216,7 +216,7 @@ impl Owner {
             members: self.members.by_hand(),
             first: self.members.first.clone(),
             arranged: self.members.arranged(),
-            skills: self.maps.in_force().names.values().map(|skill| skill.name.clone()).collect(),
+            skills: self.maps.in_force().names.values().map(|skill| skill.name.to_string()).collect(),
         };
         self.keeper.keep(state, self.kernel.set())?;
         self.keeper.keep_names(&self.names, self.kernel.set())
@@ -553,7 +553,7 @@ impl Owner {
     pub(super) fn skill(&self, name: &str) -> Result<SkillId, EnterError> {
         let in_force = self.maps.in_force();
         self.ids.known_skill(name).filter(|id| in_force.skills.contains_key(id)).ok_or_else(|| {
-            let known: Vec<&str> = in_force.names.values().map(|s| s.name.as_str()).collect();
+            let known: Vec<&str> = in_force.names.values().map(|s| &*s.name).collect();
             EnterError::NoSkill { name: name.to_owned(), known: known.join(", ") }
         })
     }
@@ -600,7 +600,7 @@ impl Owner {
     fn status(&self) -> Status {
         let ruleset = self.maps.in_force();
         let skills = ruleset.names.iter().map(|(id, text)| SkillStatus {
-            name: text.name.clone(),
+            name: text.name.to_string(),
             mode: text.mode,
             binaries: ruleset.binaries.keys().filter(|k| k.skill == *id).count(),
             objects: ruleset.objects.keys().filter(|k| k.skill == *id).count(),

@@ -224,7 +224,7 @@ fn read(path: &Path) -> io::Result<(OwnedFd, String)> {
 pub(super) fn asking(host: &mut Host<'_>, ruleset: &Ruleset) -> BTreeMap<u64, Container> {
     let (mut asking, mut unasked) = (BTreeMap::new(), vec![]);
     for (id, scope) in ruleset.scopes.iter().filter(|(_, scope)| !scope.names.is_empty()) {
-        let Some(skill) = ruleset.names.get(id).map(|text| text.name.clone()) else { continue };
+        let Some(skill) = ruleset.names.get(id).map(|text| text.name.to_string()) else { continue };
         let names: BTreeSet<_> = scope.names.iter().map(|rule| rule.name.clone()).collect();
         let containers: Vec<Workload> = host.members.of(&skill).iter().map(|member| member.workload.clone()).collect();
         for workload in containers {

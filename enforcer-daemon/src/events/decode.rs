@@ -45,16 +45,16 @@ pub fn path<const N: usize>(raw: &RawPath<N>) -> Option<(PathBuf, bool)> {
     }
     let used = raw.bytes.get(..raw.len as usize)?;
     let truncated = raw.truncated != 0;
-    let mut path = OsString::from(if truncated { "…" } else { "" });
-    let components: Vec<&[u8]> = used.split(|b| *b == 0).filter(|c| !c.is_empty()).collect();
-    for component in components.iter().rev() {
-        path.push("/");
-        path.push(OsString::from_vec(component.to_vec()));
+    let mut path = Vec::with_capacity("…/".len() + used.len());
+    path.extend_from_slice(if truncated { "…" } else { "" }.as_bytes());
+    for component in used.rsplit(|b| *b == 0).filter(|c| !c.is_empty()) {
+        path.push(b'/');
+        path.extend_from_slice(component);
     }
     if path.is_empty() {
-        path.push("/");
+        path.push(b'/');
     }
-    Some((path.into(), truncated))
+    Some((OsString::from_vec(path).into(), truncated))
 }
 
 /// The text before the first NUL.

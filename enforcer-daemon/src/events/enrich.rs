@@ -2,9 +2,14 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
+    fmt::Write as _,
     fs,
     net::IpAddr,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, RwLock,
@@ -23,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     decode,
-    record::{Lost, Object, Record},
+    record::{Lost, Object, Record, Word},
 };
 use crate::{
     compile::{names::DNS_RULE, ruleset::Ruleset},
@@ -45,17 +50,22 @@ fn next_id() -> String {
         let start = nanoseconds(ClockId::Boottime) / 1_000_000;
         format!("{}-{start:x}", boot.split('-').next().unwrap_or_default().trim())
     });
-    format!("{run}-{}", NUMBER.fetch_add(1, Ordering::Relaxed) + 1)
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut id = String::with_capacity(run.len() + "-18446744073709551615".len());
+    id.push_str(run);
+    // Writing to a string cannot fail.
+    let _ = write!(id, "-{number}");
+    id
 }
 
 /// A record of the daemon's own.
 #[must_use]
-pub fn own(kind: &str, reason: String) -> Record {
+pub fn own(kind: &'static str, reason: impl Into<Word>) -> Record {
     Record {
         time: rfc3339(nanoseconds(ClockId::Realtime)),
         id: next_id(),
         kind: kind.into(),
-        reason,
+        reason: reason.into(),
         ..Record::default()
     }
 }
@@ -97,50 +107,56 @@ pub fn closed(closed: &Closed, directory: &RwLock<Directory>) -> Record {
 }
 
 /// A family's name, or its number.
-fn family(family: u16) -> String {
+fn family(family: u16) -> Word {
     match family {
         net::AF_UNIX => "unix".into(),
         net::AF_INET => "inet".into(),
         net::AF_INET6 => "inet6".into(),
         net::AF_NETLINK => "netlink".into(),
-        other => other.to_string(),
+        other => other.to_string().into(),
     }
 }
 
 /// A protocol's name, or its number.
-fn protocol(protocol: u16) -> String {
+fn protocol(protocol: u16) -> Word {
     match protocol {
         net::IPPROTO_TCP => "tcp".into(),
         net::IPPROTO_UDP => "udp".into(),
-        other => other.to_string(),
+        other => other.to_string().into(),
     }
 }
 
 /// Turns events into records. It looks up what may have gone meanwhile, and says less then.
 pub struct Enricher {
     directory: Arc<RwLock<Directory>>,
-    cgroups: HashMap<u64, String>,
+    cgroups: HashMap<u64, Arc<str>>,
     mounts: MountTables,
+    clock: Clock,
+    device: Option<(u32, Arc<str>)>,
 }
 
 impl Enricher {
     /// With the rules behind the numbers.
     #[must_use]
     pub fn new(directory: Arc<RwLock<Directory>>) -> Self {
-        Self { directory, cgroups: HashMap::new(), mounts: MountTables::default() }
+        Self {
+            directory,
+            cgroups: HashMap::new(),
+            mounts: MountTables::default(),
+            clock: Clock::default(),
+            device: None,
+        }
     }
 
     /// The record of an event.
     #[must_use]
     pub fn record(&mut self, event: &Event) -> Record {
         let mut record = Record {
-            time: rfc3339(wall_clock(event.time_ns)),
+            time: self.clock.rfc3339(wall_clock(event.time_ns)),
             id: next_id(),
-            kind: Kind::from_raw(event.kind).map_or_else(|| event.kind.to_string(), |k| k.as_str().into()),
-            verdict: Some(
-                Verdict::from_raw(event.verdict).map_or_else(|| event.verdict.to_string(), |v| v.as_str().into()),
-            ),
-            reason: Reason::from_raw(event.reason).map_or_else(|| event.reason.to_string(), |r| r.as_str().into()),
+            kind: word(Kind::from_raw(event.kind).map(Kind::as_str), event.kind),
+            verdict: Some(word(Verdict::from_raw(event.verdict).map(Verdict::as_str), event.verdict)),
+            reason: word(Reason::from_raw(event.reason).map(Reason::as_str), event.reason),
             pid: event.pid,
             tid: event.tid,
             ppid: event.ppid,
@@ -155,7 +171,7 @@ impl Enricher {
         };
         if let Ok(directory) = self.directory.read() {
             let skill = directory.ruleset.names.get(&event.skill);
-            record.skill = Some(skill.map_or_else(|| format!("#{}", event.skill.0), |s| s.name.clone()));
+            record.skill = Some(skill.map_or_else(|| format!("#{}", event.skill.0).into(), |s| Arc::clone(&s.name)));
             if event.verdict != Verdict::Allow as u8 {
                 record.advice = skill.and_then(|s| s.reason.clone());
             }
@@ -183,7 +199,7 @@ impl Enricher {
             object.ino = Some(id.ino);
         }
         if id.dev != 0 {
-            object.dev = Some(format!("{}:{}", id.dev >> 20, id.dev & 0xf_ffff));
+            object.dev = Some(self.device(id.dev));
             object.ino = Some(id.ino);
         }
         if event.has_digest != 0 {
@@ -210,16 +226,29 @@ impl Enricher {
     }
 
     /// The cgroup's path below the mount, as far as it is known.
-    fn cgroup(&mut self, event: &Event) -> String {
+    fn cgroup(&mut self, event: &Event) -> Arc<str> {
         if let Some(known) = self.cgroups.get(&event.cgroup) {
-            return known.clone();
+            return Arc::clone(known);
         }
-        let Some(path) = cgroup_of(event.pid, event.cgroup) else { return event.cgroup.to_string() };
+        let Some(path) = cgroup_of(event.pid, event.cgroup) else { return event.cgroup.to_string().into() };
         if self.cgroups.len() >= CGROUP_CACHE {
             self.cgroups.clear();
         }
-        self.cgroups.insert(event.cgroup, path.clone());
+        let path: Arc<str> = path.into();
+        self.cgroups.insert(event.cgroup, Arc::clone(&path));
         path
+    }
+
+    /// A device number as `MAJOR:MINOR`. Most events are of the device of the one before.
+    fn device(&mut self, dev: u32) -> Arc<str> {
+        match &self.device {
+            Some((known, text)) if *known == dev => Arc::clone(text),
+            _ => {
+                let text: Arc<str> = format!("{}:{}", dev >> 20, dev & 0xf_ffff).into();
+                self.device = Some((dev, Arc::clone(&text)));
+                text
+            }
+        }
     }
 }
 
@@ -284,27 +313,57 @@ impl MountTables {
     fn absolute<const N: usize>(&mut self, raw: &RawPath<N>, pid: u32) -> Option<String> {
         let (path, truncated) = decode::path(raw)?;
         let mounted = if truncated { None } else { below_mount(&self.of(pid), raw.dev, &path) };
-        Some(mounted.unwrap_or(path).to_string_lossy().into_owned())
+        Some(lossy(mounted.unwrap_or(path)))
     }
+}
+
+/// Text, without a copy where it is.
+fn lossy(path: PathBuf) -> String {
+    let bytes = path.into_os_string().into_vec();
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 /// The path below the mount of its filesystem that shows most of it; the last mount of equals lies on top.
 fn below_mount(mounts: &[Mount], dev: u32, path: &Path) -> Option<PathBuf> {
     let candidates = mounts.iter().filter(|m| m.dev == dev);
-    let mount = candidates
-        .filter(|m| path.starts_with(&m.root))
-        .min_by_key(|m| (m.root.components().count(), m.mount_point.components().count()))?;
-    let rest = path.strip_prefix(&mount.root).ok()?;
-    Some(if rest.as_os_str().is_empty() { mount.mount_point.clone() } else { mount.mount_point.join(rest) })
+    let (mount, rest) = candidates
+        .filter_map(|mount| Some((mount, below(path, &mount.root)?)))
+        .min_by_key(|(mount, _)| (depth(&mount.root), depth(&mount.mount_point)))?;
+    let at = mount.mount_point.as_os_str().as_bytes();
+    let mut whole = Vec::with_capacity(at.len() + rest.len());
+    // The root's own slash is that of what follows.
+    whole.extend_from_slice(if at == b"/" && !rest.is_empty() { &[] } else { at });
+    whole.extend_from_slice(rest);
+    Some(OsString::from_vec(whole).into())
 }
 
-/// Nanoseconds of a clock.
+/// What follows a directory in a path: nothing, or from the slash on. Both have no `.`, no `..` and no slash too many: the kernel made
+/// them.
+fn below<'a>(path: &'a Path, dir: &Path) -> Option<&'a [u8]> {
+    let (path, dir) = (path.as_os_str().as_bytes(), dir.as_os_str().as_bytes());
+    let rest = path.strip_prefix(if dir == b"/" { &[][..] } else { dir })?;
+    match rest {
+        b"/" => Some(b""),
+        [] | [b'/', ..] => Some(rest),
+        _ => None,
+    }
+}
+
+/// How many directories deep a path is.
+fn depth(path: &Path) -> usize {
+    match path.as_os_str().as_bytes() {
+        b"/" => 0,
+        path => path.split(|byte| *byte == b'/').count() - 1,
+    }
+}
+
 /// The process that an event is about beside the acting one. Who enters a skill by an exec of its own is nobody else.
 fn other_process(event: &Event) -> Option<u32> {
     let enters = event.kind == Kind::Enter as u8 && event.target == event.pid;
     (event.target != 0 && !enters).then_some(event.target)
 }
 
+/// Nanoseconds of a clock.
 fn nanoseconds(clock: ClockId) -> i128 {
     let now = clock_gettime(clock);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
@@ -319,6 +378,36 @@ fn wall_clock(boot_ns: u64) -> i128 {
 /// RFC 3339 in UTC with nanoseconds.
 fn rfc3339(ns: i128) -> String {
     Timestamp::from_nanosecond(ns).map_or_else(|_| ns.to_string(), |t| format!("{t:.9}"))
+}
+
+/// The same, for many times of one second.
+#[derive(Default)]
+struct Clock {
+    second: i128,
+    /// The second as text up to the point; empty before the first time.
+    text: String,
+}
+
+impl Clock {
+    fn rfc3339(&mut self, ns: i128) -> String {
+        const SECOND: i128 = 1_000_000_000;
+        let second = ns.div_euclid(SECOND);
+        if self.text.is_empty() || second != self.second {
+            let whole = rfc3339(second * SECOND);
+            let Some(text) = whole.strip_suffix(".000000000Z") else { return rfc3339(ns) };
+            (self.second, self.text) = (second, text.to_owned());
+        }
+        let mut time = String::with_capacity(self.text.len() + ".000000000Z".len());
+        time.push_str(&self.text);
+        // Writing to a string cannot fail.
+        let _ = write!(time, ".{:09}Z", ns.rem_euclid(SECOND));
+        time
+    }
+}
+
+/// A word of this build's, or the number that it does not know.
+fn word(known: Option<&'static str>, number: u8) -> Word {
+    known.map_or_else(|| number.to_string().into(), Word::Borrowed)
 }
 
 #[cfg(test)]
@@ -354,5 +443,10 @@ mod tests {
     #[test]
     fn times_are_rfc_3339_with_nanoseconds() {
         assert_eq!(rfc3339(1_700_000_000_000_000_001), "2023-11-14T22:13:20.000000001Z");
+        let mut clock = Clock::default();
+        for ns in [1_700_000_000_000_000_001, 1_700_000_000_999_999_999, 1_700_000_001_000_000_000, 5, -1, i128::MAX, 7]
+        {
+            assert_eq!(clock.rfc3339(ns), rfc3339(ns), "{ns}");
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! An event as users see it. Keys are only ever added.
 
+use std::{borrow::Cow, sync::Arc};
+
 use serde::{Deserialize, Serialize};
+
+/// A word that is nearly always one of this build's own.
+pub type Word = Cow<'static, str>;
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,24 +15,24 @@ pub struct Record {
     /// Unique on this host: the boot and a number that counts up.
     pub id: String,
     /// `exec`, `delete`, `write`, `connect`, `socket`, `fork`; `drop`, `names`, `policy`, `start`, `stop` are the daemon's own.
-    pub kind: String,
+    pub kind: Word,
     /// `allow`, `deny`, `audit` or `hold`; absent for the daemon's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<String>,
+    pub verdict: Option<Word>,
     /// The skill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skill: Option<String>,
+    pub skill: Option<Arc<str>>,
     /// The rule that decided, as the manifest has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
+    pub rule: Option<Arc<str>>,
     /// Why.
-    pub reason: String,
+    pub reason: Word,
     /// The manifest's own words for denials of this skill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
+    pub advice: Option<Arc<str>>,
     /// What the operator may want to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub hint: Option<Word>,
     /// Process, in the initial pid namespace.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pid: u32,
@@ -48,7 +53,7 @@ pub struct Record {
     pub exe: Option<String>,
     /// The cgroup, as a path below the mount where it is known, else its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Arc<str>>,
     /// The policy generation in which it was decided.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u32,
@@ -110,7 +115,7 @@ pub struct Object {
     pub sha256: Option<String>,
     /// The filesystem's device number, `MAJOR:MINOR`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dev: Option<String>,
+    pub dev: Option<Arc<str>>,
     /// The inode number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ino: Option<u64>,
@@ -125,10 +130,10 @@ pub struct Object {
     pub port: Option<u16>,
     /// `tcp`, `udp` or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
+    pub protocol: Option<Word>,
     /// `inet`, `inet6`, or another family's name or number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub family: Option<String>,
+    pub family: Option<Word>,
 }
 
 impl Object {

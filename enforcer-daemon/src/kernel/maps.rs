@@ -7,17 +7,16 @@
 //!    when there is nothing else to do.
 
 use std::{
-    collections::{HashMap as StdHashMap, HashSet},
-    hash::Hash,
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData};
 use enforcer_common::{
     LAYOUT_VERSION,
     ids::{Digest, Generation, RuleId, SkillId},
     names::map,
-    net::{AbstractKey, AbstractRule, NetKey, PortSet, SKILL_BITS},
+    net::{AbstractKey, AbstractRule, NetKey, PortSet},
     rules::{
         BUDGET_LIMIT, BinaryKey, BinaryRule, Budget, EntrypointRule, OBJECT_FILTER_WORDS, ObjectKey, ObjectRule,
         PolicyState, SkillConf, Versioned, bpf_spin_lock, object_filter_slot,
@@ -25,7 +24,12 @@ use enforcer_common::{
     unit::PATTERN_LIMIT,
 };
 
-use super::{Kernel, LoadError, cgroups::CgroupMaps, passing};
+use super::{
+    Kernel, LoadError,
+    cgroups::CgroupMaps,
+    passing,
+    versions::{Changes, Listeners, changes, collect, gone, recover, stage, take_back},
+};
 use crate::compile::ruleset::{NetPrefix, Ruleset};
 
 /// How many binaries, and how many path rules, and how many network prefixes a policy may have: the sizes of the maps.
@@ -71,187 +75,6 @@ pub enum OpenError {
     Map(#[from] ApplyError),
 }
 
-/// A map of versioned rules.
-trait RuleMap<K, V> {
-    const NAME: &'static str;
-    fn put(&mut self, key: &K, value: Versioned<V>) -> Result<(), aya::maps::MapError>;
-    fn drop_rule(&mut self, key: &K) -> Result<(), aya::maps::MapError>;
-    fn entries(&self) -> Result<Vec<(K, Versioned<V>)>, aya::maps::MapError>;
-}
-
-impl RuleMap<SkillId, SkillConf> for HashMap<MapData, SkillId, Versioned<SkillConf>> {
-    const NAME: &'static str = map::SKILLS;
-    fn put(&mut self, key: &SkillId, value: Versioned<SkillConf>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &SkillId) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(SkillId, Versioned<SkillConf>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
-}
-
-impl RuleMap<BinaryKey, BinaryRule> for HashMap<MapData, BinaryKey, Versioned<BinaryRule>> {
-    const NAME: &'static str = map::BINARIES;
-    fn put(&mut self, key: &BinaryKey, value: Versioned<BinaryRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &BinaryKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(BinaryKey, Versioned<BinaryRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
-}
-
-impl RuleMap<ObjectKey, ObjectRule> for HashMap<MapData, ObjectKey, Versioned<ObjectRule>> {
-    const NAME: &'static str = map::OBJECTS;
-    fn put(&mut self, key: &ObjectKey, value: Versioned<ObjectRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &ObjectKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(ObjectKey, Versioned<ObjectRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
-}
-
-impl RuleMap<Digest, EntrypointRule> for HashMap<MapData, Digest, Versioned<EntrypointRule>> {
-    const NAME: &'static str = map::ENTRYPOINTS;
-    fn put(&mut self, key: &Digest, value: Versioned<EntrypointRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &Digest) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(Digest, Versioned<EntrypointRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
-}
-
-/// The trie of `listen`, beside that of the destinations.
-struct Listeners(LpmTrie<MapData, NetKey, Versioned<PortSet>>);
-
-impl RuleMap<NetPrefix, PortSet> for Listeners {
-    const NAME: &'static str = map::LISTENERS;
-    fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
-        self.0.put(key, value)
-    }
-    fn drop_rule(&mut self, key: &NetPrefix) -> Result<(), aya::maps::MapError> {
-        self.0.drop_rule(key)
-    }
-    fn entries(&self) -> Result<Vec<(NetPrefix, Versioned<PortSet>)>, aya::maps::MapError> {
-        self.0.entries()
-    }
-}
-
-impl RuleMap<AbstractKey, AbstractRule> for HashMap<MapData, AbstractKey, Versioned<AbstractRule>> {
-    const NAME: &'static str = map::ABSTRACT;
-    fn put(&mut self, key: &AbstractKey, value: Versioned<AbstractRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &AbstractKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(AbstractKey, Versioned<AbstractRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
-}
-
-impl RuleMap<NetPrefix, PortSet> for LpmTrie<MapData, NetKey, Versioned<PortSet>> {
-    const NAME: &'static str = map::DESTINATIONS;
-    fn put(&mut self, key: &NetPrefix, value: Versioned<PortSet>) -> Result<(), aya::maps::MapError> {
-        self.insert(&Key::new(SKILL_BITS + key.len, key.key), value, 0)
-    }
-    fn drop_rule(&mut self, key: &NetPrefix) -> Result<(), aya::maps::MapError> {
-        self.remove(&Key::new(SKILL_BITS + key.len, key.key))
-    }
-    fn entries(&self) -> Result<Vec<(NetPrefix, Versioned<PortSet>)>, aya::maps::MapError> {
-        let prefix = |key: Key<NetKey>| NetPrefix { key: key.data(), len: key.prefix_len() - SKILL_BITS };
-        self.iter().map(|entry| entry.map(|(key, value)| (prefix(key), value))).collect()
-    }
-}
-
-/// The rules of one kind that a reload changes: key, what is in force, what comes.
-type Changes<K, V> = Vec<(K, Option<V>, Option<V>)>;
-
-fn changes<K: Copy + Eq + Hash, V: Copy + PartialEq>(old: &StdHashMap<K, V>, new: &StdHashMap<K, V>) -> Changes<K, V> {
-    let gone = old.iter().filter(|(k, _)| !new.contains_key(k)).map(|(k, v)| (*k, Some(*v), None));
-    let come = new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, v)| (*k, old.get(k).copied(), Some(*v)));
-    gone.chain(come).collect()
-}
-
-/// Writes both versions of each change.
-fn stage<K, V: Copy + Default, M: RuleMap<K, V>>(
-    map: &mut M,
-    changes: &Changes<K, V>,
-    current: Generation,
-    next: Generation,
-) -> Result<(), ApplyError> {
-    for (key, old, new) in changes {
-        map.put(key, Versioned::change(current, *old, next, *new))
-            .map_err(|e| ApplyError::Map { map: M::NAME, cause: full_or(&e) })?;
-    }
-    Ok(())
-}
-
-/// The rules that the generation after a change does not have any more.
-fn gone<K: Copy, V>(changes: &Changes<K, V>) -> Vec<K> {
-    changes.iter().filter(|(_, _, new)| new.is_none()).map(|(key, _, _)| *key).collect()
-}
-
-/// Collects rules that no generation needs.
-fn collect<K, V, M: RuleMap<K, V>>(map: &mut M, gone: &[K]) {
-    for key in gone {
-        // An element that is not there is as good as collected.
-        let _ = map.drop_rule(key);
-    }
-}
-
-/// Takes back what an aborted reload staged: the next one will have the same generation, and does not write what it does not
-/// change.
-fn take_back<K, V: Copy + Default, M: RuleMap<K, V>>(map: &mut M, changes: &Changes<K, V>, current: Generation) {
-    for (key, old, _) in changes {
-        let outcome = match old {
-            Some(_) => map.put(key, Versioned::change(Generation(0), None, current, *old)),
-            None => map.drop_rule(key),
-        };
-        if let (Err(e), Some(_)) = (outcome, old) {
-            tracing::error!("map `{}`: a rule of an aborted reload could not be taken back: {}", M::NAME, full_or(&e));
-        }
-    }
-}
-
-/// The rules of a map that are in force. What a reload left that did not come to its end is taken back, so that it cannot come
-/// to life with the next one.
-fn recover<K, V, M>(map: &mut M, current: Generation) -> Result<StdHashMap<K, V>, ApplyError>
-where
-    K: Copy + Eq + Hash,
-    V: Copy + Default + PartialEq,
-    M: RuleMap<K, V>,
-{
-    let entries = map.entries().map_err(|e| ApplyError::Map { map: M::NAME, cause: full_or(&e) })?;
-    let mut rules = StdHashMap::with_capacity(entries.len());
-    let mut unfinished: Changes<K, V> = vec![];
-    for (key, value) in entries {
-        let rule = value.at(current).copied();
-        if rule.is_none() || value.versions.iter().any(|version| version.from > current) {
-            unfinished.push((key, rule, None));
-        }
-        if let Some(rule) = rule {
-            rules.insert(key, rule);
-        }
-    }
-    if !unfinished.is_empty() {
-        // A program may still be in the generation before.
-        passing::wait(Instant::now());
-        take_back(map, &unfinished, current);
-    }
-    Ok(rules)
-}
-
 /// The policy maps, and what is in them.
 pub struct PolicyMaps {
     policy: Array<MapData, PolicyState>,
@@ -285,6 +108,43 @@ struct Passing {
     listeners: Vec<NetPrefix>,
     abstract_names: Vec<AbstractKey>,
     entrypoints: Vec<Digest>,
+}
+
+/// What a reload changes.
+struct Difference {
+    skills: Changes<SkillId, SkillConf>,
+    binaries: Changes<BinaryKey, BinaryRule>,
+    objects: Changes<ObjectKey, ObjectRule>,
+    destinations: Changes<NetPrefix, PortSet>,
+    listeners: Changes<NetPrefix, PortSet>,
+    abstract_names: Changes<AbstractKey, AbstractRule>,
+    entrypoints: Changes<Digest, EntrypointRule>,
+}
+
+impl Difference {
+    fn between(old: &Ruleset, new: &Ruleset) -> Self {
+        Self {
+            skills: changes(&old.skills, &new.skills),
+            binaries: changes(&old.binaries, &new.binaries),
+            objects: changes(&old.objects, &new.objects),
+            destinations: changes(&old.destinations, &new.destinations),
+            listeners: changes(&old.listeners, &new.listeners),
+            abstract_names: changes(&old.abstract_names, &new.abstract_names),
+            entrypoints: changes(&old.entrypoints, &new.entrypoints),
+        }
+    }
+
+    /// How many rules go, come or change.
+    fn rules(&self) -> usize {
+        let Self { skills, binaries, objects, destinations, listeners, abstract_names, entrypoints } = self;
+        skills.len()
+            + binaries.len()
+            + objects.len()
+            + destinations.len()
+            + listeners.len()
+            + abstract_names.len()
+            + entrypoints.len()
+    }
 }
 
 impl PolicyMaps {
@@ -375,66 +235,55 @@ impl PolicyMaps {
         next: Ruleset,
         seen: &HashSet<u64>,
     ) -> Result<(Vec<(u64, SkillId)>, Generation), ApplyError> {
-        if self.generation != Generation(0) && next.same_rules(&self.in_force) {
+        let difference = Difference::between(&self.in_force, &next);
+        if self.generation != Generation(0) && difference.rules() == 0 && next.same_beside_rules(&self.in_force) {
             self.in_force = next;
             return Ok((vec![], self.generation));
         }
         self.check(&next)?;
         self.collect();
-        let old = &self.in_force;
-        let skills = changes(&old.skills, &next.skills);
-        let binaries = changes(&old.binaries, &next.binaries);
-        let objects = changes(&old.objects, &next.objects);
-        let destinations = changes(&old.destinations, &next.destinations);
-        let listeners = changes(&old.listeners, &next.listeners);
-        let abstract_names = changes(&old.abstract_names, &next.abstract_names);
-        let entrypoints = changes(&old.entrypoints, &next.entrypoints);
+        let Difference { skills, binaries, objects, destinations, listeners, abstract_names, entrypoints } =
+            &difference;
         let (from, to) = (self.generation, Generation(self.generation.0 + 1));
 
         let cgroups = self.cgroups.stage(&next)?;
-        let staged = stage(&mut self.skills, &skills, from, to)
-            .and_then(|()| stage(&mut self.binaries, &binaries, from, to))
-            .and_then(|()| stage(&mut self.objects, &objects, from, to))
-            .and_then(|()| stage(&mut self.destinations, &destinations, from, to))
-            .and_then(|()| stage(&mut self.listeners, &listeners, from, to))
-            .and_then(|()| stage(&mut self.abstract_names, &abstract_names, from, to))
-            .and_then(|()| stage(&mut self.entrypoints, &entrypoints, from, to))
+        let staged = stage(&mut self.skills, skills, from, to)
+            .and_then(|()| stage(&mut self.binaries, binaries, from, to))
+            .and_then(|()| stage(&mut self.objects, objects, from, to))
+            .and_then(|()| stage(&mut self.destinations, destinations, from, to))
+            .and_then(|()| stage(&mut self.listeners, listeners, from, to))
+            .and_then(|()| stage(&mut self.abstract_names, abstract_names, from, to))
+            .and_then(|()| stage(&mut self.entrypoints, entrypoints, from, to))
             .and_then(|()| self.name_parents(&next))
             .and_then(|()| self.make_budgets(&next))
             .and_then(|()| self.set_object_filter(&next))
             .and_then(|()| self.flip(to));
         if let Err(error) = staged {
             // Nothing of `to` is visible yet, and nothing of it may come to life with the next reload.
-            take_back(&mut self.skills, &skills, from);
-            take_back(&mut self.binaries, &binaries, from);
-            take_back(&mut self.objects, &objects, from);
-            take_back(&mut self.destinations, &destinations, from);
-            take_back(&mut self.listeners, &listeners, from);
-            take_back(&mut self.abstract_names, &abstract_names, from);
-            take_back(&mut self.entrypoints, &entrypoints, from);
+            take_back(&mut self.skills, skills, from);
+            take_back(&mut self.binaries, binaries, from);
+            take_back(&mut self.objects, objects, from);
+            take_back(&mut self.destinations, destinations, from);
+            take_back(&mut self.listeners, listeners, from);
+            take_back(&mut self.abstract_names, abstract_names, from);
+            take_back(&mut self.entrypoints, entrypoints, from);
             self.cgroups.take_back(&cgroups);
             return Err(error);
         }
         self.in_force = next;
         self.generation = to;
-        self.written = skills.len()
-            + binaries.len()
-            + objects.len()
-            + destinations.len()
-            + entrypoints.len()
-            + listeners.len()
-            + abstract_names.len();
+        self.written = difference.rules();
         // A cgroup comes after its skill is in force and goes after it is not: a label without a skill denies all.
         let new_cgroups = self.cgroups.settle(&self.in_force, &cgroups, seen);
         self.passing = Some(Passing {
             since: Instant::now(),
-            skills: gone(&skills),
-            binaries: gone(&binaries),
-            objects: gone(&objects),
-            destinations: gone(&destinations),
-            listeners: gone(&listeners),
-            abstract_names: gone(&abstract_names),
-            entrypoints: gone(&entrypoints),
+            skills: gone(skills),
+            binaries: gone(binaries),
+            objects: gone(objects),
+            destinations: gone(destinations),
+            listeners: gone(listeners),
+            abstract_names: gone(abstract_names),
+            entrypoints: gone(entrypoints),
         });
         Ok((new_cgroups, to))
     }
@@ -542,53 +391,5 @@ pub(super) fn full_or(error: &aya::maps::MapError) -> String {
         }
         aya::maps::MapError::SyscallError(e) => e.io_error.to_string(),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A map of rules without a kernel.
-    #[derive(Default)]
-    struct Model(StdHashMap<u32, Versioned<u32>>);
-
-    impl RuleMap<u32, u32> for Model {
-        const NAME: &'static str = "MODEL";
-        fn put(&mut self, key: &u32, value: Versioned<u32>) -> Result<(), aya::maps::MapError> {
-            self.0.insert(*key, value);
-            Ok(())
-        }
-        fn drop_rule(&mut self, key: &u32) -> Result<(), aya::maps::MapError> {
-            self.0.remove(key);
-            Ok(())
-        }
-        fn entries(&self) -> Result<Vec<(u32, Versioned<u32>)>, aya::maps::MapError> {
-            Ok(self.0.iter().map(|(key, value)| (*key, *value)).collect())
-        }
-    }
-
-    /// The daemon was killed before the flip to generation 3, and once before it collected what generation 2 had no more.
-    #[test]
-    fn what_a_killed_daemon_left_unfinished_is_taken_back() {
-        let now = Generation(2);
-        let mut map = Model::default();
-        let mut put = |key, from, old, to, new| {
-            map.0.insert(key, Versioned::change(Generation(from), old, Generation(to), new));
-        };
-        put(1, 0, None, 1, Some(10));
-        put(2, 1, Some(20), 2, Some(21));
-        put(3, 1, Some(30), 2, None);
-        put(4, 2, Some(40), 3, Some(41));
-        put(5, 2, Some(50), 3, None);
-        put(6, 2, None, 3, Some(60));
-        let rules = recover(&mut map, now).expect("the model takes everything");
-        assert_eq!(rules, StdHashMap::from([(1, 10), (2, 21), (4, 40), (5, 50)]));
-        for (key, value) in &map.0 {
-            assert_eq!(value.at(now), rules.get(key), "{key} now");
-            // What was staged cannot come to life with a later generation of that number.
-            assert_eq!(value.at(Generation(3)), rules.get(key), "{key} then");
-        }
-        assert_eq!(map.0.len(), rules.len());
     }
 }

@@ -19,5 +19,6 @@ pub mod pins;
 pub mod programs;
 pub mod resolve;
 pub mod sockets;
+mod versions;
 
 pub use load::{Kernel, LoadError};

@@ -333,7 +333,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        enrich::own("delete", "test".into())
+        enrich::own("delete", "test")
     }
 
     #[test]

@@ -12,7 +12,7 @@ const FACILITY: u8 = 10;
 
 /// How much a record matters, by the numbers of RFC 5424, 6.2.1.
 pub(super) fn severity(record: &Record) -> u8 {
-    match (record.kind.as_str(), record.verdict.as_deref()) {
+    match (&*record.kind, record.verdict.as_deref()) {
         ("drop", _) => 3,
         (_, Some("deny" | "hold")) => 4,
         (_, Some("audit")) => 5,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn losses_matter_most() {
-        let of = |kind: &str, verdict: Option<&str>| {
+        let of = |kind: &'static str, verdict: Option<&'static str>| {
             severity(&Record { kind: kind.into(), verdict: verdict.map(Into::into), ..Record::default() })
         };
         assert_eq!(

@@ -17,7 +17,7 @@ fn file(path: &Path, options: &str) -> Spec {
 }
 
 fn event(n: u64) -> Record {
-    Record { pid: u32::try_from(n).expect("few"), ..enrich::own("delete", "test".into()) }
+    Record { pid: u32::try_from(n).expect("few"), ..enrich::own("delete", "test") }
 }
 
 fn start(specs: &[Spec], stream: &Stream) -> Sinks {
