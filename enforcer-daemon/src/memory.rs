@@ -1,4 +1,12 @@
-//! Memory that is not needed any more.
+//! How much memory a process keeps that lives for long.
+
+/// Lets the system back this process's memory with its smallest pages alone. Where huge ones are given to everybody, the kernel
+/// fills up 2 MiB around whatever is in use (`mm/khugepaged.c`), most of it with what was [given back](give_back). A process that this
+/// one starts inherits it.
+pub fn in_small_pages() {
+    // A kernel without huge pages has none to leave out.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
 
 /// Gives back to the system what the allocator keeps of memory that was freed, in whatever thread. Loading the programs and a policy
 /// needs several times what stays, and glibc keeps whatever it has below something that is still in use. It takes about a millisecond,
