@@ -225,9 +225,6 @@ impl Drop for Record<'_> {
     }
 }
 
-// SAFETY: the pointer is into a mapping of the ring's, which the record borrows alone, and which no thread owns.
-unsafe impl Send for Record<'_> {}
-
 /// How much of the ring a record of this length takes (`kernel/bpf/ringbuf.c: __bpf_ringbuf_reserve`).
 fn with_header(len: usize) -> usize {
     (len + HEADER).next_multiple_of(HEADER)
@@ -283,10 +280,8 @@ impl Drop for Mapping {
     }
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread; it is accessed atomically or behind `&mut`.
+// SAFETY: a mapping belongs to the process, not to a thread.
 unsafe impl Send for Mapping {}
-// SAFETY: through a shared reference there are atomic accesses alone.
-unsafe impl Sync for Mapping {}
 
 #[cfg(test)]
 #[path = "ringbuf_tests.rs"]
