@@ -19,6 +19,7 @@ pub mod ima;
 pub mod kernel;
 pub mod manifest;
 pub mod measure;
+pub mod memory;
 pub mod mounts;
 pub mod names;
 pub mod notify;

@@ -15,6 +15,7 @@ use crate::{
         sinks::{self, FileSpec, Sinks, Spec},
         text::Format,
     },
+    memory,
     names::table::Limits,
     notify,
     service::{Lifetime, Options, Running, Service},
@@ -56,6 +57,7 @@ pub struct Args {
 /// When enforcement cannot be put in force; then what was in force before still is, and nothing else.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     raise_open_files();
+    memory::in_small_pages();
     let runtime = super::runtime()?;
     runtime.block_on(async {
         // Before anything is in force, so that a HUP never ends the daemon.

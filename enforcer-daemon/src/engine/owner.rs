@@ -44,6 +44,7 @@ use crate::{
         sockets::{self, Outcome},
     },
     manifest::{AuditLevel, ValidManifest},
+    memory,
     names::{Addresses, Wanted},
 };
 
@@ -224,6 +225,7 @@ impl Owner {
 
     /// Carries out requests until nobody can send any more.
     pub(super) fn serve(mut self, inbox: &mpsc::Receiver<Request>) {
+        memory::give_back();
         // Nothing is in force any more: the programs answer no questions, and there is nothing to keep up to date.
         let mut unloaded = false;
         // Whoever asked may have gone away; then nobody wants the answer.
@@ -249,6 +251,7 @@ impl Owner {
                         self.file = before;
                     }
                     let _ = reply.send(outcome.map(|generation| (generation, self.warnings.clone())));
+                    memory::give_back();
                 }
                 Request::Refresh(reply) => {
                     let _ = reply.send(self.refresh());

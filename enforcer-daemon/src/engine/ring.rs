@@ -1,6 +1,6 @@
 //! The events of one set of programs, and how many of them found the ring full.
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray};
 use enforcer_common::names::map;
 
 use crate::kernel::{
@@ -8,12 +8,13 @@ use crate::kernel::{
     contents::Mark,
     load::open_map,
     pins::{PinError, Set},
+    ringbuf::RingBuf,
 };
 
 /// A ring to read.
 pub struct Ring {
     /// The events.
-    pub events: RingBuf<MapData>,
+    pub events: RingBuf,
     replaced: Option<Replaced>,
 }
 

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{MapData, RingBuf};
 use enforcer_common::event::{Event, Kind, Reason};
 use tokio::{
     io::unix::AsyncFd,
@@ -31,7 +30,10 @@ use super::{
 };
 use crate::{
     engine::{CgroupNews, Engine, Ring, Unmeasured},
-    kernel::contents::Stamp,
+    kernel::{
+        contents::Stamp,
+        ringbuf::{Next, RingBuf},
+    },
     manifest::AuditLevel,
 };
 
@@ -43,6 +45,8 @@ const KEPT: usize = 1024;
 const LOSS_CHECK: Duration = Duration::from_secs(1);
 /// What happened to an event that the kernel could not report.
 const RING_FULL: &str = "found the ring buffer full";
+/// What happened to those, as many as have room there, whose part of the ring holds no records.
+const DAMAGED: &str = "were in a part of the ring buffer that is damaged, or as many as have room there";
 
 /// The words of a `drop` that tells one listener what it alone lost.
 const TOO_FAST: &str = "came faster than this listener took them";
@@ -292,7 +296,7 @@ impl Shared {
 /// kernel wakes it. With a record from `finish` it reads what is left, gives that record, and ends.
 ///
 /// # Errors
-/// When the ring's descriptor cannot be waited for.
+/// When the ring's descriptor cannot be waited for, or its memory not be mapped. What was not read is the next daemon's.
 pub async fn pump(
     mut rings: Vec<Ring>,
     mut enricher: Enricher,
@@ -302,7 +306,7 @@ pub async fn pump(
 ) -> io::Result<()> {
     let Some(Ring { events, .. }) = rings.pop() else { return Ok(()) };
     for mut ring in rings {
-        drain(&mut ring.events, &mut enricher, &engine, &stream, None);
+        drain(&mut ring.events, &mut enricher, &engine, &stream, None)?;
         if let Some((set, lost)) = ring.lost() {
             stream.publish_lost(RING_FULL, |taken| taken.closed(set, lost));
         }
@@ -321,7 +325,7 @@ pub async fn pump(
         tokio::select! {
             guard = ring.readable_mut() => {
                 let mut guard = guard?;
-                missed |= drain(guard.get_inner_mut(), &mut enricher, &engine, &stream, Some(&cgroups));
+                missed |= drain(guard.get_inner_mut(), &mut enricher, &engine, &stream, Some(&cgroups))?;
                 guard.clear_ready();
                 unchecked = true;
             }
@@ -339,7 +343,7 @@ pub async fn pump(
             }
         }
         if let Some(record) = last.take() {
-            drain(ring.get_mut(), &mut enricher, &engine, &stream, None);
+            drain(ring.get_mut(), &mut enricher, &engine, &stream, None)?;
             report_losses(&engine, &stream).await;
             stream.publish(record);
             return Ok(());
@@ -350,19 +354,31 @@ pub async fn pump(
 /// Gives everything that is in the ring to the listeners, and news of cgroups to whoever follows them; true when some of these
 /// were lost. A record leaves the ring when they have it.
 fn drain(
-    ring: &mut RingBuf<MapData>,
+    ring: &mut RingBuf,
     enricher: &mut Enricher,
     engine: &Engine,
     stream: &Stream,
     cgroups: Option<&Sender<CgroupNews>>,
-) -> bool {
+) -> io::Result<bool> {
     let mut missed = false;
-    while let Some(item) = ring.next() {
+    while let Some(next) = ring.read_next()? {
+        let unread = |why, count| {
+            stream.publish_lost(why, |taken| {
+                taken.unread(count);
+                count
+            })
+        };
+        let item = match next {
+            Next::Record(item) => item,
+            Next::Damaged { bytes } => {
+                unread(DAMAGED, (bytes / size_of::<Event>()).max(1) as u64);
+                // News of cgroups may have been among them.
+                missed = true;
+                continue;
+            }
+        };
         let Some(event) = decode::event(&item) else {
-            stream.publish_lost("in the ring have another layout", |taken| {
-                taken.unread(1);
-                1
-            });
+            unread("in the ring have another layout", 1);
             continue;
         };
         if let (Some(news), Some(cgroups)) = (decode::cgroup_news(&event), cgroups) {
@@ -376,7 +392,7 @@ fn drain(
         measure(engine, &event, record.object.path.as_deref());
         stream.publish_event(record, Stamp { time_ns: event.time_ns, tid: event.tid });
     }
-    missed
+    Ok(missed)
 }
 
 /// Tells of events that were lost since the last time. Returns whether a listener is still to be told of its own, and whether there

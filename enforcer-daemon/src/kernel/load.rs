@@ -17,20 +17,15 @@ use aya::{
     },
 };
 use enforcer_common::{LAYOUT_VERSION, content::Content, names, net::SocketLabel};
-use sha2::{Digest as _, Sha256};
+use miniz_oxide::inflate::TINFLStatus;
 
 use super::{
     contents::{self, Contents, Mark},
+    object,
     offsets::{self, BTF_PATH, Layout, OffsetsError},
     pins::{PinError, Set, Sets},
     programs::{Loaded, PROGRAMS, Program},
 };
-use crate::manifest::Digest;
-
-/// The kernel object of this build.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer.bpf.o"));
-/// The same with debug messages, loaded when `ENFORCER_BPF_LOG` is set.
-static OBJECT_WITH_LOG: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-log.bpf.o"));
 
 /// The environment variable that asks for the programs' debug messages.
 pub const LOG_VARIABLE: &str = "ENFORCER_BPF_LOG";
@@ -51,6 +46,9 @@ pub enum LoadError {
     /// aya could not read the kernel's types.
     #[error("cannot read the kernel's type information: {0}")]
     Btf(#[from] aya::BtfError),
+    /// The object is not as it was built.
+    #[error("this program's file is damaged: its kernel object cannot be unpacked ({0:?})")]
+    Packed(TINFLStatus),
     /// The object or its maps were refused.
     #[error("the kernel refused the maps: {0}")]
     Object(#[source] Box<aya::EbpfError>),
@@ -162,7 +160,8 @@ impl Object {
             loader.map_pin_path(names::map::CONTENTS, contents);
             loader.map_pin_path(names::map::LAST_VERSION, set.map(names::map::LAST_VERSION));
         }
-        let ebpf = loader.load(object()).map_err(|e| LoadError::Object(Box::new(e)))?;
+        let file = object::wanted().unpack().map_err(LoadError::Packed)?;
+        let ebpf = loader.load(file.bytes()).map_err(|e| LoadError::Object(Box::new(e)))?;
         Ok(Self { ebpf, btf, layout })
     }
 
@@ -188,7 +187,7 @@ impl Object {
         let mut contents = Contents {
             version: env!("CARGO_PKG_VERSION").into(),
             layout: LAYOUT_VERSION,
-            object: object_digest(),
+            object: object::wanted().digest().to_string(),
             sizes: sizes(),
             ..Contents::default()
         };
@@ -252,18 +251,9 @@ fn is_shared(name: &str) -> bool {
     !name.contains('.') && !name.starts_with("AYA_LOG") && name != names::map::TASKS_BEFORE
 }
 
-/// The kernel object that this daemon loads.
-fn object() -> &'static [u8] {
-    if std::env::var_os(LOG_VARIABLE).is_some() { OBJECT_WITH_LOG } else { OBJECT }
-}
-
 /// The sizes of maps that are asked for.
 fn sizes() -> String {
     std::env::var(SIZES_VARIABLE).unwrap_or_default()
-}
-
-fn object_digest() -> String {
-    Digest::new(Sha256::digest(object()).into()).to_string()
 }
 
 /// The programs and maps that this daemon works with: a set of pins. One that was not [committed](Kernel::commit) is removed
@@ -308,7 +298,7 @@ impl Kernel {
         let contents = Contents::read(set)?;
         // Debug messages come to the daemon alone that loaded the programs.
         let wanted = contents.layout == LAYOUT_VERSION
-            && contents.object == object_digest()
+            && contents.object == object::wanted().digest().to_string()
             && contents.sizes == sizes()
             && std::env::var_os(LOG_VARIABLE).is_none();
         Ok(wanted.then(|| Self { set: set.clone(), is_committed: true }))

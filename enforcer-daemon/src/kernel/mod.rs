@@ -3,7 +3,8 @@
 //! [`offsets`] reads the running kernel's BTF, [`programs`] lists what is attached where, [`load`] does it,
 //! [`pins`] keeps it in bpffs, [`contents`] says what lies there, [`migrate`] carries labels into a newer set,
 //! [`maps`] applies a compiled policy, [`resolve`] asks the kernel for the identity of a file, [`enrol`] puts a process
-//! into a skill, [`measuring`] tells what files contain, [`host`] tells the programs about the host, [`sockets`] closes what a process may not have.
+//! into a skill, [`measuring`] tells what files contain, [`host`] tells the programs about the host, [`sockets`] closes what a process may not have,
+//! [`ringbuf`] reads what the programs report.
 
 pub mod cgroups;
 pub mod contents;
@@ -13,11 +14,13 @@ pub mod load;
 pub mod maps;
 pub mod measuring;
 pub mod migrate;
+mod object;
 pub mod offsets;
 pub mod passing;
 pub mod pins;
 pub mod programs;
 pub mod resolve;
+pub mod ringbuf;
 pub mod sockets;
 mod versions;
 

@@ -73,8 +73,7 @@ fn idle(pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How much of the memory is the events' ring and other maps of the kernel's, in KiB. The ring's data is mapped twice, one behind
-/// the other, and counts twice.
+/// How much of the memory is the events' ring and other maps of the kernel's, in KiB: what is mapped of them.
 fn ring(pid: u32) -> anyhow::Result<u64> {
     let (mut sum, mut is_map) = (0, false);
     for line in fs::read_to_string(format!("/proc/{pid}/smaps"))?.lines() {

@@ -155,7 +155,7 @@ fn at_rest(guest: &[Value]) -> Result<Vec<Figure>> {
     figures.push(Figure {
         what: "resident memory",
         measured: format!(
-            "{resident:.1} MB: {own:.1} its own, {ring:.1} the ring, mapped twice, {:.1} the program's file",
+            "{resident:.1} MB: {own:.1} its own, {ring:.1} the ring, {:.1} the program's file",
             resident - own - ring
         ),
         baseline: None,
