@@ -14,8 +14,9 @@ use crate::{
 
 /// The oldest kernel that is not refused outright.
 const OLDEST: (u32, u32) = (5, 15);
-/// The oldest kernel on which this build enforces, whoever measures: `bpf_ima_file_hash` is called in sleepable LSM programs, with
-/// hash maps that are allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
+/// The oldest kernel on which this build enforces, whoever measures: before 5.17 there is no `bpf_loop`, which walks paths; before 6.1
+/// a sleepable LSM program may not use hash maps that are allocated as they grow
+/// (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
 const ENFORCED_FROM: (u32, u32) = (6, 1);
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -153,7 +154,7 @@ fn leaves_running_files_writable(release: &str) -> bool {
 
 fn version(release: &str) -> Check {
     const NAME: &str = "kernel";
-    let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64";
+    let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64; on Ubuntu 22.04: apt-get install linux-generic-hwe-22.04";
     match parse_release(release) {
         Some(v) if v < OLDEST => missing(
             NAME,
@@ -162,7 +163,10 @@ fn version(release: &str) -> Check {
         ),
         Some(v) if v < ENFORCED_FROM => missing(
             NAME,
-            format!("{release}: the programs on exec are sleepable and use maps that grow, which takes 6.1"),
+            format!(
+                "{release}: most programs walk paths with bpf_loop, which takes 5.17, and those on exec and mappings are sleepable \
+                 and use maps that grow, which takes 6.1"
+            ),
             newer,
         ),
         Some(_) if leaves_running_files_writable(release) => Check {
@@ -330,7 +334,12 @@ mod tests {
     fn old_kernels_are_refused_with_the_reason() {
         assert_eq!(version("5.10.223").state, State::Missing);
         assert!(version("5.10.223").found.contains("5.15"));
-        assert_eq!(version("5.15.0").state, State::Missing);
+        // As Ubuntu 22.04 has it.
+        let check = version("5.15.0-47-generic");
+        assert_eq!(check.state, State::Missing);
+        assert!(check.found.contains("bpf_loop, which takes 5.17"), "{check:?}");
+        assert!(check.fix.is_some_and(|fix| fix.contains("linux-generic-hwe-22.04")));
+        assert_eq!(version("6.0.19").state, State::Missing);
         assert_eq!(version("6.1.0").state, State::Ok);
     }
 }

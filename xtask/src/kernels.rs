@@ -137,6 +137,15 @@ pub(crate) fn get(paths: &Paths, series: Series) -> Result<Kernel> {
     }
 }
 
+/// A kernel of the user's own, below `dir` as a package unpacks to: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`. The guest is
+/// as for `series`.
+pub(crate) fn own(dir: &Path, series: Series) -> Result<Kernel> {
+    let dir = dir.canonicalize().with_context(|| format!("no {}", dir.display()))?;
+    let version = dir.display().to_string();
+    // An absolute path, which joining leaves as it is.
+    open(Path::new("/"), series, &version)
+}
+
 /// The kernel that the last download left, and how long ago that was.
 fn cached(dir: &Path, series: Series) -> Option<(Kernel, Duration)> {
     let current = dir.join("current");
@@ -349,6 +358,20 @@ mod tests {
         let sid = sources("sid", Series::V7_2.security_suite().as_deref(), targets)?;
         assert!(!sid.contains("security"));
         assert!(sources("bookworm", None, "Other|Other|http://o.example/\n").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_kernel_of_ones_own_is_found_by_its_modules() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        assert!(own(dir.path(), Series::V6_1).is_err());
+        fs::create_dir_all(dir.path().join("lib/modules/5.15.0-x"))?;
+        assert!(own(dir.path(), Series::V6_1).is_err(), "it has no image");
+        fs::create_dir(dir.path().join("boot"))?;
+        fs::write(dir.path().join("boot/vmlinuz-5.15.0-x"), "")?;
+        let kernel = own(dir.path(), Series::V6_1)?;
+        assert_eq!(kernel.release, "5.15.0-x");
+        assert_eq!(kernel.image, dir.path().canonicalize()?.join("boot/vmlinuz-5.15.0-x"));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, IsTerminal as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -55,6 +56,9 @@ pub(crate) struct VmArgs {
     /// 6.1, 6.12, 7.2 or latest.
     #[arg(long, default_value = "6.12")]
     kernel: Series,
+    /// A kernel of your own instead: a directory with `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`. QEMU's CPU is that for --kernel.
+    #[arg(long, value_name = "DIR")]
+    kernel_dir: Option<PathBuf>,
     /// A root of Debian's on a disk, instead of this machine's own programs. The first time, it is made, as root.
     #[arg(long, value_name = "NAME")]
     rootfs: Option<Root>,
@@ -71,7 +75,10 @@ pub(crate) struct VmArgs {
 pub(crate) fn run(paths: &Paths, args: VmArgs) -> Result<ExitCode> {
     let binaries = build::all(paths)?;
     let job = Job {
-        kernel: kernels::get(paths, args.kernel)?,
+        kernel: match &args.kernel_dir {
+            Some(dir) => kernels::own(dir, args.kernel)?,
+            None => kernels::get(paths, args.kernel)?,
+        },
         machine: Machine::from(&args.machine),
         root: args.rootfs,
         copies: args.copy,

@@ -109,10 +109,14 @@ pub(crate) fn base(paths: &Paths, kernel: &Kernel) -> Result<File> {
 /// What the image is made of: the recipe, the kernel, and the state of the programs.
 fn key(kernel: &Kernel, programs: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for part in [RECIPE, INIT, ROOTFS_INIT, SESSION, COMMAND, &kernel.version] {
+    for part in [RECIPE, INIT, ROOTFS_INIT, SESSION, COMMAND, &kernel.version, &kernel.release] {
         hash.update(part);
         hash.update([0]);
     }
+    // A kernel of one's own is built anew under the same name.
+    let index = kernel.modules.join("lib/modules").join(&kernel.release).join("modules.dep");
+    let built = fs::metadata(&index).with_context(|| format!("no {}", index.display()))?;
+    hash.update(built.mtime().to_le_bytes());
     for program in programs {
         let meta = fs::metadata(program).with_context(|| format!("cannot look at {}", program.display()))?;
         hash.update(program.to_string_lossy().as_bytes());
@@ -264,6 +268,8 @@ fn modules<W: std::io::Write>(kernel: &Kernel, archive: &mut Archive<W>) -> Resu
         fs::read_to_string(from.join("modules.dep")).with_context(|| format!("no module index for {release}"))?;
     let stage = tempfile::tempdir()?;
     let to = stage.path().join(&tree);
+    // A kernel of one's own may have all of them built in.
+    fs::create_dir_all(&to)?;
     for module in closure(&index, MODULES) {
         let (tool, name) = if let Some(name) = module.strip_suffix(".xz") {
             ("xz", name)
