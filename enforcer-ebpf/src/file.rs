@@ -143,13 +143,14 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 /// Whether a file is to be written that was measured and mapped as code.
 #[inline(always)]
 fn refuses_code(skill: SkillId, file: File) -> bool {
-    file.is_writable() && is_code(skill, file.dentry())
+    file.is_writable() && is_code(skill, file.inode(), file.dentry())
 }
 
-/// Refuses to change what was measured and mapped as code; true when it is refused.
+/// Refuses to change what was measured and mapped as code; true when it is refused. The inode is the file's own or that of the dentry which
+/// a hook was given: of a file's dentry it is none that storage is given for.
 #[inline(always)]
-fn is_code(skill: SkillId, dentry: Dentry) -> bool {
-    is_in_use(dentry.inode())
+fn is_code(skill: SkillId, inode: Inode, dentry: Dentry) -> bool {
+    is_in_use(inode)
         && tamper::refuses(skill, Kind::Write, Reason::ContentInUse, &Object::File { dentry, digest: None })
 }
 
@@ -232,7 +233,7 @@ fn refuses_setattr(dentry: Dentry, attributes: Iattr) -> bool {
     let emptied = attributes.size() == Some(0) && inode.size() > 0;
     let act = if emptied { Act::TRUNCATE } else { Act::WRITE };
     ((emptied || !is_bottomless(inode)) && refuses(skill, act, dentry))
-        || (attributes.size().is_some() && is_code(skill, dentry))
+        || (attributes.size().is_some() && is_code(skill, inode, dentry))
 }
 
 /// `security_inode_setattr(dentry, attr)`, before 6.3.
