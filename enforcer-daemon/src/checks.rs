@@ -18,6 +18,8 @@ const OLDEST: (u32, u32) = (5, 15);
 /// a sleepable LSM program may not use hash maps that are allocated as they grow
 /// (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
 const ENFORCED_FROM: (u32, u32) = (6, 1);
+/// The kernel's symbols, whose names everybody may read.
+const SYMBOLS: &str = "/proc/kallsyms";
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// The magic number of cgroup v2 (`include/uapi/linux/magic.h: CGROUP2_SUPER_MAGIC`).
@@ -100,7 +102,18 @@ pub enum Programs {
 #[must_use]
 pub fn run(programs: Programs) -> Report {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut checks = vec![version(&kernel), btf(), lsm(), ima(), cgroup(), lockdown(), capabilities(), namespace()];
+    let symbols = fs::read_to_string(SYMBOLS).unwrap_or_default();
+    let mut checks = vec![
+        version(&kernel),
+        sleepers(&kernel, &symbols),
+        btf(),
+        lsm(),
+        ima(),
+        cgroup(),
+        lockdown(),
+        capabilities(),
+        namespace(),
+    ];
     if programs == Programs::Load {
         let first = checks.iter().find(|check| check.state == State::Missing).map(|check| check.name);
         checks.push(load(first));
@@ -180,6 +193,27 @@ fn version(release: &str) -> Check {
         },
         Some(_) => ok(NAME, release),
         None => missing(NAME, format!("{release}: a release this build does not understand"), newer),
+    }
+}
+
+/// Whether every exec meets the programs that may sleep. Until 6.2 the kernel passed over such a program while another task was in it on
+/// the same CPU (`kernel/bpf/trampoline.c: __bpf_prog_enter_sleepable` and `prog->active`), and measuring a file may take long; stable
+/// kernels of 6.1 got the way in that does not. From 6.2 on all have it.
+fn sleepers(release: &str, symbols: &str) -> Check {
+    const NAME: &str = "sleepable programs";
+    const ENTRY: &str = "__bpf_prog_enter_sleepable_recur";
+    let has_entry = symbols.lines().any(|line| line.split_whitespace().nth(2) == Some(ENTRY));
+    if has_entry || parse_release(release).is_none_or(|v| v >= (6, 2)) {
+        return ok(NAME, "none is passed over while another task is in it");
+    }
+    Check {
+        name: NAME,
+        state: State::Partial,
+        found: format!(
+            "{SYMBOLS} has no {ENTRY}: this kernel passes over a program while another task sleeps in it on the same CPU, so that an exec may \
+             go undecided while another one's file is measured"
+        ),
+        fix: Some("install the distribution's latest kernel and boot it: apt-get update, apt-get upgrade".into()),
     }
 }
 
@@ -327,6 +361,22 @@ mod tests {
             let check = version(release);
             assert_eq!(check.state, state, "{check:?}");
             assert_eq!(check.found.contains("6.12.1 a program can be written"), state == State::Partial, "{check:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_passes_over_programs_is_partial() {
+        let with =
+            "0000000000000000 t __bpf_prog_enter_sleepable\n0000000000000000 T __bpf_prog_enter_sleepable_recur\n";
+        let without =
+            "0000000000000000 T __bpf_prog_enter_sleepable\n0000000000000000 t x__bpf_prog_enter_sleepable_recur\n";
+        for (release, symbols, state) in [
+            ("6.1.0-57-amd64", with, State::Ok),
+            ("6.1.0-9-amd64", without, State::Partial),
+            ("6.1.0-9-amd64", "", State::Partial),
+            ("6.2.0", "", State::Ok),
+        ] {
+            assert_eq!(sleepers(release, symbols).state, state, "{release}");
         }
     }
 

@@ -176,8 +176,8 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     verdict::of(reported(&rules, skill, &decision, file, content.digest().ok()))
 }
 
-/// Keeps governed processes from writing a file from now on, as long as its inode is in memory: with the last mapping and descriptor it may go. Says why not: somebody has it open for writing or
-/// has mapped it so, or there is no room.
+/// Keeps governed processes from writing a file from now on, for as long as its inode is in memory: with the last mapping and descriptor
+/// it may go. Says why not: somebody has it open for writing or has mapped it so, or there is no room.
 ///
 /// Whoever opens a file for writing first counts himself in `i_writecount` and then asks [`is_in_use`]
 /// (`fs/open.c: do_dentry_open`); here the mark comes first and the count is read after it. One of the two sees the other. Whoever

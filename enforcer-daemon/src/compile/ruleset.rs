@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::BuildHasher,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use enforcer_common::{
@@ -13,6 +14,8 @@ use enforcer_common::{
     task::{CgroupLabel, CgroupName, cgroup_flag},
     unit::UnitRule,
 };
+
+use foldhash::fast::RandomState;
 
 use super::names::Scope;
 
@@ -26,8 +29,28 @@ pub struct NetPrefix {
 }
 
 /// Rules of which there may be very many. Two such tables that were made alike have their elements in the same order, so that comparing
-/// them reads memory from the beginning to the end; what is in them comes from the manifest, so that nobody else chooses keys which collide.
-pub type Rules<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+/// them reads memory from the beginning to the end.
+pub type Rules<K, V> = HashMap<K, V, Hashing>;
+
+/// One way of hashing for all tables of a process, and another one for each process: addresses come from name servers, and nobody there
+/// shall know which of them collide.
+#[derive(Clone, Debug)]
+pub struct Hashing(RandomState);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        static SEED: OnceLock<RandomState> = OnceLock::new();
+        Self(SEED.get_or_init(RandomState::default).clone())
+    }
+}
+
+impl BuildHasher for Hashing {
+    type Hasher = <RandomState as BuildHasher>::Hasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
 
 /// Where a rule stands in the manifest, for events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -224,6 +247,11 @@ mod tests {
         let mut next = before();
         change(&mut next);
         before().network_differs(&next)
+    }
+
+    #[test]
+    fn all_tables_hash_alike() {
+        assert_eq!(Hashing::default().hash_one(7), Hashing::default().hash_one(7));
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //!
 //! Both give their verdicts meanwhile, and the stricter one holds. What they have in common over all layouts: the numbers of
 //! skills, the beginning of a label ([`enforcer_common::task::Inherited`]), and the values of `BUDGETS`, `SOCKETS` and
-//! `CONTENTS`, of which both use the same map for the last two. Which cgroups are
-//! governed comes from the policy, which is in force in the newer set before any task has a label in it.
+//! `CONTENTS`; of the last two both use the same map. Which cgroups are governed comes from the policy, which is in force in the newer set before any task has a label in it.
 
 use std::time::Instant;
 

@@ -7,7 +7,10 @@ use std::{
     time::Instant,
 };
 
-use aya::maps::{HashMap, LpmTrie, MapData, lpm_trie::Key};
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, MapData, lpm_trie::Key},
+};
 use enforcer_common::{
     ids::{Digest, Generation, SkillId},
     names::map,
@@ -29,54 +32,44 @@ pub(super) trait RuleMap<K, V> {
     fn entries(&self) -> Result<Vec<(K, Versioned<V>)>, aya::maps::MapError>;
 }
 
-impl RuleMap<SkillId, SkillConf> for HashMap<MapData, SkillId, Versioned<SkillConf>> {
-    const NAME: &'static str = map::SKILLS;
-    fn put(&mut self, key: &SkillId, value: Versioned<SkillConf>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &SkillId) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(SkillId, Versioned<SkillConf>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
+/// What can be the key of a hash map with rules of one kind.
+trait Keyed<V> {
+    /// The map.
+    const MAP: &'static str;
 }
 
-impl RuleMap<BinaryKey, BinaryRule> for HashMap<MapData, BinaryKey, Versioned<BinaryRule>> {
-    const NAME: &'static str = map::BINARIES;
-    fn put(&mut self, key: &BinaryKey, value: Versioned<BinaryRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &BinaryKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(BinaryKey, Versioned<BinaryRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
+impl Keyed<SkillConf> for SkillId {
+    const MAP: &'static str = map::SKILLS;
 }
 
-impl RuleMap<ObjectKey, ObjectRule> for HashMap<MapData, ObjectKey, Versioned<ObjectRule>> {
-    const NAME: &'static str = map::OBJECTS;
-    fn put(&mut self, key: &ObjectKey, value: Versioned<ObjectRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &ObjectKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(ObjectKey, Versioned<ObjectRule>)>, aya::maps::MapError> {
-        self.iter().collect()
-    }
+impl Keyed<BinaryRule> for BinaryKey {
+    const MAP: &'static str = map::BINARIES;
 }
 
-impl RuleMap<Digest, EntrypointRule> for HashMap<MapData, Digest, Versioned<EntrypointRule>> {
-    const NAME: &'static str = map::ENTRYPOINTS;
-    fn put(&mut self, key: &Digest, value: Versioned<EntrypointRule>) -> Result<(), aya::maps::MapError> {
+impl Keyed<ObjectRule> for ObjectKey {
+    const MAP: &'static str = map::OBJECTS;
+}
+
+impl Keyed<EntrypointRule> for Digest {
+    const MAP: &'static str = map::ENTRYPOINTS;
+}
+
+impl Keyed<AbstractRule> for AbstractKey {
+    const MAP: &'static str = map::ABSTRACT;
+}
+
+impl<K: Pod + Keyed<V>, V> RuleMap<K, V> for HashMap<MapData, K, Versioned<V>>
+where
+    Versioned<V>: Pod,
+{
+    const NAME: &'static str = K::MAP;
+    fn put(&mut self, key: &K, value: Versioned<V>) -> Result<(), aya::maps::MapError> {
         self.insert(key, value, 0)
     }
-    fn drop_rule(&mut self, key: &Digest) -> Result<(), aya::maps::MapError> {
+    fn drop_rule(&mut self, key: &K) -> Result<(), aya::maps::MapError> {
         self.remove(key)
     }
-    fn entries(&self) -> Result<Vec<(Digest, Versioned<EntrypointRule>)>, aya::maps::MapError> {
+    fn entries(&self) -> Result<Vec<(K, Versioned<V>)>, aya::maps::MapError> {
         self.iter().collect()
     }
 }
@@ -94,19 +87,6 @@ impl RuleMap<NetPrefix, PortSet> for Listeners {
     }
     fn entries(&self) -> Result<Vec<(NetPrefix, Versioned<PortSet>)>, aya::maps::MapError> {
         self.0.entries()
-    }
-}
-
-impl RuleMap<AbstractKey, AbstractRule> for HashMap<MapData, AbstractKey, Versioned<AbstractRule>> {
-    const NAME: &'static str = map::ABSTRACT;
-    fn put(&mut self, key: &AbstractKey, value: Versioned<AbstractRule>) -> Result<(), aya::maps::MapError> {
-        self.insert(key, value, 0)
-    }
-    fn drop_rule(&mut self, key: &AbstractKey) -> Result<(), aya::maps::MapError> {
-        self.remove(key)
-    }
-    fn entries(&self) -> Result<Vec<(AbstractKey, Versioned<AbstractRule>)>, aya::maps::MapError> {
-        self.iter().collect()
     }
 }
 
