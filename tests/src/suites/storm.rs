@@ -29,6 +29,9 @@ pub(super) const SUITE: Suite =
 const NEXT: &str = "enforcer-next";
 /// What a daemon takes from its start until it enforces the manifest, at most, in milliseconds.
 const START_MS: u64 = 600;
+/// Between two attempts of an attacker while builds replace each other: what counts is the second in which they do, and before
+/// it the verifier needs the CPU for ten.
+const REST: Duration = Duration::from_millis(20);
 
 /// Upgrades and downgrades need the second build.
 pub(super) const UPGRADES: Suite = Suite {
@@ -43,8 +46,13 @@ struct Attempts {
     made: AtomicU64,
 }
 
-/// Attacks while `storm` goes on: each attempt must be refused, and nothing may happen. What is allowed happens all the time.
-fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result<()>) -> anyhow::Result<Attempts> {
+/// Attacks while `storm` goes on, each attacker resting for `rest` between two attempts: each attempt must be refused, and
+/// nothing may happen. What is allowed happens all the time.
+fn attack(
+    play: &mut Play<'_>,
+    rest: Duration,
+    storm: impl FnOnce(&mut Daemon) -> anyhow::Result<()>,
+) -> anyhow::Result<Attempts> {
     let attempts = Attempts { victim: play.victim()?, made: AtomicU64::new(0) };
     let (victim, server) = (attempts.victim.as_str(), play.server());
     let (away, second) = (play.allowed("away")?, play.allowed("second")?);
@@ -80,6 +88,7 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
                     fs::write(&allowed, "")?;
                     worker.act(&["unlink", &allowed])?.done().context("what is allowed")?;
                     worker.act(&["exec", SELF, "act", "nothing"])?.done().context("what is allowed")?;
+                    thread::sleep(rest);
                 }
             }
             Ok(())
@@ -93,6 +102,7 @@ fn attack(play: &mut Play<'_>, storm: impl FnOnce(&mut Daemon) -> anyhow::Result
                     while !stop.load(Ordering::Relaxed) {
                         worker.act(act)?.refused()?;
                         made.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(rest);
                     }
                     Ok(())
                 })
@@ -139,7 +149,7 @@ fn kills(scene: &Scene) -> anyhow::Result<()> {
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, |daemon| {
+    let attempts = attack(&mut play, Duration::ZERO, |daemon| {
         for _ in 0..rounds {
             daemon.kill()?;
             daemon.spawn_again(ENFORCER)?;
@@ -157,7 +167,7 @@ fn reloads(scene: &Scene) -> anyhow::Result<()> {
     let mut play = Play::begin(scene, &[])?;
     let texts = [manifest(scene, &[SELF, "/usr/bin/wc"])?, manifest(scene, &[SELF])?];
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, |daemon| {
+    let attempts = attack(&mut play, Duration::ZERO, |daemon| {
         for text in texts.iter().cycle().take(usize::try_from(rounds)?) {
             daemon.reload(text)?;
         }
@@ -191,7 +201,7 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     moved.act(&["map-code", &code])?.done()?;
     fs::write("/sys/fs/cgroup/cgroup.procs", moved.pid().to_string()).context("the move")?;
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, |daemon| {
+    let attempts = attack(&mut play, REST, |daemon| {
         for round in 0..rounds {
             for program in [NEXT, ENFORCER] {
                 // Sometimes the daemon before ended in good order.
@@ -224,7 +234,7 @@ fn halfway(scene: &Scene) -> anyhow::Result<()> {
     let rounds = rounds().unwrap_or(1);
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
-    attack(&mut play, |daemon| {
+    attack(&mut play, REST, |daemon| {
         for _ in 0..rounds {
             daemon.kill()?;
             daemon.spawn_again(NEXT)?;
