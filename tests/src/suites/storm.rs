@@ -29,9 +29,8 @@ pub(super) const SUITE: Suite =
 const NEXT: &str = "enforcer-next";
 /// What a daemon takes from its start until it enforces the manifest, at most, in milliseconds.
 const START_MS: u64 = 600;
-/// Between two attempts of an attacker while builds replace each other: what counts is the second in which they do, and before
-/// it the verifier needs the CPU for ten.
-const REST: Duration = Duration::from_millis(20);
+/// Between two attempts of an attacker while the verifier needs the CPU.
+const REST: Duration = Duration::from_millis(250);
 
 /// Upgrades and downgrades need the second build.
 pub(super) const UPGRADES: Suite = Suite {
@@ -46,12 +45,11 @@ struct Attempts {
     made: AtomicU64,
 }
 
-/// Attacks while `storm` goes on, each attacker resting for `rest` between two attempts: each attempt must be refused, and
-/// nothing may happen. What is allowed happens all the time.
+/// Attacks while `storm` goes on: each attempt must be refused, and nothing may happen. What is allowed happens all the time. The storm
+/// is handed what says whether the attackers make one attempt after the other, as they do at first, or only now and then.
 fn attack(
     play: &mut Play<'_>,
-    rest: Duration,
-    storm: impl FnOnce(&mut Daemon) -> anyhow::Result<()>,
+    storm: impl FnOnce(&mut Daemon, &AtomicBool) -> anyhow::Result<()>,
 ) -> anyhow::Result<Attempts> {
     let attempts = Attempts { victim: play.victim()?, made: AtomicU64::new(0) };
     let (victim, server) = (attempts.victim.as_str(), play.server());
@@ -79,6 +77,12 @@ fn attack(
         worker.yield_to_others();
     }
     let (stop, allowed) = (AtomicBool::new(false), play.allowed("storm")?);
+    let hurry = AtomicBool::new(true);
+    let rest = || {
+        if !hurry.load(Ordering::Relaxed) {
+            thread::sleep(REST);
+        }
+    };
     let (early, agent) = (&play.early, &play.agent);
     let daemon = &mut play.daemon;
     thread::scope(|scope| {
@@ -88,7 +92,7 @@ fn attack(
                     fs::write(&allowed, "")?;
                     worker.act(&["unlink", &allowed])?.done().context("what is allowed")?;
                     worker.act(&["exec", SELF, "act", "nothing"])?.done().context("what is allowed")?;
-                    thread::sleep(rest);
+                    rest();
                 }
             }
             Ok(())
@@ -102,13 +106,13 @@ fn attack(
                     while !stop.load(Ordering::Relaxed) {
                         worker.act(act)?.refused()?;
                         made.fetch_add(1, Ordering::Relaxed);
-                        thread::sleep(rest);
+                        rest();
                     }
                     Ok(())
                 })
             })
             .collect();
-        let outcome = storm(daemon);
+        let outcome = storm(daemon, &hurry);
         stop.store(true, Ordering::Relaxed);
         twin.join().map_err(|_| anyhow::anyhow!("the twin panicked"))??;
         for attacker in attackers {
@@ -149,7 +153,7 @@ fn kills(scene: &Scene) -> anyhow::Result<()> {
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, Duration::ZERO, |daemon| {
+    let attempts = attack(&mut play, |daemon, _| {
         for _ in 0..rounds {
             daemon.kill()?;
             daemon.spawn_again(ENFORCER)?;
@@ -167,7 +171,7 @@ fn reloads(scene: &Scene) -> anyhow::Result<()> {
     let mut play = Play::begin(scene, &[])?;
     let texts = [manifest(scene, &[SELF, "/usr/bin/wc"])?, manifest(scene, &[SELF])?];
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, Duration::ZERO, |daemon| {
+    let attempts = attack(&mut play, |daemon, _| {
         for text in texts.iter().cycle().take(usize::try_from(rounds)?) {
             daemon.reload(text)?;
         }
@@ -186,6 +190,18 @@ fn one_set() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Another build takes over, from programs that hold alone. The attackers hurry from the first of its pins on, before which
+/// nothing changes but that the verifier works.
+fn replace(daemon: &mut Daemon, program: &str, hurry: &AtomicBool) -> anyhow::Result<()> {
+    hurry.store(false, Ordering::Relaxed);
+    let before = sets();
+    daemon.spawn_again(program)?;
+    let begun = eventually(Duration::from_mins(2), || sets().iter().any(|set| !before.contains(set)));
+    hurry.store(true, Ordering::Relaxed);
+    ensure!(begun, "{program} made no set; {}", daemon.errors());
+    daemon.wait_until_it_answers()
+}
+
 /// Labels that came by `enforcer run`, by a cgroup that the process has left, and from a parent go along.
 fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     let rounds = rounds().unwrap_or(1);
@@ -201,7 +217,7 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
     moved.act(&["map-code", &code])?.done()?;
     fs::write("/sys/fs/cgroup/cgroup.procs", moved.pid().to_string()).context("the move")?;
     let mark = play.daemon.events.mark();
-    let attempts = attack(&mut play, REST, |daemon| {
+    let attempts = attack(&mut play, |daemon, hurry| {
         for round in 0..rounds {
             for program in [NEXT, ENFORCER] {
                 // Sometimes the daemon before ended in good order.
@@ -210,7 +226,7 @@ fn there_and_back(scene: &Scene) -> anyhow::Result<()> {
                 } else {
                     daemon.kill()?;
                 }
-                daemon.restart_as(program)?;
+                replace(daemon, program, hurry)?;
                 moved.act(&["unlink", &victim])?.refused().context(program)?;
                 moved.act(&["append", &code, "+"])?.refused().context(program)?;
             }
@@ -234,7 +250,7 @@ fn halfway(scene: &Scene) -> anyhow::Result<()> {
     let rounds = rounds().unwrap_or(1);
     let mut play = Play::begin(scene, &[])?;
     let mut random = Random::seeded();
-    attack(&mut play, REST, |daemon| {
+    attack(&mut play, |daemon, _| {
         for _ in 0..rounds {
             daemon.kill()?;
             daemon.spawn_again(NEXT)?;
