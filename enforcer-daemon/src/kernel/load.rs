@@ -277,6 +277,12 @@ impl Kernel {
         Ok((kernel, debug))
     }
 
+    /// Whether it was in force already, so that something may lie in its maps.
+    #[must_use]
+    pub const fn is_committed(&self) -> bool {
+        self.is_committed
+    }
+
     /// Creates and pins the maps without any program, to see what a policy costs where the kernel refuses the programs. It
     /// enforces nothing and cannot be put in force.
     ///

@@ -174,7 +174,11 @@ impl PolicyMaps {
             passing: None,
         };
         let failed = |map| move |e: aya::maps::MapError| ApplyError::Map { map, cause: full_or(&e) };
-        maps.filter_words = maps.object_filter.iter().collect::<Result<_, _>>().map_err(failed(map::OBJECT_FILTER))?;
+        maps.filter_words = if kernel.is_committed() {
+            maps.object_filter.iter().collect::<Result<_, _>>().map_err(failed(map::OBJECT_FILTER))?
+        } else {
+            vec![0; OBJECT_FILTER_WORDS as usize]
+        };
         let current = maps.policy.get(&0, 0).map_err(failed(map::POLICY))?.generation;
         maps.generation = current.max(generation);
         maps.in_force = Ruleset {
