@@ -74,7 +74,7 @@ unsafe extern "C" fn climb_one<S: Step>(_index: u64, climber: *mut Climber<'_, S
     // SAFETY: `climb` hands over a pointer to its climber.
     let climber = unsafe { &mut *climber };
     let dentry = climber.dentry;
-    if climber.step.visit(&dentry.inode().id()) {
+    if climber.step.visit(&dentry.inode()) {
         climber.ends(ENOUGH);
         return STOP;
     }

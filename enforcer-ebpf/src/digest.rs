@@ -199,7 +199,7 @@ pub fn is_marked(inode: Inode, as_what: u64) -> bool {
 /// Notes what a governed task opens for execution, or one of the daemon's at all, and the file below it, if it is one of an overlay.
 #[inline(always)]
 pub fn note(file: File, skill: SkillId) {
-    let Some(label) = label::of(Task::current()) else { return };
+    let Some(label) = label::known(Task::current()) else { return };
     let inode = file.inode();
     if inode.is_null() {
         return;

@@ -37,7 +37,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         return verdict::of(report::decision(Kind::Enter, skill, generation, &decide::no_room(), &Object::None));
     }
     if subject::current().is_some()
-        && let Some(label) = subject::own_label()
+        && let Some(label) = subject::labelled()
     {
         label.pending = SkillId(0);
         label.heir = 0;
@@ -51,7 +51,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     // No room to note in what is executed is no permission.
-    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let Some(label) = subject::labelled() else { return verdict::refuse() };
     let file = Binprm::new(ctx.arg(0)).file();
     let content = digest::of(file);
     let rules = InForce::now();

@@ -35,6 +35,12 @@ pub fn of(task: Task) -> Option<*mut Label> {
     TASKS.get_ptr_mut(key)
 }
 
+/// The label of a task that is known to have one, or to be without for want of room: the filter is not asked again.
+#[inline(always)]
+pub fn known(task: Task) -> Option<*mut Label> {
+    TASKS.get_ptr_mut(task.key())
+}
+
 /// What a label is made from: one on the stack would take more of it than some programs have left.
 static BLANK: Label = Label::new(SkillId(0), Origin::Parent);
 

@@ -49,7 +49,7 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     }
     let Some(skill) = subject::current() else { return verdict::pass() };
     // No room to decide in is no permission.
-    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let Some(label) = subject::labelled() else { return verdict::refuse() };
     let early = label.stage & stage::EARLY != 0;
     label.stage &= !(stage::EARLY | stage::LOOKED | stage::TO_MEASURE);
     if !early {
@@ -142,7 +142,7 @@ pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
         return verdict::pass();
     }
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let Some(label) = subject::labelled() else { return verdict::refuse() };
     let before = label.stage;
     label.stage &= !(stage::LOOKED | stage::TO_MEASURE);
     if before & stage::LOOKED == 0 {
@@ -212,7 +212,7 @@ pub fn file_mprotect(ctx: LsmContext) -> i32 {
         return verdict::pass();
     }
     let Some(skill) = subject::current() else { return verdict::pass() };
-    let Some(label) = subject::own_label() else { return verdict::refuse() };
+    let Some(label) = subject::labelled() else { return verdict::refuse() };
     let rules = InForce::now();
     let vma = Vma::new(ctx.arg(0));
     let file = vma.file();

@@ -5,14 +5,15 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::bpf_get_current_task;
 use enforcer_common::{decide::Destination, net::Address};
 
 /// The same number. The verifier does not see that what is done twice is undone.
 #[inline(always)]
 pub fn number(mut number: u64) -> u64 {
-    // Any number that it does not know.
-    let unknown = bpf_get_current_pid_tgid();
+    // Any number that it does not know: no helper takes less.
+    // SAFETY: no precondition.
+    let unknown = unsafe { bpf_get_current_task() };
     // SAFETY: changes a register and nothing else.
     unsafe {
         asm!("{n} ^= {u}", "{n} ^= {u}", n = inout(reg) number, u = in(reg) unknown, options(pure, nomem, nostack));

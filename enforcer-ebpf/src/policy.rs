@@ -2,7 +2,7 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use enforcer_common::{
-    decide::{self, Findings, Judgement, Quest, Question, Rules, Terms},
+    decide::{self, Findings, Judgement, Quest, Question, Rules, Terms, Waypoint},
     event::Kind,
     ids::{Digest, Generation, ObjectId, RuleId, SkillId},
     net::{AbstractKey, Address, NetKey, SKILL_BITS},
@@ -48,7 +48,7 @@ impl Rules for InForce {
 
     #[inline(always)]
     fn object(&self, skill: SkillId, object: &ObjectId) -> Option<ObjectRule> {
-        if is_named(object) { self.rules_of(skill, object).copied() } else { None }
+        self.rules_of(skill, object).copied()
     }
 
     #[inline(always)]
@@ -91,11 +91,18 @@ impl Rules for InForce {
     }
 
     #[inline(always)]
-    fn meet(&self, skill: SkillId, object: &ObjectId, found: &mut Findings) -> bool {
+    fn may_name(&self, ino: u64) -> bool {
+        let (word, bit) = object_filter_slot(ino);
+        OBJECT_FILTER.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    #[inline(always)]
+    fn meet<W: Waypoint>(&self, skill: SkillId, at: &W, found: &mut Findings) -> bool {
         // Here, because most objects on the way are in no rule.
-        if !is_named(object) {
+        if !self.may_name(at.ino()) {
             return found.meet(None);
         }
+        let object = at.id();
         let rest = u64::from(object.dev) | u64::from(object.generation) << 32;
         object_on_walk(skill.0, self.generation.0, object.ino, rest, found) != 0
     }
@@ -110,13 +117,6 @@ impl Rules for InForce {
     fn opaque(&self, number: u64) -> u64 {
         opaque::number(number)
     }
-}
-
-/// Whether any skill's rules may name this object.
-#[inline(always)]
-fn is_named(object: &ObjectId) -> bool {
-    let (word, bit) = object_filter_slot(object.ino);
-    OBJECT_FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
 impl InForce {

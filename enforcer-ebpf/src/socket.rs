@@ -325,7 +325,7 @@ fn tell(ctx: *const IterTaskFile, skill: SkillId, sock: Sock, task: Task, file: 
     let found = sock.endpoint();
     let at = opaque::destination(found.end());
     let record = FoundSocket {
-        ino: file.dentry().inode().id().ino,
+        ino: file.dentry().inode().ino(),
         tid: task.pid(),
         tgid: task.tgid(),
         // SAFETY: the kernel's context, as above.

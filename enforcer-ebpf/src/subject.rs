@@ -130,16 +130,27 @@ pub fn entered_by_exec(file: File) -> Option<SkillId> {
 /// The acting task's room for a decision. `None` when it has no label, which a governed task lacks only when the map is full.
 #[inline(always)]
 pub fn findings<'a>() -> Option<&'a mut Findings> {
-    own_label().map(|label| &mut label.findings)
+    labelled().map(|label| &mut label.findings)
 }
 
 /// The acting task's label, for the parts that only the task itself uses; take it once per program.
 #[inline(always)]
 pub fn own_label<'a>() -> Option<&'a mut Label> {
-    let label = label::of(Task::current())?;
+    label::of(Task::current()).map(own)
+}
+
+/// The same of a task that is known to be in a skill: it is found sooner, and missing only for want of room.
+#[inline(always)]
+pub fn labelled<'a>() -> Option<&'a mut Label> {
+    label::known(Task::current()).map(own)
+}
+
+/// The acting task's own parts of its label.
+#[inline(always)]
+fn own<'a>(label: *mut Label) -> &'a mut Label {
     // SAFETY: the element is the current task's: no other task uses these parts of it, its programs do not interrupt each
     // other in the midst of a decision, and a governed task's label is never replaced.
-    Some(unsafe { &mut *label })
+    unsafe { &mut *label }
 }
 
 /// The label of a cgroup that may have found no room in `CGROUPS`: that of the nearest cgroup above it, or its own, if the

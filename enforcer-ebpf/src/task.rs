@@ -30,7 +30,7 @@ use crate::{
 pub fn task_alloc(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::label() else { return verdict::pass() };
     let child = Task::new(ctx.arg(0));
-    let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+    let lineage = subject::labelled().map_or(0, |parent| parent.lineage);
     if label::give(child, skill, Origin::Parent, lineage) {
         return verdict::pass();
     }
@@ -52,7 +52,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let (parent, child) = (Task::new(ctx.arg(0)), Task::new(ctx.arg(1)));
     let Some(skill) = subject::of(parent).filter(|skill| skill.governs()) else { return 0 };
     if label::of(child).is_none() {
-        let lineage = subject::own_label().map_or(0, |parent| parent.lineage);
+        let lineage = subject::labelled().map_or(0, |parent| parent.lineage);
         let _ = label::give(child, skill, Origin::Parent, lineage);
     }
     let cgroup = |task: Task| task.cgroup().and_then(Cgroup::id).unwrap_or(0);

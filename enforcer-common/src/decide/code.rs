@@ -1,9 +1,9 @@
 //! What becomes code without being executed: files that are mapped, and memory.
 
-use super::{Ancestry, Climb, Decision, Findings, Rules, Step, no_policy, settle};
+use super::{Ancestry, Climb, Decision, Findings, Rules, Step, Waypoint, no_policy, settle};
 use crate::{
     event::{Reason, ReasonCode},
-    ids::{Digest, ObjectId, RuleId, SkillId},
+    ids::{Digest, RuleId, SkillId},
     rules::{LibrarySlot, binary_flag, skill_flag},
 };
 
@@ -41,8 +41,8 @@ struct Search<'a, R> {
 
 impl<R: Rules> Step for Search<'_, R> {
     #[inline(always)]
-    fn visit(&mut self, object: &ObjectId) -> bool {
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+    fn visit<W: Waypoint>(&mut self, at: &W) -> bool {
+        let Some(rule) = self.rules.on_walk(self.skill, at) else { return false };
         *self.found = rule.library;
         rule.library.is_some()
     }

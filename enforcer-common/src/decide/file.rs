@@ -2,11 +2,12 @@
 //! comes before an allowance. What leads to a protected path stays where it is, whatever allows to move it.
 
 use super::{
-    Ancestry, Climb, Decision, Rules, Ruling, Step, Terms, no_policy, opaque_action, refusal, settle, settle_known,
+    Ancestry, Climb, Decision, Rules, Ruling, Step, Terms, Waypoint, no_policy, opaque_action, refusal, settle,
+    settle_known,
 };
 use crate::{
     event::{Kind, Reason, ReasonCode, Verdict},
-    ids::{ObjectId, RuleId, SkillId},
+    ids::{RuleId, SkillId},
     rules::{LibrarySlot, ObjectRule, SkillConf, action, skill_flag},
 };
 
@@ -288,8 +289,8 @@ struct Survey<'a, R> {
 
 impl<R: Rules> Step for Survey<'_, R> {
     #[inline(always)]
-    fn visit(&mut self, object: &ObjectId) -> bool {
-        self.rules.meet(self.skill, object, self.found)
+    fn visit<W: Waypoint>(&mut self, at: &W) -> bool {
+        self.rules.meet(self.skill, at, self.found)
     }
 }
 

@@ -59,10 +59,20 @@ pub trait Rules {
     {
         set_out(self, skill, quest, found)
     }
-    /// Notes on a walk what the rules that name this very object say; true when there is nothing left to look for.
+    /// Whether any skill's rules may name an object with this number: false for most of those on a walk.
     #[inline(always)]
-    fn meet(&self, skill: SkillId, object: &ObjectId, found: &mut Findings) -> bool {
-        found.meet(self.object(skill, object).as_ref())
+    fn may_name(&self, _ino: u64) -> bool {
+        true
+    }
+    /// The rules that name this very object on a walk.
+    #[inline(always)]
+    fn on_walk<W: Waypoint>(&self, skill: SkillId, at: &W) -> Option<ObjectRule> {
+        if self.may_name(at.ino()) { self.object(skill, &at.id()) } else { None }
+    }
+    /// Notes what the rules that name this very object say; true when there is nothing left to look for.
+    #[inline(always)]
+    fn meet<W: Waypoint>(&self, skill: SkillId, at: &W, found: &mut Findings) -> bool {
+        found.meet(self.on_walk(skill, at).as_ref())
     }
     /// Judges what was found on a walk, as [`judge`] does.
     #[inline(always)]
@@ -90,7 +100,25 @@ pub trait Ancestry {
 /// What is done on the way.
 pub trait Step {
     /// Looks at one object; true when it has seen enough.
-    fn visit(&mut self, object: &ObjectId) -> bool;
+    fn visit<W: Waypoint>(&mut self, at: &W) -> bool;
+}
+
+/// An object on the way, of which no more is read than is asked for.
+pub trait Waypoint {
+    /// The first part of its identity, which tells most objects apart.
+    fn ino(&self) -> u64;
+    /// Its identity.
+    fn id(&self) -> ObjectId;
+}
+
+impl Waypoint for ObjectId {
+    fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    fn id(&self) -> ObjectId {
+        *self
+    }
 }
 
 /// How a climb ended.

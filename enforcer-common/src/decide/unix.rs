@@ -1,10 +1,10 @@
 //! Unix sockets: one that lies in the filesystem by the nearest rule on the way up from its inode, one with an abstract name by
 //! that name. What the skill made itself, and what has no name at all, needs no rule: the caller lets it pass.
 
-use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, no_policy, settle};
+use super::{Ancestry, Climb, Decision, Rules, Ruling, Step, Waypoint, no_policy, settle};
 use crate::{
     event::{Reason, ReasonCode},
-    ids::{ObjectId, RuleId, SkillId},
+    ids::{RuleId, SkillId},
     net::AbstractKey,
     rules::{SkillConf, action, skill_flag},
 };
@@ -19,8 +19,8 @@ struct Nearest<'a, R> {
 
 impl<R: Rules> Step for Nearest<'_, R> {
     #[inline(always)]
-    fn visit(&mut self, object: &ObjectId) -> bool {
-        let Some(rule) = self.rules.object(self.skill, object) else { return false };
+    fn visit<W: Waypoint>(&mut self, at: &W) -> bool {
+        let Some(rule) = self.rules.on_walk(self.skill, at) else { return false };
         self.protect = rule.protect;
         self.connect = rule.connect;
         rule.protect.0 != 0 || rule.connect.0 != 0

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use enforcer_common::ids::ObjectId;
+use enforcer_common::{decide::Waypoint, ids::ObjectId};
 
 use super::{Binprm, Dentry, File, Iattr, Inode, Mount, OFFSETS, Qstr, SuperBlock, Task, field, load, probe};
 
@@ -282,6 +282,17 @@ impl Inode {
         if self.is_null() { 0 } else { unsafe { field(self.0, offset!(inode_i_rdev)) } }
     }
 
+    /// Its number; of none, one that no object has.
+    #[inline(always)]
+    pub fn ino(self) -> u64 {
+        // As below.
+        if self.0.is_null() {
+            return 0;
+        }
+        // SAFETY: `inode.i_ino` is an unsigned long.
+        unsafe { field(self.0, offset!(inode_i_ino)) }
+    }
+
     /// The kernel's identity of this inode; of none, one that no object has.
     #[inline(always)]
     pub fn id(self) -> ObjectId {
@@ -299,6 +310,18 @@ impl Inode {
                 generation: field(self.0, offset!(inode_i_generation)),
             }
         }
+    }
+}
+
+impl Waypoint for Inode {
+    #[inline(always)]
+    fn ino(&self) -> u64 {
+        Self::ino(*self)
+    }
+
+    #[inline(always)]
+    fn id(&self) -> ObjectId {
+        Self::id(*self)
     }
 }
 
