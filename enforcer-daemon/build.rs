@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-const OBJECTS: [&str; 2] = ["enforcer.bpf.o", "enforcer-log.bpf.o"];
+const OBJECTS: [&str; 3] = ["enforcer.bpf.o", "enforcer-log.bpf.o", "enforcer-elder.bpf.o"];
 
 fn main() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=ENFORCER_BPF_DIR");

@@ -14,9 +14,8 @@ use crate::{
 
 /// The oldest kernel that is not refused outright.
 const OLDEST: (u32, u32) = (5, 15);
-/// The oldest kernel on which this build enforces, whoever measures: `bpf_ima_file_hash` is called in sleepable LSM programs, with
-/// hash maps that are allocated as they grow (`kernel/bpf/verifier.c: check_map_prog_compatibility`).
-const ENFORCED_FROM: (u32, u32) = (6, 1);
+/// The oldest kernel that can do all that the programs ask for; what older ones lack stands in `enforcer_common::ability`.
+const FULL_FROM: (u32, u32) = (6, 1);
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// The magic number of cgroup v2 (`include/uapi/linux/magic.h: CGROUP2_SUPER_MAGIC`).
@@ -160,11 +159,14 @@ fn version(release: &str) -> Check {
             format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"),
             newer,
         ),
-        Some(v) if v < ENFORCED_FROM => missing(
-            NAME,
-            format!("{release}: the programs on exec are sleepable and use maps that grow, which takes 6.1"),
-            newer,
-        ),
+        Some(v) if v < FULL_FROM => Check {
+            name: NAME,
+            state: State::Partial,
+            found: format!(
+                "{release}: kernels before 6.1 measure nothing for programs, and before 5.16 tell no unix sockets apart"
+            ),
+            fix: Some(newer.into()),
+        },
         Some(_) if leaves_running_files_writable(release) => Check {
             name: NAME,
             state: State::Partial,
@@ -330,7 +332,8 @@ mod tests {
     fn old_kernels_are_refused_with_the_reason() {
         assert_eq!(version("5.10.223").state, State::Missing);
         assert!(version("5.10.223").found.contains("5.15"));
-        assert_eq!(version("5.15.0").state, State::Missing);
+        assert_eq!(version("5.15.0").state, State::Partial);
+        assert_eq!(version("6.0.19").state, State::Partial);
         assert_eq!(version("6.1.0").state, State::Ok);
     }
 }

@@ -32,6 +32,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/en
 /// The same with debug messages, loaded when `ENFORCER_BPF_LOG` is set.
 static OBJECT_WITH_LOG: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-log.bpf.o"));
 
+/// The same for elder kernels, without messages.
+static OBJECT_ELDER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-elder.bpf.o"));
+
 /// The environment variable that asks for the programs' debug messages.
 pub const LOG_VARIABLE: &str = "ENFORCER_BPF_LOG";
 
@@ -64,6 +67,11 @@ pub enum LoadError {
         /// The kernel's words.
         cause: String,
     },
+    /// The kernel would pass programs over.
+    #[error(
+        "this kernel is preemptible and older than 6.2: it passes a program over while another task is in it on the same CPU; boot one that is not (`uname -v` says no PREEMPT), or one from 6.2 on"
+    )]
+    Preemptible,
     /// A hook has a shape that no program is written for.
     #[error(
         "this kernel's LSM hook `{hook}` takes {count} arguments, for which this build has no program: what it decides would not be enforced; a newer build of Enforcer may know it"
@@ -131,6 +139,9 @@ impl Object {
     /// Creates the maps alone.
     fn create(before: Option<&Set>) -> Result<Self, LoadError> {
         let layout = offsets::read(Path::new(BTF_PATH))?;
+        if layout.is_elder && is_preemptible() {
+            return Err(LoadError::Preemptible);
+        }
         if let Some((hook, count)) = layout.unfit(PROGRAMS) {
             return Err(LoadError::Shape { hook, count });
         }
@@ -162,7 +173,7 @@ impl Object {
             loader.map_pin_path(names::map::CONTENTS, contents);
             loader.map_pin_path(names::map::LAST_VERSION, set.map(names::map::LAST_VERSION));
         }
-        let ebpf = loader.load(object()).map_err(|e| LoadError::Object(Box::new(e)))?;
+        let ebpf = loader.load(object(layout.is_elder)).map_err(|e| LoadError::Object(Box::new(e)))?;
         Ok(Self { ebpf, btf, layout })
     }
 
@@ -188,7 +199,7 @@ impl Object {
         let mut contents = Contents {
             version: env!("CARGO_PKG_VERSION").into(),
             layout: LAYOUT_VERSION,
-            object: object_digest(),
+            object: object_digest(self.layout.is_elder),
             sizes: sizes(),
             ..Contents::default()
         };
@@ -252,9 +263,22 @@ fn is_shared(name: &str) -> bool {
     !name.contains('.') && !name.starts_with("AYA_LOG") && name != names::map::TASKS_BEFORE
 }
 
-/// The kernel object that this daemon loads.
-fn object() -> &'static [u8] {
-    if std::env::var_os(LOG_VARIABLE).is_some() { OBJECT_WITH_LOG } else { OBJECT }
+/// Whether the kernel may put a task aside in the midst of a program. Elder kernels pass a program over that another task is in on the
+/// same CPU (`kernel/bpf/trampoline.c: __bpf_prog_enter`), and what it would have refused goes on. Of `PREEMPT_DYNAMIC` nothing is known.
+fn is_preemptible() -> bool {
+    let uname = rustix::system::uname();
+    uname.version().to_string_lossy().split_whitespace().any(|word| word.starts_with("PREEMPT"))
+}
+
+/// The kernel object that this daemon loads on such a kernel.
+fn object(is_elder: bool) -> &'static [u8] {
+    if is_elder {
+        OBJECT_ELDER
+    } else if std::env::var_os(LOG_VARIABLE).is_some() {
+        OBJECT_WITH_LOG
+    } else {
+        OBJECT
+    }
 }
 
 /// The sizes of maps that are asked for.
@@ -262,8 +286,8 @@ fn sizes() -> String {
     std::env::var(SIZES_VARIABLE).unwrap_or_default()
 }
 
-fn object_digest() -> String {
-    Digest::new(Sha256::digest(object()).into()).to_string()
+fn object_digest(is_elder: bool) -> String {
+    Digest::new(Sha256::digest(object(is_elder)).into()).to_string()
 }
 
 /// The programs and maps that this daemon works with: a set of pins. One that was not [committed](Kernel::commit) is removed
@@ -308,7 +332,7 @@ impl Kernel {
         let contents = Contents::read(set)?;
         // Debug messages come to the daemon alone that loaded the programs.
         let wanted = contents.layout == LAYOUT_VERSION
-            && contents.object == object_digest()
+            && contents.object == object_digest(offsets::is_elder_here()?)
             && contents.sizes == sizes()
             && std::env::var_os(LOG_VARIABLE).is_none();
         Ok(wanted.then(|| Self { set: set.clone(), is_committed: true }))

@@ -264,6 +264,8 @@ fn modules<W: std::io::Write>(kernel: &Kernel, archive: &mut Archive<W>) -> Resu
         fs::read_to_string(from.join("modules.dep")).with_context(|| format!("no module index for {release}"))?;
     let stage = tempfile::tempdir()?;
     let to = stage.path().join(&tree);
+    // A kernel may have all of them built in.
+    fs::create_dir_all(&to)?;
     for module in closure(&index, MODULES) {
         let (tool, name) = if let Some(name) = module.strip_suffix(".xz") {
             ("xz", name)
