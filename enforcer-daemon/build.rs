@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use sha2::{Digest as _, Sha256};
 
-const OBJECTS: [&str; 2] = ["enforcer.bpf.o", "enforcer-log.bpf.o"];
+const OBJECTS: [&str; 3] = ["enforcer.bpf.o", "enforcer-log.bpf.o", "enforcer-elder.bpf.o"];
 /// How hard to compress, of 10. Higher ones take several times as long for a few percent.
 const LEVEL: u8 = 6;
 

@@ -15,7 +15,7 @@ use enforcer_common::content::MeasuredBy;
 use inotify::WatchMask;
 use tokio::time::sleep;
 
-use crate::{engine::Engine, watch::Watches};
+use crate::{engine::Engine, kernel::offsets, watch::Watches};
 
 /// Where IMA tells of itself (`security/integrity/ima/ima_fs.c`).
 const DIR: &str = "/sys/kernel/security/ima";
@@ -58,6 +58,8 @@ pub const PARTIAL: &str = "what nobody has executed before, or was changed, is r
 /// What is known of IMA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
+    /// Whether programs can have files measured at all.
+    pub serves_programs: bool,
     /// Whether there is any.
     pub is_there: bool,
     /// What the kernel was booted with.
@@ -109,6 +111,12 @@ impl Choice {
     #[must_use]
     pub fn of(facts: &Facts) -> Self {
         let daemon = |why: &str, fix| Self::Daemon { why: why.to_owned(), fix };
+        if !facts.serves_programs {
+            return daemon(
+                "this kernel cannot measure files for programs, or passes over those that wait for it",
+                Some("boot a kernel from 6.2 on, or the newest of 6.1: apt-get install linux-image-amd64"),
+            );
+        }
         if !facts.is_there {
             return daemon(
                 "the kernel has no IMA, or securityfs is not mounted",
@@ -189,6 +197,7 @@ impl Facts {
         let at = |name: &str| Path::new(DIR).join(name);
         let text = |name: &str| fs::read_to_string(at(name));
         Self {
+            serves_programs: offsets::is_elder_here().is_ok_and(|is_elder| !is_elder),
             is_there: Path::new(DIR).exists(),
             command_line: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
             algorithm: first_line(&at("ascii_runtime_measurements")).and_then(|line| algorithm(&line)),
@@ -221,6 +230,7 @@ mod tests {
 
     fn plain() -> Facts {
         Facts {
+            serves_programs: true,
             is_there: true,
             command_line: "quiet lsm=landlock,bpf".into(),
             algorithm: Some("sha256".into()),
@@ -242,6 +252,7 @@ mod tests {
             (rules("# a remark\ndont_measure fsmagic=0x9fa0\n"), true),
             (Facts { measurements: Some(7), ..rules(secure_boot) }, true),
             (Facts { is_there: false, ..plain() }, false),
+            (Facts { serves_programs: false, ..plain() }, false),
             (booted("quiet ima_policy=tcb"), false),
             (booted("ima_policy=\"appraise_tcb|secure_boot\""), false),
             (booted("ima_appraise=enforce"), false),

@@ -1,22 +1,18 @@
 //! From a dentry up to its filesystem's root.
 //!
-//! The steps are made by `bpf_loop` (since 5.17): the verifier looks at the body once instead of once per step, which is what
-//! keeps programs with several walks loadable.
+//! The steps are those of [`repeat`].
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use enforcer_common::{
     decide::{Ancestry, Climb, Step},
     event::{NAME_CAPACITY, RawPath},
     rules::MAX_DEPTH,
 };
 
-use crate::{atomic, kernel::Dentry};
-
-/// What the body of a loop returns.
-const GO_ON: i64 = 0;
-const STOP: i64 = 1;
+use crate::{
+    atomic,
+    kernel::Dentry,
+    repeat::{Steps, Then, repeat},
+};
 
 /// The way up from a dentry.
 pub struct Ascent(Dentry);
@@ -57,8 +53,7 @@ impl Ancestry for Ascent {
     fn climb<S: Step>(&mut self, step: &mut S) -> Climb {
         let mut climber = Climber { dentry: self.0, step, end: TOO_DEEP };
         climber.ends(TOO_DEEP);
-        // SAFETY: the body has the helper's signature and is given the climber, which outlives the loop.
-        unsafe { bpf_loop(MAX_DEPTH, climb_one::<S> as *mut c_void, (&raw mut climber).cast(), 0) };
+        repeat(&mut climber);
         // SAFETY: the word is on this program's stack.
         match unsafe { (&raw const climber.end).read_volatile() } {
             ENOUGH => Climb::Enough,
@@ -69,22 +64,24 @@ impl Ancestry for Ascent {
     }
 }
 
-/// One step of a climb.
-unsafe extern "C" fn climb_one<S: Step>(_index: u64, climber: *mut Climber<'_, S>) -> i64 {
-    // SAFETY: `climb` hands over a pointer to its climber.
-    let climber = unsafe { &mut *climber };
-    let dentry = climber.dentry;
-    if climber.step.visit(&dentry.inode()) {
-        climber.ends(ENOUGH);
-        return STOP;
+impl<S: Step> Steps for Climber<'_, S> {
+    const LIMIT: u32 = MAX_DEPTH;
+
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        let dentry = self.dentry;
+        if self.step.visit(&dentry.inode()) {
+            self.ends(ENOUGH);
+            return Then::Stop;
+        }
+        let parent = dentry.parent();
+        if parent == dentry {
+            self.ends(if dentry.is_root_of_filesystem() { ROOT } else { ADRIFT });
+            return Then::Stop;
+        }
+        self.dentry = parent;
+        Then::GoOn
     }
-    let parent = dentry.parent();
-    if parent == dentry {
-        climber.ends(if dentry.is_root_of_filesystem() { ROOT } else { ADRIFT });
-        return STOP;
-    }
-    climber.dentry = parent;
-    GO_ON
 }
 
 /// Where the writing of a path is. How far it has come is in the path alone: of what is on the stack the verifier would follow each
@@ -101,39 +98,41 @@ struct Writer<const N: usize> {
 #[inline(always)]
 pub unsafe fn write_path<const N: usize>(path: *mut RawPath<N>, dentry: Dentry) {
     let mut writer = Writer { dentry, path };
-    // SAFETY: as the caller promised; every write stays below `N`, because a name is read only while a whole one fits.
-    unsafe {
-        (*path).dev = dentry.superblock().dev();
-        bpf_loop(MAX_DEPTH, write_one::<N> as *mut c_void, (&raw mut writer).cast(), 0);
-    }
+    // SAFETY: as the caller promised.
+    unsafe { (*path).dev = dentry.superblock().dev() };
+    // Every write stays below `N`, because a name is read only while a whole one fits.
+    repeat(&mut writer);
 }
 
-/// Writes one name.
-unsafe extern "C" fn write_one<const N: usize>(_index: u64, writer: *mut Writer<N>) -> i64 {
-    // SAFETY: `write_path` hands over a pointer to its writer.
-    let writer = unsafe { &mut *writer };
-    let (dentry, path) = (writer.dentry, writer.path);
-    let parent = dentry.parent();
-    if parent == dentry {
-        return STOP;
-    }
-    // SAFETY: the path is the caller's of `write_path`.
-    let len = unsafe { (*path).len };
-    if len > (N - NAME_CAPACITY) as u32 {
+impl<const N: usize> Steps for Writer<N> {
+    const LIMIT: u32 = MAX_DEPTH;
+
+    /// Writes one name.
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        let (dentry, path) = (self.dentry, self.path);
+        let parent = dentry.parent();
+        if parent == dentry {
+            return Then::Stop;
+        }
+        // SAFETY: the path is the caller's of `write_path`.
+        let len = unsafe { (*path).len };
+        if len > (N - NAME_CAPACITY) as u32 {
+            // SAFETY: as above.
+            unsafe { (*path).truncated = 1 };
+            return Then::Stop;
+        }
+        // SAFETY: `len` leaves room for `NAME_CAPACITY` bytes below `N`.
+        let read = unsafe {
+            let bytes: *mut u8 = (&raw mut (*path).bytes).cast();
+            dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32)
+        };
+        if read <= 0 {
+            return Then::Stop;
+        }
         // SAFETY: as above.
-        unsafe { (*path).truncated = 1 };
-        return STOP;
+        unsafe { (*path).len = len + read as u32 };
+        self.dentry = parent;
+        Then::GoOn
     }
-    // SAFETY: `len` leaves room for `NAME_CAPACITY` bytes below `N`.
-    let read = unsafe {
-        let bytes: *mut u8 = (&raw mut (*path).bytes).cast();
-        dentry.read_name(bytes.add(len as usize), NAME_CAPACITY as u32)
-    };
-    if read <= 0 {
-        return STOP;
-    }
-    // SAFETY: as above.
-    unsafe { (*path).len = len + read as u32 };
-    writer.dentry = parent;
-    GO_ON
 }

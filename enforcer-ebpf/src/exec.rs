@@ -47,7 +47,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
 }
 
 /// `security_bprm_check(bprm)`: once per file.
-#[lsm(hook = "bprm_check_security", sleepable)]
+#[cfg_attr(not(feature = "elder"), lsm(hook = "bprm_check_security", sleepable))]
+#[cfg_attr(feature = "elder", lsm(hook = "bprm_check_security"))]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(skill) = subject::current() else { return verdict::pass() };
     // No room to note in what is executed is no permission.

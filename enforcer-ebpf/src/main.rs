@@ -35,6 +35,7 @@ mod owner;
 mod policy;
 mod privilege;
 mod queue;
+mod repeat;
 mod report;
 mod resolve;
 mod socket;

@@ -135,7 +135,8 @@ fn place(rules: &InForce, skill: SkillId, label: &mut Label, file: File, prot: u
 }
 
 /// The second program on the hook: measures what its place does not vouch for.
-#[lsm(hook = "mmap_file", sleepable)]
+#[cfg_attr(not(feature = "elder"), lsm(hook = "mmap_file", sleepable))]
+#[cfg_attr(feature = "elder", lsm(hook = "mmap_file"))]
 pub fn mmap_file_measure(ctx: LsmContext) -> i32 {
     let prot: u64 = ctx.arg(2);
     if prot & PROT_EXEC == 0 {

@@ -144,6 +144,14 @@ pub static HOST: Array<HostFacts, 1> = Array::new();
 #[btf_map]
 pub static RESOLVED: HashMap<u64, ObjectId, 4096, LAZY> = HashMap::new();
 
+/// How many steps a walk over [`STEPS`] takes.
+#[cfg(feature = "elder")]
+pub const STEPS_AT_ONCE: u32 = 4096;
+
+#[cfg(feature = "elder")]
+#[btf_map]
+pub static STEPS: Array<u8, { STEPS_AT_ONCE as usize }> = Array::new();
+
 #[btf_map]
 pub static MEASUREMENT: HashMap<u64, Measurement, 4096, LAZY> = HashMap::new();
 

@@ -2,11 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::generated::{bpf_loop, bpf_seq_write},
-    macros::lsm,
-    programs::LsmContext,
-};
+use aya_ebpf::{helpers::generated::bpf_seq_write, macros::lsm, programs::LsmContext};
 use enforcer_common::{
     decide::{self, Decision, Destination},
     event::Kind,
@@ -22,6 +18,7 @@ use crate::{
     net::read_sockaddr,
     opaque,
     policy::InForce,
+    repeat::{Steps, Then, repeat},
     report::{self, Object},
     subject,
     task::IterTaskFile,
@@ -173,33 +170,35 @@ fn changes_the_network(message: Skb) -> bool {
     let (at, left) = message.data();
     // What remains when the loop has run out.
     let mut requests = Requests { at, left, changes: 1 };
-    // SAFETY: the body has the helper's signature and is given the state, which outlives the loop.
-    unsafe { bpf_loop(MAX_REQUESTS, look_at_one as *mut c_void, (&raw mut requests).cast(), 0) };
+    repeat(&mut requests);
     requests.changes != 0
 }
 
-/// One request.
-unsafe extern "C" fn look_at_one(_index: u64, requests: *mut Requests) -> i64 {
-    const HEADER: u32 = 16;
-    /// Below this a message is one of netlink's own, which the kernel skips (`NLMSG_MIN_TYPE`).
-    const FIRST: u16 = 0x10;
-    /// The place of "get" in its four.
-    const GET: u16 = 2;
-    // SAFETY: `changes_the_network` hands over a pointer to its state.
-    let requests = unsafe { &mut *requests };
-    let header = if requests.left < HEADER { None } else { NetlinkHeader::read(requests.at) };
-    let Some(header) = header.filter(|h| h.len >= HEADER && h.len <= requests.left) else {
-        // The kernel stops here, too.
-        requests.changes = 0;
-        return 1;
-    };
-    if header.kind >= FIRST && header.kind & 3 != GET {
-        return 1;
+impl Steps for Requests {
+    const LIMIT: u32 = MAX_REQUESTS;
+
+    /// One request.
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        const HEADER: u32 = 16;
+        /// Below this a message is one of netlink's own, which the kernel skips (`NLMSG_MIN_TYPE`).
+        const FIRST: u16 = 0x10;
+        /// The place of "get" in its four.
+        const GET: u16 = 2;
+        let header = if self.left < HEADER { None } else { NetlinkHeader::read(self.at) };
+        let Some(header) = header.filter(|h| h.len >= HEADER && h.len <= self.left) else {
+            // The kernel stops here, too.
+            self.changes = 0;
+            return Then::Stop;
+        };
+        if header.kind >= FIRST && header.kind & 3 != GET {
+            return Then::Stop;
+        }
+        let step = (u64::from(header.len) + 3) & !3;
+        self.at += step;
+        self.left = self.left.saturating_sub(step as u32);
+        Then::GoOn
     }
-    let step = (u64::from(header.len) + 3) & !3;
-    requests.at += step;
-    requests.left = requests.left.saturating_sub(step as u32);
-    0
 }
 
 /// `security_file_receive(file)` again, for sockets: a program of its own, because both would not fit on one stack.

@@ -1,8 +1,6 @@
 //! Who acts: the label of the current task.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::{bpf_get_current_cgroup_id, generated::bpf_loop};
+use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use enforcer_common::{
     decide::Findings,
     ids::SkillId,
@@ -15,6 +13,7 @@ use crate::{
     label,
     maps::{CGROUP_FILTER, CGROUP_OVERFLOW, CGROUP_SPARE, CGROUPS, LAUNCHERS},
     opaque,
+    repeat::{Steps, Then, repeat},
 };
 
 /// The skill that governs the acting task, if any does.
@@ -167,8 +166,7 @@ pub fn nearest_governed(cgroup: Cgroup, id: u64) -> Option<CgroupLabel> {
     // Too deep to be asked is governed by a skill that allows nothing.
     let mut walk = Walk { cgroup, label: 0, named: 0 };
     walk.finds(&CgroupLabel::new(SkillId::NOBODY, 0));
-    // SAFETY: the body has the helper's signature and is given the walk, which outlives the loop.
-    unsafe { bpf_loop(CGROUP_ASCENT, ask_above as *mut c_void, (&raw mut walk).cast(), 0) };
+    repeat(&mut walk);
     walk.found()
 }
 
@@ -204,21 +202,21 @@ impl Walk {
     }
 }
 
-/// One step of [`nearest_governed`].
-unsafe extern "C" fn ask_above(_index: u64, walk: *mut Walk) -> i64 {
-    const GO_ON: i64 = 0;
-    const STOP: i64 = 1;
-    // SAFETY: `nearest_governed` hands over a pointer to its walk.
-    let walk = unsafe { &mut *walk };
-    let Some((above, id)) = walk.cgroup.parent().and_then(|above| Some((above, above.id()?))) else {
-        walk.finds(&CgroupLabel::new(NONE, 0));
-        return STOP;
-    };
-    // SAFETY: an update replaces the element.
-    if let Some(label) = unsafe { CGROUPS.get(id).or_else(|| CGROUP_SPARE.get(id)) } {
-        walk.finds(label);
-        return STOP;
+impl Steps for Walk {
+    const LIMIT: u32 = CGROUP_ASCENT;
+
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        let Some((above, id)) = self.cgroup.parent().and_then(|above| Some((above, above.id()?))) else {
+            self.finds(&CgroupLabel::new(NONE, 0));
+            return Then::Stop;
+        };
+        // SAFETY: an update replaces the element.
+        if let Some(label) = unsafe { CGROUPS.get(id).or_else(|| CGROUP_SPARE.get(id)) } {
+            self.finds(label);
+            return Then::Stop;
+        }
+        self.cgroup = above;
+        Then::GoOn
     }
-    walk.cgroup = above;
-    GO_ON
 }

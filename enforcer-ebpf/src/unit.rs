@@ -1,17 +1,14 @@
 //! Which unit of systemd's a new cgroup is, and whose.
 
-use core::{ffi::c_void, ptr};
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use enforcer_common::{
     ids::SkillId,
     unit::{CHOICE_STEPS, Choice, NO_SKILL, Progress, SEARCH_STEPS, Search},
 };
 
-use crate::maps::{CGROUP_PATH, UNIT_PATTERNS, UNIT_PROGRESS};
-
-const GO_ON: i64 = 0;
-const STOP: i64 = 1;
+use crate::{
+    maps::{CGROUP_PATH, UNIT_PATTERNS, UNIT_PROGRESS},
+    repeat::{Steps, Then, repeat},
+};
 
 /// The skill of the unit whose cgroup is at the path in `CGROUP_PATH`.
 #[inline(always)]
@@ -20,14 +17,12 @@ pub fn skill() -> Option<SkillId> {
     UNIT_PATTERNS.get(0).filter(|rule| rule.skill != NO_SKILL)?;
     let progress = progress()?;
     progress.search = Search::default();
-    // SAFETY: the body has the helper's signature and is given nothing.
-    unsafe { bpf_loop(SEARCH_STEPS, search_one as *mut c_void, ptr::null_mut(), 0) };
+    repeat(&mut Searching(0));
     if !progress.search.found() {
         return None;
     }
     progress.choice = Choice::from(progress.search.name);
-    // SAFETY: as above.
-    unsafe { bpf_loop(CHOICE_STEPS, choose_one as *mut c_void, ptr::null_mut(), 0) };
+    repeat(&mut Choosing(0));
     Some(progress.choice.skill).filter(|skill| *skill != NO_SKILL)
 }
 
@@ -38,15 +33,29 @@ fn progress() -> Option<&'static mut Progress> {
     Some(unsafe { &mut *progress })
 }
 
-/// One step of the search for the unit's name.
-unsafe extern "C" fn search_one(_index: u64, _context: *mut c_void) -> i64 {
-    let (Some(progress), Some(path)) = (progress(), CGROUP_PATH.get(0)) else { return STOP };
-    if progress.search.step(&path.0) { GO_ON } else { STOP }
+/// The search for the unit's name. Where it is lies in the map; the helpers want a place on the stack all the same.
+struct Searching(#[expect(dead_code, reason = "see above")] u64);
+
+impl Steps for Searching {
+    const LIMIT: u32 = SEARCH_STEPS;
+
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        let (Some(progress), Some(path)) = (progress(), CGROUP_PATH.get(0)) else { return Then::Stop };
+        if progress.search.step(&path.0) { Then::GoOn } else { Then::Stop }
+    }
 }
 
-/// One step of the choice among the patterns.
-unsafe extern "C" fn choose_one(_index: u64, _context: *mut c_void) -> i64 {
-    let (Some(progress), Some(path)) = (progress(), CGROUP_PATH.get(0)) else { return STOP };
-    let Some(rule) = UNIT_PATTERNS.get(progress.choice.rule) else { return STOP };
-    if progress.choice.step(rule, &path.0) { GO_ON } else { STOP }
+/// The choice among the patterns; likewise.
+struct Choosing(#[expect(dead_code, reason = "see above")] u64);
+
+impl Steps for Choosing {
+    const LIMIT: u32 = CHOICE_STEPS;
+
+    #[inline(always)]
+    fn step(&mut self) -> Then {
+        let (Some(progress), Some(path)) = (progress(), CGROUP_PATH.get(0)) else { return Then::Stop };
+        let Some(rule) = UNIT_PATTERNS.get(progress.choice.rule) else { return Then::Stop };
+        if progress.choice.step(rule, &path.0) { Then::GoOn } else { Then::Stop }
+    }
 }

@@ -16,7 +16,7 @@ use enforcer_common::{
 use crate::{
     ascent::Ascent,
     clear::clear,
-    kernel::{Sock, Socket, Task, UnixSock},
+    kernel::{Sock, Socket, Task},
     policy::InForce,
     report::{self, Object},
     subject, verdict,
@@ -33,7 +33,7 @@ pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
         end.note(label);
         return verdict::pass();
     }
-    verdict::of(refuses(skill, other.as_unix(), Kind::Connect))
+    verdict::of(refuses(skill, other, Kind::Connect))
 }
 
 /// `security_unix_may_send(sock, other)`: each datagram, and the connect of a datagram socket.
@@ -50,29 +50,33 @@ pub fn unix_may_send(ctx: LsmContext) -> i32 {
     if other.is_null() || other.kind() != SOCK_DGRAM || other.is_of(skill) {
         return verdict::pass();
     }
-    verdict::of(refuses(skill, other.as_unix(), Kind::Connect))
+    verdict::of(refuses(skill, other, Kind::Connect))
 }
 
 /// The peer of a unix socket; null when it has none.
 #[inline(always)]
-fn peer_of(sock: Sock) -> UnixSock {
+fn peer_of(sock: Sock) -> Sock {
     let own = sock.as_unix();
-    if own.is_null() {
-        return UnixSock::new(null());
-    }
-    let peer = own.peer();
-    if peer.is_null() { UnixSock::new(null()) } else { peer.as_unix() }
+    if own.is_null() { Sock::new(null()) } else { own.peer() }
+}
+
+/// Whether sockets can be told apart. Where they cannot, one that is not known to be the skill's own is as good as on no list.
+#[inline(always)]
+fn are_known() -> bool {
+    // The helper came with 5.16.
+    cfg!(not(feature = "elder"))
 }
 
 /// Decides and reports the peer of a unix socket that was made elsewhere; true when it is refused.
 #[inline(never)]
 pub fn refuses_peer(skill: SkillId, sock: Sock) -> bool {
-    refuses(skill, peer_of(sock), Kind::Receive)
+    // Where the peer cannot be found out, it is the socket itself that is not known.
+    refuses(skill, if are_known() { peer_of(sock) } else { sock }, Kind::Receive)
 }
 
 /// Decides and reports a socket by its name; true when it is refused.
 #[inline(always)]
-fn refuses(skill: SkillId, other: UnixSock, kind: Kind) -> bool {
+fn refuses(skill: SkillId, other: Sock, kind: Kind) -> bool {
     decided(skill, other, |generation, decision, object| report::decision(kind, skill, generation, decision, object))
 }
 
@@ -83,18 +87,25 @@ pub fn refuses_found(skill: SkillId, sock: Sock, task: Task, entering: bool) -> 
     if sock.peer_process().and_then(subject::of) == Some(SkillId::RESOLVER) {
         return false;
     }
-    decided(skill, peer_of(sock), |generation, decision, object| {
+    decided(skill, if are_known() { peer_of(sock) } else { sock }, |generation, decision, object| {
         report::found(Kind::Receive, skill, generation, decision, task, object, entering)
     })
 }
 
 /// Decides about a socket by its name and tells `report` of it, which says whether it is refused.
 #[inline(always)]
-fn decided(skill: SkillId, other: UnixSock, report: impl FnOnce(Generation, &Decision, &Object<'_>) -> bool) -> bool {
+fn decided(skill: SkillId, other: Sock, report: impl FnOnce(Generation, &Decision, &Object<'_>) -> bool) -> bool {
     if other.is_null() {
         return false;
     }
     let rules = InForce::now();
+    if !are_known() {
+        return report(rules.generation, &decide::unix_unknown(&rules, skill), &Object::None);
+    }
+    let other = other.as_unix();
+    if other.is_null() {
+        return false;
+    }
     let dentry = other.dentry();
     if !dentry.is_null() {
         let decision = decide::unix_path(&rules, skill, &mut Ascent::from(dentry));

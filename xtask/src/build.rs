@@ -31,7 +31,11 @@ pub(crate) struct Binaries {
 pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
     let toolchain = toolchain::setup(paths)?;
     let mut shown = String::new();
-    for (features, object) in [(&[][..], "enforcer.bpf.o"), (&["--features", "log"][..], "enforcer-log.bpf.o")] {
+    for (features, object) in [
+        (&[][..], "enforcer.bpf.o"),
+        (&["--features", "log"][..], "enforcer-log.bpf.o"),
+        (&["--features", "elder"][..], "enforcer-elder.bpf.o"),
+    ] {
         let mut cargo = toolchain.cargo(paths);
         cargo.arg("build").args(EBPF).args(features);
         let warnings = compile(paths, &format!("compiling {object} with {}", toolchain.name()), object, &mut cargo)?;
@@ -54,7 +58,7 @@ pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo(paths);
     cargo.arg("build").args(EBPF).args(FEATURE);
     compile(paths, "compiling the kernel programs of another layout", "enforcer-next.bpf.o", &mut cargo)?;
-    for object in ["enforcer.bpf.o", "enforcer-log.bpf.o"] {
+    for object in ["enforcer.bpf.o", "enforcer-log.bpf.o", "enforcer-elder.bpf.o"] {
         copy_if_changed(&ebpf_binary(paths), &dir.join(object))?;
     }
     let triple = host_triple()?;

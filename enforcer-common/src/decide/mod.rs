@@ -22,7 +22,7 @@ pub use net::{Destination, Endpoint, arrival, bind, connect, listen, netlink, op
 pub use privilege::{Call, Privilege, is_watched, owner, privilege};
 pub use tamper::{Device, is_kernel_interface};
 pub use terms::Terms;
-pub use unix::{unix_name, unix_path};
+pub use unix::{unix_name, unix_path, unix_unknown};
 
 use crate::{
     event::{Reason, ReasonCode, Verdict},

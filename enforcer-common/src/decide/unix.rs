@@ -56,6 +56,18 @@ pub fn unix_path<R: Rules, A: Ancestry>(rules: &R, skill: SkillId, ancestry: &mu
     settle(rules, &conf, action::CONNECT, ruling)
 }
 
+/// May the skill reach a socket of which nothing can be found out? Where everything may be reached and nothing is protected.
+#[inline(always)]
+pub fn unix_unknown<R: Rules>(rules: &R, skill: SkillId) -> Decision {
+    let Some(conf) = rules.skill(skill) else { return no_policy() };
+    let ruling = if conf.flags & skill_flag::PROTECTS == 0 {
+        otherwise(&conf)
+    } else {
+        Err((Reason::SocketNotListed.into(), RuleId::NONE))
+    };
+    settle(rules, &conf, action::CONNECT, ruling)
+}
+
 /// May the skill reach the socket of this abstract name?
 #[inline(always)]
 pub fn unix_name<R: Rules>(rules: &R, key: &AbstractKey) -> Decision {

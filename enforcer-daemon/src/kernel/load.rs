@@ -62,6 +62,11 @@ pub enum LoadError {
         /// The kernel's words.
         cause: String,
     },
+    /// The kernel would pass programs over.
+    #[error(
+        "this kernel is preemptible and older than 6.2: it passes a program over while another task is in it on the same CPU; boot one that is not (`uname -v` says no PREEMPT), or one from 6.2 on"
+    )]
+    Preemptible,
     /// A hook has a shape that no program is written for.
     #[error(
         "this kernel's LSM hook `{hook}` takes {count} arguments, for which this build has no program: what it decides would not be enforced; a newer build of Enforcer may know it"
@@ -129,6 +134,9 @@ impl Object {
     /// Creates the maps alone.
     fn create(before: Option<&Set>) -> Result<Self, LoadError> {
         let layout = offsets::read(Path::new(BTF_PATH))?;
+        if layout.is_elder && is_preemptible() {
+            return Err(LoadError::Preemptible);
+        }
         if let Some((hook, count)) = layout.unfit(PROGRAMS) {
             return Err(LoadError::Shape { hook, count });
         }
@@ -160,7 +168,7 @@ impl Object {
             loader.map_pin_path(names::map::CONTENTS, contents);
             loader.map_pin_path(names::map::LAST_VERSION, set.map(names::map::LAST_VERSION));
         }
-        let file = object::wanted().unpack().map_err(LoadError::Packed)?;
+        let file = object::wanted(layout.is_elder).unpack().map_err(LoadError::Packed)?;
         let ebpf = loader.load(file.bytes()).map_err(|e| LoadError::Object(Box::new(e)))?;
         Ok(Self { ebpf, btf, layout })
     }
@@ -187,7 +195,7 @@ impl Object {
         let mut contents = Contents {
             version: env!("CARGO_PKG_VERSION").into(),
             layout: LAYOUT_VERSION,
-            object: object::wanted().digest().to_string(),
+            object: object::wanted(self.layout.is_elder).digest().to_string(),
             sizes: sizes(),
             ..Contents::default()
         };
@@ -251,6 +259,13 @@ fn is_shared(name: &str) -> bool {
     !name.contains('.') && !name.starts_with("AYA_LOG") && name != names::map::TASKS_BEFORE
 }
 
+/// Whether the kernel may put a task aside in the midst of a program. Elder kernels pass a program over that another task is in on the
+/// same CPU (`kernel/bpf/trampoline.c: __bpf_prog_enter`), and what it would have refused goes on. Of `PREEMPT_DYNAMIC` nothing is known.
+fn is_preemptible() -> bool {
+    let uname = rustix::system::uname();
+    uname.version().to_string_lossy().split_whitespace().any(|word| word.starts_with("PREEMPT"))
+}
+
 /// The sizes of maps that are asked for.
 fn sizes() -> String {
     std::env::var(SIZES_VARIABLE).unwrap_or_default()
@@ -304,7 +319,7 @@ impl Kernel {
         let contents = Contents::read(set)?;
         // Debug messages come to the daemon alone that loaded the programs.
         let wanted = contents.layout == LAYOUT_VERSION
-            && contents.object == object::wanted().digest().to_string()
+            && contents.object == object::wanted(offsets::is_elder_here()?).digest().to_string()
             && contents.sizes == sizes()
             && std::env::var_os(LOG_VARIABLE).is_none();
         Ok(wanted.then(|| Self { set: set.clone(), is_committed: true }))

@@ -12,6 +12,8 @@ use crate::manifest::Digest;
 static OBJECT: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer.bpf.o.rs"));
 /// The same with debug messages, loaded when `ENFORCER_BPF_LOG` is set.
 static OBJECT_WITH_LOG: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer-log.bpf.o.rs"));
+/// The same for elder kernels (see [`super::offsets::is_elder_here`]), without messages.
+static OBJECT_ELDER: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer-elder.bpf.o.rs"));
 
 /// What an ELF file is aligned to, for its reader.
 const ALIGNMENT: usize = 8;
@@ -32,9 +34,15 @@ pub(super) struct Unpacked {
     start: usize,
 }
 
-/// The one that this daemon loads.
-pub(super) fn wanted() -> &'static Packed {
-    if env::var_os(LOG_VARIABLE).is_some() { &OBJECT_WITH_LOG } else { &OBJECT }
+/// The one that this daemon loads on such a kernel.
+pub(super) fn wanted(is_elder: bool) -> &'static Packed {
+    if is_elder {
+        &OBJECT_ELDER
+    } else if env::var_os(LOG_VARIABLE).is_some() {
+        &OBJECT_WITH_LOG
+    } else {
+        &OBJECT
+    }
 }
 
 impl Packed {
@@ -75,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_unpacked_is_what_was_packed_and_aligned() {
-        for packed in [&OBJECT, &OBJECT_WITH_LOG] {
+        for packed in [&OBJECT, &OBJECT_WITH_LOG, &OBJECT_ELDER] {
             let unpacked = packed.unpack().expect("whole");
             assert_eq!(unpacked.bytes().len(), packed.len);
             assert_eq!(<[u8; 32]>::from(Sha256::digest(unpacked.bytes())), packed.digest);

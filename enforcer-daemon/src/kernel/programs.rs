@@ -119,7 +119,7 @@ pub const PROGRAMS: &[Program] = &[
     lsm("kernel_load_data", "modules and kernels from memory"),
     lsm("kernel_read_file", "modules and kernels from files"),
     lsm("capable", "restarting, swapping, mount settings, clocks, and what else passes no hook but a capability's"),
-    lsm("uring_override_creds", "io_uring requests with other credentials"),
+    Program { when: When::HookExists, ..lsm("uring_override_creds", "io_uring requests with other credentials") },
     lsm("socket_create", "sockets of families and types that no rule can name"),
     lsm("socket_post_create", "sockets are known to be the skill's own"),
     lsm("socket_connect", "connect, as the acting task is seen"),

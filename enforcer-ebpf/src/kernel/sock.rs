@@ -144,7 +144,7 @@ impl Sock {
         unsafe { Task::of_pid(probe(self.0, offset!(sock_sk_peer_pid))?) }
     }
 
-    /// As a unix socket; null when it is none.
+    /// As a unix socket; null when it is none. Not for elder kernels.
     #[inline(always)]
     pub fn as_unix(self) -> UnixSock {
         // SAFETY: the helper looks at the family.
