@@ -7,8 +7,10 @@ use serde::Serialize;
 use crate::{
     ima::{self, Choice},
     kernel::{
+        elder,
         load::{self, CGROUP_ROOT},
         offsets::{self, BTF_PATH},
+        release,
     },
 };
 
@@ -16,8 +18,6 @@ use crate::{
 const OLDEST: (u32, u32) = (5, 15);
 /// The oldest kernel that can do all that the programs ask for; for what older ones lack see `kernel::offsets::is_elder_here`.
 const FULL_FROM: (u32, u32) = (6, 1);
-/// The kernel's symbols, whose names everybody may read.
-const SYMBOLS: &str = "/proc/kallsyms";
 /// The inode number of the initial pid namespace (`include/linux/proc_ns.h: PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// The magic number of cgroup v2 (`include/uapi/linux/magic.h: CGROUP2_SUPER_MAGIC`).
@@ -99,11 +99,10 @@ pub enum Programs {
 /// Looks at everything.
 #[must_use]
 pub fn run(programs: Programs) -> Report {
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let symbols = fs::read_to_string(SYMBOLS).unwrap_or_default();
+    let kernel = release::here();
     let mut checks = vec![
         version(&kernel),
-        sleepers(&kernel, &symbols),
+        passed_over(elder::passes_over_here(), elder::is_preemptible()),
         btf(),
         lsm(),
         ima(),
@@ -140,12 +139,6 @@ fn missing(name: &'static str, found: impl Into<String>, fix: &str) -> Check {
     Check { name, state: State::Missing, found: found.into(), fix }
 }
 
-/// Major and minor of a release such as `6.1.0-31-cloud-amd64`.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(['.', '-', '+']).map_while(|n| n.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
-}
-
 /// The third number of a release: 0 where there is none.
 fn parse_patch(release: &str) -> u32 {
     let main = release.split(['-', '+']).next().unwrap_or_default();
@@ -156,7 +149,7 @@ fn parse_patch(release: &str) -> u32 {
 /// `i_writecount` during exec", 6.11) until 3b832035387f took it back (6.13, 6.12.2, 6.11.11). A distribution can have taken it back
 /// sooner.
 fn leaves_running_files_writable(release: &str) -> bool {
-    match parse_release(release) {
+    match release::parse(release) {
         Some((6, 11)) => parse_patch(release) < 11,
         Some((6, 12)) => parse_patch(release) < 2,
         Some(_) | None => false,
@@ -166,7 +159,7 @@ fn leaves_running_files_writable(release: &str) -> bool {
 fn version(release: &str) -> Check {
     const NAME: &str = "kernel";
     let newer = "boot a kernel from 6.1 on: apt-get install linux-image-amd64; on Ubuntu 22.04: apt-get install linux-generic-hwe-22.04";
-    match parse_release(release) {
+    match release::parse(release) {
         Some(v) if v < OLDEST => missing(
             NAME,
             format!("{release}: kernels before 5.15 lack hooks and helpers that enforcement rests on"),
@@ -176,7 +169,7 @@ fn version(release: &str) -> Check {
             name: NAME,
             state: State::Partial,
             found: format!(
-                "{release}: kernels before 6.1 measure nothing for programs, and before 5.16 tell no unix sockets apart"
+                "{release}: before 6.1 the daemon measures, and unix sockets are not told apart: those that a rule names are refused"
             ),
             fix: Some(newer.into()),
         },
@@ -194,24 +187,23 @@ fn version(release: &str) -> Check {
     }
 }
 
-/// Whether every exec meets the programs that may sleep. Until 6.2 the kernel passed over such a program while another task was in it on
-/// the same CPU (`kernel/bpf/trampoline.c: __bpf_prog_enter_sleepable` and `prog->active`), and measuring a file may take long; stable
-/// kernels of 6.1 got the way in that does not. From 6.2 on all have it.
-fn sleepers(release: &str, symbols: &str) -> Check {
-    const NAME: &str = "sleepable programs";
-    const ENTRY: &str = "__bpf_prog_enter_sleepable_recur";
-    let has_entry = symbols.lines().any(|line| line.split_whitespace().nth(2) == Some(ENTRY));
-    if has_entry || parse_release(release).is_none_or(|v| v >= (6, 2)) {
-        return ok(NAME, "none is passed over while another task is in it");
-    }
-    Check {
-        name: NAME,
-        state: State::Partial,
-        found: format!(
-            "{SYMBOLS} has no {ENTRY}: this kernel passes over a program while another task sleeps in it on the same CPU, so that an exec may \
-             go undecided while another one's file is measured"
+/// Whether every act meets the programs. Where one can be passed over none is loaded that sleeps, so that a task leaves one in the
+/// midst only where it can be put aside anywhere.
+fn passed_over(passes_over: bool, is_preemptible: bool) -> Check {
+    const NAME: &str = "programs passed over";
+    let entry = format!("{} has no {}", elder::SYMBOLS, elder::ENTRY);
+    match (passes_over, is_preemptible) {
+        (false, _) => ok(NAME, "none is while another task is in it"),
+        (true, false) => ok(NAME, format!("{entry}, but no program sleeps here, and no task is put aside within one")),
+        (true, true) => missing(
+            NAME,
+            format!(
+                "{entry}, and `uname -v` says PREEMPT: this kernel puts tasks aside within a program, and passes the program over for the \
+                 next task"
+            ),
+            "install the distribution's latest kernel, one from 6.2 on, or one that is not preemptible, and boot it: apt-get update, \
+             apt-get upgrade",
         ),
-        fix: Some("install the distribution's latest kernel and boot it: apt-get update, apt-get upgrade".into()),
     }
 }
 
@@ -333,14 +325,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_understood() {
-        assert_eq!(parse_release("6.1.0-31-cloud-amd64"), Some((6, 1)));
-        assert_eq!(parse_release("7.2.13+deb14-cloud-amd64"), Some((7, 2)));
-        assert_eq!(parse_release("5.10"), Some((5, 10)));
-        assert_eq!(parse_release("next"), None);
-    }
-
-    #[test]
     fn kernels_that_let_a_running_program_be_written_are_partial() {
         let states = [
             ("6.10.14", State::Ok),
@@ -363,19 +347,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_passes_over_programs_is_partial() {
-        let with =
-            "0000000000000000 t __bpf_prog_enter_sleepable\n0000000000000000 T __bpf_prog_enter_sleepable_recur\n";
-        let without =
-            "0000000000000000 T __bpf_prog_enter_sleepable\n0000000000000000 t x__bpf_prog_enter_sleepable_recur\n";
-        for (release, symbols, state) in [
-            ("6.1.0-57-amd64", with, State::Ok),
-            ("6.1.0-9-amd64", without, State::Partial),
-            ("6.1.0-9-amd64", "", State::Partial),
-            ("6.2.0", "", State::Ok),
-        ] {
-            assert_eq!(sleepers(release, symbols).state, state, "{release}");
-        }
+    fn a_kernel_that_passes_over_programs_enforces_only_where_it_puts_no_task_aside() {
+        assert_eq!(passed_over(false, true).state, State::Ok);
+        assert_eq!(passed_over(true, false).state, State::Ok);
+        assert_eq!(passed_over(true, true).state, State::Missing);
     }
 
     #[test]

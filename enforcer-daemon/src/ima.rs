@@ -15,7 +15,7 @@ use enforcer_common::content::MeasuredBy;
 use inotify::WatchMask;
 use tokio::time::sleep;
 
-use crate::{engine::Engine, kernel::offsets, watch::Watches};
+use crate::{engine::Engine, kernel::elder, watch::Watches};
 
 /// Where IMA tells of itself (`security/integrity/ima/ima_fs.c`).
 const DIR: &str = "/sys/kernel/security/ima";
@@ -197,7 +197,7 @@ impl Facts {
         let at = |name: &str| Path::new(DIR).join(name);
         let text = |name: &str| fs::read_to_string(at(name));
         Self {
-            serves_programs: offsets::is_elder_here().is_ok_and(|is_elder| !is_elder),
+            serves_programs: elder::is_elder_here().is_ok_and(|is_elder| !is_elder),
             is_there: Path::new(DIR).exists(),
             command_line: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
             algorithm: first_line(&at("ascii_runtime_measurements")).and_then(|line| algorithm(&line)),

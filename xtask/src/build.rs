@@ -25,6 +25,8 @@ pub(crate) struct Binaries {
     pub(crate) tests: PathBuf,
     /// A daemon of another layout, where one was built: [`next`].
     pub(crate) next: Option<PathBuf>,
+    /// One for elder kernels, likewise: [`elder`].
+    pub(crate) elder: Option<PathBuf>,
 }
 
 /// Compiles the kernel programs, without and with debug messages.
@@ -49,25 +51,43 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Compiles a daemon of another layout: what upgrades are tested with. It shares what it depends on with the one that is tested.
+/// Compiles a daemon of another layout: what upgrades are tested with.
 pub(crate) fn next(paths: &Paths) -> Result<PathBuf> {
     const FEATURE: [&str; 2] = ["--features", "next-layout"];
     let toolchain = toolchain::setup(paths)?;
-    let dir = paths.target.join("next");
-    fs::create_dir_all(&dir)?;
+    let dir = variant_dir(paths, "next")?;
     let mut cargo = toolchain.cargo(paths);
     cargo.arg("build").args(EBPF).args(FEATURE);
     compile(paths, "compiling the kernel programs of another layout", "enforcer-next.bpf.o", &mut cargo)?;
     for object in ["enforcer.bpf.o", "enforcer-log.bpf.o", "enforcer-elder.bpf.o"] {
         copy_if_changed(&ebpf_binary(paths), &dir.join(object))?;
     }
+    variant(paths, "enforcer of another layout", FEATURE, &dir, &dir)
+}
+
+/// Compiles a daemon that does everywhere what it does on kernels before 6.1, of which there is none to test it on.
+pub(crate) fn elder(paths: &Paths) -> Result<PathBuf> {
+    let dir = variant_dir(paths, "elder")?;
+    variant(paths, "enforcer for elder kernels", ["--features", "elder"], &dir, &paths.target)
+}
+
+fn variant_dir(paths: &Paths, name: &str) -> Result<PathBuf> {
+    let dir = paths.target.join(name);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Compiles a daemon with a feature and leaves it in `dir`; `objects` has the kernel programs. It shares what it depends on with the one
+/// that is tested.
+fn variant(paths: &Paths, what: &str, feature: [&str; 2], dir: &Path, objects: &Path) -> Result<PathBuf> {
     let triple = host_triple()?;
     let mut cargo = host_build(paths, &triple);
-    cargo.args(["--package", "enforcer-daemon"]).args(FEATURE).env("ENFORCER_BPF_DIR", &dir);
-    compile(paths, "compiling enforcer of another layout", "enforcer-next", &mut cargo)?;
+    cargo.args(["--package", "enforcer-daemon"]).args(feature).env("ENFORCER_BPF_DIR", objects);
+    let log = what.replace(' ', "-");
+    compile(paths, &format!("compiling {what}"), &log, &mut cargo)?;
     let binary = dir.join("enforcer");
     fs::copy(paths.target.join(&triple).join("release/enforcer"), &binary)
-        .with_context(|| format!("cannot copy the daemon of another layout to {}", binary.display()))?;
+        .with_context(|| format!("cannot copy {what} to {}", binary.display()))?;
     // Nothing is compiled: cargo puts the daemon that is tested back into its place.
     host(paths, &triple)?;
     Ok(binary)
@@ -113,7 +133,8 @@ pub(crate) fn all(paths: &Paths) -> Result<Binaries> {
     let warnings = host(paths, &triple)?;
     eprint!("{warnings}");
     let dir = paths.target.join(&triple).join("release");
-    let binaries = Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests"), next: None };
+    let binaries =
+        Binaries { enforcer: dir.join("enforcer"), tests: dir.join("enforcer-tests"), next: None, elder: None };
     for file in [&binaries.enforcer, &binaries.tests] {
         if !is_static(file)? {
             bail!("{} asks for a dynamic linker: it is not static", file.display());

@@ -110,6 +110,9 @@ pub(crate) fn run(paths: &Paths, args: &TestArgs) -> Result<ExitCode> {
         {
             binaries.next = Some(build::next(paths)?);
         }
+        if boots(args, &binaries)?.iter().any(|(_, place)| *place == Place::Elder) {
+            binaries.elder = Some(build::elder(paths)?);
+        }
         Some(binaries)
     };
     if args.only.is_none_or(|part| part == Part::Unit) {
@@ -177,19 +180,21 @@ enum Place {
     Loads,
     /// The same as the first, where IMA has a policy, so that the kernel's measuring cannot be relied on.
     Ima,
+    /// The same as the first, with the daemon for elder kernels, on the eldest of ours.
+    Elder,
     /// A root on a disk.
     Root(Root),
 }
 
 impl Place {
     fn all() -> impl Iterator<Item = Self> {
-        [Self::Plain, Self::Loads, Self::Ima].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
+        [Self::Plain, Self::Loads, Self::Ima, Self::Elder].into_iter().chain(Root::ALL.into_iter().map(Self::Root))
     }
 
     fn root(self) -> Option<Root> {
         match self {
             Self::Root(root) => Some(root),
-            Self::Plain | Self::Loads | Self::Ima => None,
+            Self::Plain | Self::Loads | Self::Ima | Self::Elder => None,
         }
     }
 
@@ -197,7 +202,7 @@ impl Place {
     fn parameters(self) -> Option<&'static str> {
         match self {
             Self::Ima => Some("ima_policy=tcb"),
-            Self::Plain | Self::Loads | Self::Root(_) => None,
+            Self::Plain | Self::Loads | Self::Elder | Self::Root(_) => None,
         }
     }
 
@@ -207,6 +212,7 @@ impl Place {
             Self::Plain => "plain".to_owned(),
             Self::Loads => "loads".to_owned(),
             Self::Ima => "ima".to_owned(),
+            Self::Elder => "elder".to_owned(),
             Self::Root(root) => root.to_string(),
         }
     }
@@ -240,7 +246,10 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
     kernels.dedup();
     let boots =
         places(args, binaries)?.into_iter().flat_map(|place| kernels.iter().map(move |series| (*series, place)));
-    let wanted = |(series, place): &Boot| place.root().is_none() || args.rootfs_on.is_none_or(|only| only == *series);
+    let wanted = |(series, place): &Boot| match place {
+        Place::Elder => *series == Series::ALL[0],
+        place => place.root().is_none() || args.rootfs_on.is_none_or(|only| only == *series),
+    };
     let mut boots: Vec<Boot> = boots.filter(wanted).collect();
     // Of systemd's there are few, and it takes as long as the others; that of the agents is short.
     boots.sort_by_key(|(_, place)| match place {
@@ -249,6 +258,7 @@ fn boots(args: &TestArgs, binaries: &Binaries) -> Result<Vec<Boot>> {
         Place::Loads => 2,
         Place::Root(Root::Agents) => 3,
         Place::Ima => 4,
+        Place::Elder => 5,
     });
     Ok(boots)
 }
@@ -365,7 +375,10 @@ fn guest(
         (asked, own) => asked.or(own.map(str::to_owned)),
     };
     let root = place.root();
-    let copies = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
+    let mut copies: Vec<Copied> = package.filter(|_| root == Some(Root::Systemd)).cloned().into_iter().collect();
+    if let (Place::Elder, Some(elder)) = (place, &binaries.elder) {
+        copies.push(Copied { from: elder.clone(), to: "/usr/bin/enforcer".to_owned() });
+    }
     let job = Job { kernel, machine, root, copies, environment, words };
     let mut suite = Suite::default();
     let mut out = Lines::new(|line| {

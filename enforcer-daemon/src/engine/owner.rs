@@ -34,6 +34,7 @@ use crate::{
     kernel::{
         Kernel,
         contents::{self, Contents, Kept},
+        elder,
         enrol::{EnrolError, Enroller},
         host::HostMap,
         load::{self, CGROUP_ROOT, Debug},
@@ -627,6 +628,7 @@ impl Owner {
                 .map(ToString::to_string)
                 .chain(self.members.unasked.lines.iter().cloned())
                 .chain(self.host.measures().warning())
+                .chain(elder::unix_warning(self.maps.in_force()))
                 .collect(),
         }
     }

@@ -21,7 +21,7 @@ use miniz_oxide::inflate::TINFLStatus;
 
 use super::{
     contents::{self, Contents, Mark},
-    object,
+    elder, object,
     offsets::{self, BTF_PATH, Layout, OffsetsError},
     pins::{PinError, Set, Sets},
     programs::{Loaded, PROGRAMS, Program},
@@ -134,7 +134,7 @@ impl Object {
     /// Creates the maps alone.
     fn create(before: Option<&Set>) -> Result<Self, LoadError> {
         let layout = offsets::read(Path::new(BTF_PATH))?;
-        if layout.is_elder && is_preemptible() {
+        if elder::passes_over_here() && elder::is_preemptible() {
             return Err(LoadError::Preemptible);
         }
         if let Some((hook, count)) = layout.unfit(PROGRAMS) {
@@ -259,13 +259,6 @@ fn is_shared(name: &str) -> bool {
     !name.contains('.') && !name.starts_with("AYA_LOG") && name != names::map::TASKS_BEFORE
 }
 
-/// Whether the kernel may put a task aside in the midst of a program. Elder kernels pass a program over that another task is in on the
-/// same CPU (`kernel/bpf/trampoline.c: __bpf_prog_enter`), and what it would have refused goes on. Of `PREEMPT_DYNAMIC` nothing is known.
-fn is_preemptible() -> bool {
-    let uname = rustix::system::uname();
-    uname.version().to_string_lossy().split_whitespace().any(|word| word.starts_with("PREEMPT"))
-}
-
 /// The sizes of maps that are asked for.
 fn sizes() -> String {
     std::env::var(SIZES_VARIABLE).unwrap_or_default()
@@ -319,7 +312,7 @@ impl Kernel {
         let contents = Contents::read(set)?;
         // Debug messages come to the daemon alone that loaded the programs.
         let wanted = contents.layout == LAYOUT_VERSION
-            && contents.object == object::wanted(offsets::is_elder_here()?).digest().to_string()
+            && contents.object == object::wanted(elder::is_elder_here()?).digest().to_string()
             && contents.sizes == sizes()
             && std::env::var_os(LOG_VARIABLE).is_none();
         Ok(wanted.then(|| Self { set: set.clone(), is_committed: true }))

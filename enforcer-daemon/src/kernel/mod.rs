@@ -8,6 +8,7 @@
 
 pub mod cgroups;
 pub mod contents;
+pub mod elder;
 pub mod enrol;
 pub mod host;
 pub mod load;
@@ -19,6 +20,7 @@ pub mod offsets;
 pub mod passing;
 pub mod pins;
 pub mod programs;
+pub mod release;
 pub mod resolve;
 pub mod ringbuf;
 pub mod sockets;

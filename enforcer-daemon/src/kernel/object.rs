@@ -12,7 +12,7 @@ use crate::manifest::Digest;
 static OBJECT: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer.bpf.o.rs"));
 /// The same with debug messages, loaded when `ENFORCER_BPF_LOG` is set.
 static OBJECT_WITH_LOG: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer-log.bpf.o.rs"));
-/// The same for elder kernels (see [`super::offsets::is_elder_here`]), without messages.
+/// The same for elder kernels (see [`super::elder::is_elder_here`]), without messages.
 static OBJECT_ELDER: Packed = include!(concat!(env!("OUT_DIR"), "/enforcer-elder.bpf.o.rs"));
 
 /// What an ELF file is aligned to, for its reader.

@@ -1,15 +1,14 @@
 //! Field offsets from the running kernel's BTF (`/sys/kernel/btf/vmlinux`).
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    sync::OnceLock,
-};
+use std::{collections::HashMap, path::Path};
 
 use btf_rs::{Btf, Struct, Type};
 use enforcer_common::offsets::{FIELDS, Offsets};
 
-use super::programs::{Hook, PROGRAMS, Program, When};
+use super::{
+    elder,
+    programs::{Hook, PROGRAMS, Program, When},
+};
 
 /// Where the kernel shows its BTF (since 5.4, with `CONFIG_DEBUG_INFO_BTF`).
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -48,7 +47,7 @@ pub enum OffsetsError {
 pub struct Layout {
     /// Where the fields are.
     pub offsets: Offsets,
-    /// Whether the kernel is [elder](is_elder).
+    /// Whether the kernel is [elder](elder::is_elder).
     pub is_elder: bool,
     /// How many arguments each LSM hook and function takes that was asked for; one that the kernel does not have is not in it.
     hooks: HashMap<&'static str, usize>,
@@ -91,44 +90,11 @@ pub fn read(path: &Path) -> Result<Layout, OffsetsError> {
         Hook::Function(function) => Some((function, arguments(&btf, function)?)),
         Hook::Tracepoint(_) | Hook::CgroupSockAddr | Hook::Iterator(_) => None,
     });
-    Ok(Layout { offsets: read_offsets(&btf)?, is_elder: is_elder(&btf), hooks: hooks.collect() })
+    Ok(Layout { offsets: read_offsets(&btf)?, is_elder: elder::is_elder(&btf), hooks: hooks.collect() })
 }
 
-fn open(path: &Path) -> Result<Btf, OffsetsError> {
+pub(super) fn open(path: &Path) -> Result<Btf, OffsetsError> {
     Btf::from_file(path).map_err(|source| OffsetsError::Btf { path: path.display().to_string(), source })
-}
-
-/// Whether the running kernel is [elder](is_elder), which is looked up once.
-///
-/// # Errors
-/// When its types cannot be read.
-pub fn is_elder_here() -> Result<bool, OffsetsError> {
-    static HERE: OnceLock<bool> = OnceLock::new();
-    if let Some(is_elder) = HERE.get() {
-        return Ok(*is_elder);
-    }
-    let is_elder = is_elder(&open(Path::new(BTF_PATH))?);
-    Ok(*HERE.get_or_init(|| is_elder))
-}
-
-/// Whether a kernel lacks something that the object for the others rests on.
-///
-/// - `bpf_skc_to_unix_sock` (5.16), `bpf_loop` (5.17), `bpf_ima_file_hash` (5.18).
-/// - Maps that grow in sleepable programs (6.1): the allocator that serves them came with the leave to use them.
-/// - LSM programs that run whatever sleeps (6.2, and stable kernels of that time). Before, there was one way into a sleepable
-///   program, and one that another run of it on the same CPU closed (`kernel/bpf/trampoline.c: __bpf_prog_enter_sleepable`): while
-///   one file is read that is executed, nobody would look at the others.
-fn is_elder(btf: &Btf) -> bool {
-    const HELPERS: [&str; 3] = ["BPF_FUNC_skc_to_unix_sock", "BPF_FUNC_loop", "BPF_FUNC_ima_file_hash"];
-    const OTHERS: [&str; 2] = ["bpf_mem_alloc", "__bpf_prog_enter_sleepable_recur"];
-    let types = btf.resolve_types_by_name("bpf_func_id").unwrap_or_default();
-    let helpers: HashSet<String> = types
-        .iter()
-        .filter_map(|t| if let Type::Enum(helpers) = t { Some(helpers) } else { None })
-        .flat_map(|helpers| helpers.members.iter().filter_map(|helper| btf.resolve_name(helper).ok()))
-        .collect();
-    let is_there = |name: &str| btf.resolve_types_by_name(name).is_ok_and(|types| !types.is_empty());
-    !HELPERS.iter().all(|helper| helpers.contains(*helper)) || !OTHERS.iter().all(|name| is_there(name))
 }
 
 /// How many arguments a function of the kernel takes.

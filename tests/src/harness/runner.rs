@@ -51,6 +51,8 @@ pub(crate) enum Place {
     Loads,
     /// The same as the first, with a policy of IMA's.
     Ima,
+    /// The same as the first, with the daemon for elder kernels.
+    Elder,
     /// Debian with agents' runtimes and servers.
     Agents,
     /// Debian with systemd as the first process, and a container engine.
@@ -83,9 +85,10 @@ impl Options {
                         Some(&"plain") => Place::Plain,
                         Some(&"loads") => Place::Loads,
                         Some(&"ima") => Place::Ima,
+                        Some(&"elder") => Place::Elder,
                         Some(&"agents") => Place::Agents,
                         Some(&"systemd") => Place::Systemd,
-                        _ => return Err("--place needs plain, loads, ima, agents or systemd".to_owned()),
+                        _ => return Err("--place needs plain, loads, ima, elder, agents or systemd".to_owned()),
                     };
                 }
                 "--filter" => options.filters.push((*words.next().ok_or("--filter needs a text")?).to_owned()),

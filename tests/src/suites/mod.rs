@@ -8,6 +8,7 @@ mod control;
 mod delete;
 mod devices;
 mod digest;
+mod elder;
 mod entry;
 mod entry32;
 mod exec;
@@ -55,6 +56,7 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
         Place::Plain => PLAIN,
         Place::Loads => LOADS,
         Place::Ima => IMA,
+        Place::Elder => ELDER,
         Place::Agents => AGENTS,
         Place::Systemd => SYSTEMD,
     }
@@ -63,6 +65,19 @@ pub(crate) fn of(place: Place) -> &'static [Suite] {
 const AGENTS: &[Suite] = &[runtime::SUITE, servers::SUITE, kernel::SUITE];
 
 const IMA: &[Suite] = &[measured::SUITE, kernel::SUITE];
+
+// What the other object decides by other means, and what rests on walks: of the rest the code is the same.
+const ELDER: &[Suite] = &[
+    measured::SUITE,
+    elder::SUITE,
+    delete::SUITE,
+    places::SUITE,
+    connect::SUITE,
+    walls::SUITE,
+    tamper::SUITE,
+    writes::SUITE,
+    kernel::SUITE,
+];
 
 const SYSTEMD: &[Suite] = &[systemd::SUITE, package::SUITE, workloads::SUITE, resolving::SUITE, kernel::SUITE];
 
