@@ -72,11 +72,12 @@ pub(crate) const BROUGHT: i32 = 7;
 /// Lets what a command starts have `fd` as [`BROUGHT`].
 pub(crate) fn bring(command: &mut Command, fd: OwnedFd) {
     use std::os::{fd::AsRawFd as _, unix::process::CommandExt as _};
-    // SAFETY: between fork and exec only dup2(2) is called, on a descriptor that the closure owns.
+    // SAFETY: between fork and exec only dup2(2) and fcntl(2) are called, on a descriptor that the closure owns.
     unsafe {
+        // What has the number already would be closed by the exec.
         command.pre_exec(move || match libc::dup2(fd.as_raw_fd(), BROUGHT) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
+            BROUGHT if libc::fcntl(BROUGHT, libc::F_SETFD, 0) == 0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
         });
     }
 }
