@@ -3,7 +3,7 @@
 //! `bpf_loop` (since 5.17) takes them: the verifier looks at a step once instead of once each time, which is what keeps programs with
 //! several walks loadable. In the object for elder kernels a walk over the elements of a map does the same (`bpf_for_each_map_elem`, since
 //! 5.13). One object with both would be the end of some kernels of 5.15: where the verifier removes a function that is called back as dead,
-//! they read past the end of an array (until commit 3990ed4c4266, "bpf: Stop caching subprog index in the bpf_pseudo_func insn"); seen
+//! they read past the end of an array (until commit 3990ed4c4266, "bpf: Stop caching subprog index in the `bpf_pseudo_func` insn"); seen
 //! on Ubuntu's 5.15.0-47.
 
 use core::ffi::c_void;
