@@ -16,25 +16,28 @@ pub const SYMBOLS: &str = "/proc/kallsyms";
 /// The way into sleepable programs by which none is passed over (`kernel/bpf/trampoline.c`).
 pub const ENTRY: &str = "__bpf_prog_enter_sleepable_recur";
 
-/// Whether the running kernel is [elder](is_elder), which is looked up once.
+/// Whether the running kernel lacks something that the object for the others rests on, which is looked up once.
+///
+/// - `bpf_skc_to_unix_sock` (5.16), `bpf_loop` (5.17), `bpf_ima_file_hash` (5.18).
+/// - Maps that grow in sleepable programs (6.1): the allocator that serves them came with the leave to use them.
+/// - Programs that run whatever sleeps: see [`passes_over`].
 ///
 /// # Errors
-/// When its types cannot be read.
+/// When the types of a kernel before 6.1 cannot be read.
 pub fn is_elder_here() -> Result<bool, OffsetsError> {
     static HERE: OnceLock<bool> = OnceLock::new();
     if let Some(is_elder) = HERE.get() {
         return Ok(*is_elder);
     }
-    let is_elder = is_elder(&offsets::open(Path::new(BTF_PATH))?);
+    // What came with 6.1 need not be looked for there, which takes a second of a slow machine's.
+    let is_new = release::parse(&release::here()).is_some_and(|version| version >= (6, 1));
+    let is_elder =
+        cfg!(feature = "elder") || passes_over_here() || !(is_new || has_all(&offsets::open(Path::new(BTF_PATH))?));
     Ok(*HERE.get_or_init(|| is_elder))
 }
 
-/// Whether the running kernel, whose types these are, lacks something that the object for the others rests on.
-///
-/// - `bpf_skc_to_unix_sock` (5.16), `bpf_loop` (5.17), `bpf_ima_file_hash` (5.18).
-/// - Maps that grow in sleepable programs (6.1): the allocator that serves them came with the leave to use them.
-/// - Programs that run whatever sleeps: see [`passes_over`].
-pub(super) fn is_elder(btf: &Btf) -> bool {
+/// Whether a kernel of these types has what came until 6.1, as one has to which it was brought back.
+fn has_all(btf: &Btf) -> bool {
     const HELPERS: [&str; 3] = ["BPF_FUNC_skc_to_unix_sock", "BPF_FUNC_loop", "BPF_FUNC_ima_file_hash"];
     const ALLOCATOR: &str = "bpf_mem_alloc";
     let types = btf.resolve_types_by_name("bpf_func_id").unwrap_or_default();
@@ -43,10 +46,8 @@ pub(super) fn is_elder(btf: &Btf) -> bool {
         .filter_map(|t| if let Type::Enum(helpers) = t { Some(helpers) } else { None })
         .flat_map(|helpers| helpers.members.iter().filter_map(|helper| btf.resolve_name(helper).ok()))
         .collect();
-    cfg!(feature = "elder")
-        || !HELPERS.iter().all(|helper| helpers.contains(*helper))
-        || !btf.resolve_types_by_name(ALLOCATOR).is_ok_and(|types| !types.is_empty())
-        || passes_over_here()
+    HELPERS.iter().all(|helper| helpers.contains(*helper))
+        && btf.resolve_types_by_name(ALLOCATOR).is_ok_and(|types| !types.is_empty())
 }
 
 /// Whether the running kernel [passes programs over](passes_over).
@@ -71,7 +72,7 @@ pub fn is_preemptible() -> bool {
     uname.version().to_string_lossy().split_whitespace().any(|word| word.starts_with("PREEMPT"))
 }
 
-/// What holds of the unix sockets that a policy names, where the running kernel is [elder](is_elder).
+/// What holds of the unix sockets that a policy names, where the running kernel is [elder](is_elder_here).
 #[must_use]
 pub fn unix_warning(rules: &Ruleset) -> Option<String> {
     let names = !rules.abstract_names.is_empty() || rules.objects.values().any(|rule| rule.connect != RuleId::NONE);

@@ -168,7 +168,7 @@ impl Object {
             loader.map_pin_path(names::map::CONTENTS, contents);
             loader.map_pin_path(names::map::LAST_VERSION, set.map(names::map::LAST_VERSION));
         }
-        let file = object::wanted(layout.is_elder).unpack().map_err(LoadError::Packed)?;
+        let file = object::wanted(elder::is_elder_here()?).unpack().map_err(LoadError::Packed)?;
         let ebpf = loader.load(file.bytes()).map_err(|e| LoadError::Object(Box::new(e)))?;
         Ok(Self { ebpf, btf, layout })
     }
@@ -195,7 +195,7 @@ impl Object {
         let mut contents = Contents {
             version: env!("CARGO_PKG_VERSION").into(),
             layout: LAYOUT_VERSION,
-            object: object::wanted(self.layout.is_elder).digest().to_string(),
+            object: object::wanted(elder::is_elder_here()?).digest().to_string(),
             sizes: sizes(),
             ..Contents::default()
         };

@@ -5,10 +5,7 @@ use std::{collections::HashMap, path::Path};
 use btf_rs::{Btf, Struct, Type};
 use enforcer_common::offsets::{FIELDS, Offsets};
 
-use super::{
-    elder,
-    programs::{Hook, PROGRAMS, Program, When},
-};
+use super::programs::{Hook, PROGRAMS, Program, When};
 
 /// Where the kernel shows its BTF (since 5.4, with `CONFIG_DEBUG_INFO_BTF`).
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -47,8 +44,6 @@ pub enum OffsetsError {
 pub struct Layout {
     /// Where the fields are.
     pub offsets: Offsets,
-    /// Whether the kernel is [elder](elder::is_elder).
-    pub is_elder: bool,
     /// How many arguments each LSM hook and function takes that was asked for; one that the kernel does not have is not in it.
     hooks: HashMap<&'static str, usize>,
 }
@@ -90,7 +85,7 @@ pub fn read(path: &Path) -> Result<Layout, OffsetsError> {
         Hook::Function(function) => Some((function, arguments(&btf, function)?)),
         Hook::Tracepoint(_) | Hook::CgroupSockAddr | Hook::Iterator(_) => None,
     });
-    Ok(Layout { offsets: read_offsets(&btf)?, is_elder: elder::is_elder(&btf), hooks: hooks.collect() })
+    Ok(Layout { offsets: read_offsets(&btf)?, hooks: hooks.collect() })
 }
 
 pub(super) fn open(path: &Path) -> Result<Btf, OffsetsError> {
@@ -151,7 +146,7 @@ mod tests {
 
     fn layout(hooks: &[(&'static str, usize)]) -> Layout {
         let offsets = Offsets::from_list(&vec![0; FIELDS.len()]).expect("as many as there are fields");
-        Layout { offsets, is_elder: false, hooks: hooks.iter().copied().collect() }
+        Layout { offsets, hooks: hooks.iter().copied().collect() }
     }
 
     #[test]
